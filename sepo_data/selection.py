@@ -1,0 +1,155 @@
+"""Choose the key tokens of a response from their token rewards.
+
+SePO (arXiv 2408.13518) keeps the highest rewards of the chosen response and the
+lowest of the rejected one. Four rules: a share of the tokens (``ratio``, the
+paper's), the fewest tokens that carry a share of the reward (``mass``), a random
+share (``random``, a baseline) and all tokens (``all``, another one). The token
+that ends the turn counts as a token: callers put its reward last. No models, no
+tokenizers, no files here.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import SelectionError
+
+Selection = Literal["ratio", "mass", "random", "all"]
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+
+Mask = npt.NDArray[np.bool_]
+
+
+def select_tokens(token_rewards: npt.ArrayLike, ratio: float, *, highest: bool) -> Mask:
+    """Mark the tokens with the most extreme rewards.
+
+    Args:
+        token_rewards: Rewards of one response's tokens, in nats, shape ``(T,)``.
+        ratio: Share of the tokens to mark, in ``(0, 1]``. The paper uses 0.3.
+        highest: Mark the highest (chosen responses) or lowest (rejected) rewards.
+
+    Returns:
+        Bool array, ``(T,)``, ``max(1, floor(ratio * T + 1e-9))`` of them True; of
+        equal rewards the earlier wins.
+
+    Raises:
+        SelectionError: If ``ratio`` is out of range, or rewards are empty or NaN.
+
+    Example:
+        >>> select_tokens(np.array([0.1, 2.0, -1.0, 0.5]), 0.5, highest=True).tolist()
+        [False, True, False, True]
+    """
+    rewards = _checked(token_rewards, ratio)
+    return _first(_ranked(rewards, highest=highest), _share(ratio, rewards.size))
+
+
+def select_mass(token_rewards: npt.ArrayLike, share: float, *, highest: bool) -> Mask:
+    """Mark the fewest tokens that carry a share of the side's reward.
+
+    On the chosen side the mass is the sum of the positive rewards, on the rejected
+    side that of the negative ones: a ratio that adapts to each response.
+
+    Args:
+        token_rewards: Rewards of one response's tokens, in nats, shape ``(T,)``.
+        share: Share of the mass to carry, in ``(0, 1]``.
+        highest: Positive mass (chosen responses) or negative mass (rejected).
+
+    Returns:
+        Bool array, ``(T,)``, at least one True; of equal rewards the earlier wins.
+
+    Raises:
+        SelectionError: If ``share`` is out of range, or rewards are empty or NaN.
+
+    Example:
+        >>> select_mass(np.array([3.0, -9.0, 1.0, 6.0]), 0.6, highest=True).tolist()
+        [False, False, False, True]
+    """
+    rewards = _checked(token_rewards, share)
+    ranked = _ranked(rewards, highest=highest)
+    gains = np.clip(rewards[ranked] * (1 if highest else -1), 0, None)
+    carried = np.cumsum(gains)
+    # 1e-12 of the total: three thirds of a mass are the mass, whatever the order of the sum
+    count = int(np.searchsorted(carried, carried[-1] * (share - 1e-12))) + 1
+    return _first(ranked, min(count, rewards.size))
+
+
+def select_random(num_tokens: int, ratio: float, *, seed: tuple[int, ...]) -> Mask:
+    """Mark a random share of the tokens: the baseline that any selection has to beat.
+
+    Args:
+        num_tokens: ``T``, at least 1.
+        ratio: Share of the tokens to mark, in ``(0, 1]``.
+        seed: What the choice depends on, for instance ``(seed, row, side)``; the
+            same numbers mark the same tokens, however the data is batched.
+
+    Returns:
+        Bool array, ``(T,)``, as many True as ``select_tokens`` would mark.
+
+    Raises:
+        SelectionError: If ``ratio`` is out of range, or there are no tokens.
+    """
+    _checked(np.zeros(num_tokens), ratio)
+    return _first(np.random.default_rng(seed).permutation(num_tokens), _share(ratio, num_tokens))
+
+
+def select(
+    token_rewards: npt.ArrayLike,
+    rule: Selection,
+    ratio: float,
+    *,
+    highest: bool,
+    seed: tuple[int, ...] = (0,),
+) -> Mask:
+    """Mark the key tokens of one response by the rule with this name.
+
+    Args:
+        token_rewards: Rewards of one response's tokens, in nats, shape ``(T,)``.
+        rule: ``ratio``, ``mass``, ``random`` or ``all``.
+        ratio: Share of the tokens, or with ``mass`` of the reward, in ``(0, 1]``.
+        highest: True for chosen responses, False for rejected ones.
+        seed: For ``random``, see `select_random`.
+
+    Returns:
+        Bool array, ``(T,)``, at least one True.
+
+    Raises:
+        SelectionError: If the rule is unknown, ``ratio`` out of range, or rewards are empty or NaN.
+    """
+    if rule == "ratio":
+        return select_tokens(token_rewards, ratio, highest=highest)
+    if rule == "mass":
+        return select_mass(token_rewards, ratio, highest=highest)
+    if rule == "random":
+        return select_random(np.size(token_rewards), ratio, seed=seed)
+    if rule == "all":
+        return select_tokens(token_rewards, 1.0, highest=highest)
+    raise SelectionError(f'selection "{rule}" is not known. Use one of {", ".join(SELECTIONS)}.')
+
+
+def check_ratio(ratio: float, name: str = "ratio") -> None:
+    """Refuse a share outside ``(0, 1]`` with a `SelectionError` that names the setting."""
+    if not 0 < ratio <= 1:
+        raise SelectionError(f"{name} must be in (0, 1], got {ratio}. For 30% pass 0.3.")
+
+
+def _checked(token_rewards: npt.ArrayLike, ratio: float) -> npt.NDArray[np.float64]:
+    check_ratio(ratio)
+    rewards = np.asarray(token_rewards, dtype=np.float64)
+    if rewards.size == 0 or np.isnan(rewards).any():
+        raise SelectionError("token rewards must be non-empty and not NaN")
+    return rewards
+
+
+def _ranked(rewards: npt.NDArray[np.float64], *, highest: bool) -> npt.NDArray[np.intp]:
+    return np.argsort(-rewards if highest else rewards, kind="stable")
+
+
+def _share(ratio: float, num_tokens: int) -> int:
+    return max(1, int(ratio * num_tokens + 1e-9))  # 0.29 * 100 is 28.999…
+
+
+def _first(ranked: npt.NDArray[np.intp], count: int) -> Mask:
+    mask = np.zeros(ranked.shape, dtype=bool)
+    mask[ranked[:count]] = True
+    return mask

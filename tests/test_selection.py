@@ -1,0 +1,113 @@
+"""Tests of the selection rules: arithmetic done by hand, and what must hold for any rewards."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sepo_data import SelectionError
+from sepo_data.selection import SELECTIONS, select, select_mass, select_random, select_tokens
+
+REWARDS = st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=40)
+RATIOS = st.floats(0.01, 1.0)
+
+
+def marked(mask: np.ndarray) -> list[int]:
+    return np.flatnonzero(mask).tolist()
+
+
+def test_chosen_keeps_the_highest_and_rejected_the_lowest() -> None:
+    # 30% of 7 tokens = 2.1 -> 2
+    rewards = [0.1, 2.0, -1.0, 0.5, -3.0, 0.0, 1.5]
+    assert marked(select_tokens(rewards, 0.3, highest=True)) == [1, 6]
+    assert marked(select_tokens(rewards, 0.3, highest=False)) == [2, 4]
+
+
+def test_of_equal_rewards_the_earlier_wins() -> None:
+    assert marked(select_tokens([1.0, 1.0, 1.0, 1.0], 0.5, highest=True)) == [0, 1]
+    assert marked(select_tokens([1.0, 1.0, 1.0, 1.0], 0.5, highest=False)) == [0, 1]
+
+
+def test_a_short_response_still_has_one_token() -> None:
+    assert marked(select_tokens([0.2, 0.7], 0.3, highest=True)) == [1]
+
+
+def test_29_percent_of_100_are_29_whatever_floats_say() -> None:
+    assert int(0.29 * 100) == 28  # why the rule adds 1e-9
+    assert select_tokens(np.arange(100.0), 0.29, highest=True).sum() == 29
+
+
+def test_mass_takes_the_fewest_tokens_that_carry_the_share() -> None:
+    # positive mass 3 + 1 + 6 = 10: 60% is the 6 alone, 61% needs the 3 too
+    rewards = [3.0, -9.0, 1.0, 6.0]
+    assert marked(select_mass(rewards, 0.60, highest=True)) == [3]
+    assert marked(select_mass(rewards, 0.61, highest=True)) == [0, 3]
+    assert marked(select_mass(rewards, 1.00, highest=True)) == [0, 2, 3]
+    assert marked(select_mass(rewards, 1.00, highest=False)) == [1]
+
+
+def test_mass_without_any_reward_of_its_sign_is_one_token() -> None:
+    assert marked(select_mass([-3.0, -1.0], 0.8, highest=True)) == [1]
+
+
+def test_random_depends_on_its_seed_only() -> None:
+    first = select_random(50, 0.3, seed=(7, 3, 0))
+    assert first.sum() == 15
+    assert (first == select_random(50, 0.3, seed=(7, 3, 0))).all()
+    assert (first != select_random(50, 0.3, seed=(7, 4, 0))).any()
+
+
+@pytest.mark.parametrize("ratio", [0.0, -0.1, 1.01, 30, float("nan")])
+@pytest.mark.parametrize("rule", ["ratio", "mass", "random"])
+def test_a_ratio_out_of_range_is_refused(rule: str, ratio: float) -> None:
+    with pytest.raises(SelectionError, match=r"must be in \(0, 1\]"):
+        select([1.0, 2.0], rule, ratio, highest=True)  # type: ignore[arg-type]
+
+
+def test_rewards_that_are_not_there_or_not_numbers_are_refused() -> None:
+    for rewards in ([], [1.0, float("nan")]):
+        with pytest.raises(SelectionError, match="non-empty and not NaN"):
+            select_tokens(rewards, 0.3, highest=True)
+
+
+def test_an_unknown_rule_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SelectionError, match="ratio, mass, random, all"):
+        select([1.0], "best", 0.3, highest=True)  # type: ignore[arg-type]
+
+
+@given(REWARDS, RATIOS)
+def test_rejected_is_chosen_upside_down(rewards: list[float], ratio: float) -> None:
+    values = np.array(rewards)
+    for rule in ("ratio", "mass"):
+        assert (
+            select(values, rule, ratio, highest=False) == select(-values, rule, ratio, highest=True)
+        ).all()
+
+
+@given(REWARDS, RATIOS)
+def test_selected_rewards_are_never_below_the_others(rewards: list[float], ratio: float) -> None:
+    values = np.array(rewards)
+    for rule in ("ratio", "mass"):
+        mask = select(values, rule, ratio, highest=True)
+        assert mask.any()
+        assert mask.all() or values[mask].min() >= values[~mask].max()
+
+
+@given(REWARDS, RATIOS)
+def test_counts_are_exact(rewards: list[float], ratio: float) -> None:
+    expected = max(1, int(np.floor(ratio * len(rewards) + 1e-9)))
+    assert select(rewards, "ratio", ratio, highest=True).sum() == expected
+    assert select(rewards, "random", ratio, highest=True).sum() == expected
+    assert select(rewards, "all", ratio, highest=True).all()
+    assert set(SELECTIONS) == {"ratio", "mass", "random", "all"}
+
+
+@given(REWARDS, RATIOS)
+def test_mass_carries_its_share_and_one_token_less_does_not(rewards: list[float], share: float) -> None:
+    values = np.array(rewards)
+    mask = select_mass(values, share, highest=True)
+    positive = np.clip(values, 0, None)
+    carried, total = positive[mask].sum(), positive.sum()
+    assert carried >= share * total - 1e-9 * total
+    if mask.sum() > 1:
+        assert carried - values[mask].min() < share * total
