@@ -1,0 +1,276 @@
+"""Which tokens are the response's, and which characters each of them owns.
+
+Prefix, response and suffix are tokenised together, verbatim, and a token is the
+response's if it owns at least one of its characters: tokens that reach over the
+seam are neither lost nor shifted. Spans are code points of the response text,
+half-open, clean (see `projection.clean_spans`). Truncation cuts the response's end
+and never invents the token that ends the turn.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import TokenizerError
+from .projection import Spans, clean_spans
+from .rendering import Rendering, control_tokens
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+# why a row is dropped, in the user's words
+PROMPT_TOO_LONG = "prompt longer than the maximum length"
+NO_TOKENS = "response without tokens"
+NO_CONTEXT = "nothing in front of the response"
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EncodedResponse:
+    """One response in its context, ready to be scored.
+
+    Attributes:
+        input_ids: Prompt and response, ``(S,)``, cut behind the last scored token.
+        positions: Where the scored tokens stand in ``input_ids``, increasing, all
+            at least 1: the response's ``T`` tokens and, if ``ended``, the token that
+            ends the turn.
+        token_start: First code point of each response token, ``(T,)``.
+        token_end: One past the last code point, ``(T,)``.
+        ended: Whether the token that ends the turn was reached.
+    """
+
+    input_ids: Ids
+    positions: Ids
+    token_start: Spans
+    token_end: Spans
+    ended: bool
+
+
+@dataclass(frozen=True)
+class ResponseEncoder:
+    """A tokenizer prepared to encode responses; made by `response_encoder`.
+
+    Attributes:
+        tokenizer: The tokenizer as loaded.
+        chat_template: Whether prompts are rendered with its chat template.
+        control: Pattern of its control tokens.
+        control_ids: Their ids.
+        bos_ids: What the tokenizer puts in front of a plain text; empty with a template.
+        backend: Its fast tokenizer, which reports every character that a token owns.
+        literal_backend: The same, reading control tokens as text.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    chat_template: bool
+    control: re.Pattern[str]
+    control_ids: frozenset[int]
+    bos_ids: tuple[int, ...]
+    backend: "Tokenizer"
+    literal_backend: "Tokenizer"
+
+
+def response_encoder(tokenizer: "PreTrainedTokenizerBase", *, chat_template: bool = True) -> ResponseEncoder:
+    """Prepare a tokenizer to encode responses.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        chat_template: Use its chat template, if it has one.
+
+    Raises:
+        TokenizerError: If the tokenizer reports no character offsets.
+    """
+    if not tokenizer.is_fast:
+        raise TokenizerError(
+            f"{type(tokenizer).__name__} reports no character offsets, so its tokens cannot be placed in the "
+            "text. Use a model with a fast tokenizer (one with a tokenizer.json)."
+        )
+    use_template = chat_template and tokenizer.chat_template is not None
+    return ResponseEncoder(
+        tokenizer=tokenizer,
+        chat_template=use_template,
+        control=control_tokens(tokenizer),
+        control_ids=frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special),
+        bos_ids=() if use_template else _bos_ids(tokenizer),
+        backend=_offset_backend(tokenizer, literal=False),
+        literal_backend=_offset_backend(tokenizer, literal=True),
+    )
+
+
+def encode_responses(
+    encoder: ResponseEncoder, items: Sequence[tuple[Rendering, str]], max_length: int
+) -> list[EncodedResponse | str]:
+    """Tokenise responses in their contexts.
+
+    Args:
+        encoder: Made by `response_encoder`.
+        items: Renderings and response texts.
+        max_length: Most tokens of prompt and response together.
+
+    Returns:
+        One encoded response an item, or the reason why it cannot be used.
+
+    Raises:
+        TokenizerError: If nothing ends a turn: no control token in the suffix, no EOS.
+    """
+    texts = [rendering.prefix + response + rendering.suffix for rendering, response in items]
+    typed = [_typed_spans(encoder, rendering, response) for rendering, response in items]
+    plain = encoder.backend.encode_batch(
+        [text for text, spans in zip(texts, typed, strict=True) if not spans], add_special_tokens=False
+    )
+    encodings = iter(plain)
+    encoded: list[EncodedResponse | str] = []
+    for (rendering, response), text, spans in zip(items, texts, typed, strict=True):
+        if spans:
+            tokens = _encode_literally(encoder, text, spans)
+        else:
+            encoding = next(encodings)
+            tokens = _Tokens(encoding.ids, encoding.offsets)
+        encoded.append(_place_response(encoder, tokens, rendering, response, max_length))
+    return encoded
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+def _place_response(
+    encoder: ResponseEncoder, tokens: _Tokens, rendering: Rendering, response: str, max_length: int
+) -> EncodedResponse | str:
+    ids = np.array(tokens.ids, dtype=np.int64)
+    start, end = np.array(tokens.offsets, dtype=np.int64).reshape(-1, 2).T
+    lo, hi = len(rendering.prefix), len(rendering.prefix) + len(response)
+    control = np.isin(ids, list(encoder.control_ids))
+    # some control tokens swallow the blanks beside them: those blanks are the response's, the token is not
+    own = (end > lo) & (start < hi) & ~(control & ((start < lo) | (end > hi)))
+    if not own.any():
+        return NO_TOKENS
+    first, last = np.flatnonzero(own)[[0, -1]]
+    enders = np.flatnonzero(control[last + 1 :])
+    if enders.size:
+        eos_id, eos_at = ids[last + 1 + enders[0]], last + 1 + enders[0]
+    else:
+        eos_id, eos_at = _eos_id(encoder), last + 1
+    ids = np.append(ids[:eos_at], eos_id)
+
+    lead = _lead(encoder, rendering, first)
+    if lead is None:
+        return NO_CONTEXT
+    kept = min(last + 1, max_length - len(lead)) - first
+    if kept < 1:
+        return PROMPT_TOO_LONG
+    ended = bool(len(lead) + eos_at < max_length)
+    stop = first + kept
+    seen = response if stop > last else response[: min(int(end[first:stop].max()), hi) - lo]
+    token_start, token_end = clean_spans(seen, start[first:stop] - lo, end[first:stop] - lo)
+    positions = np.arange(first, stop) if not ended else np.append(np.arange(first, stop), eos_at)
+    return EncodedResponse(
+        input_ids=np.concatenate([np.array(lead, dtype=np.int64), ids[: positions[-1] + 1]]),
+        positions=positions + len(lead),
+        token_start=token_start,
+        token_end=token_end,
+        ended=ended,
+    )
+
+
+def _lead(encoder: ResponseEncoder, rendering: Rendering, first: int) -> tuple[int, ...] | None:
+    """Ids in front of the text: the BOS of a plain text, and something for a first token to follow."""
+    bos = encoder.tokenizer.bos_token
+    already = bool(bos) and rendering.prefix.startswith(bos)
+    if encoder.bos_ids and not already:
+        return encoder.bos_ids
+    if first > 0:
+        return ()
+    bos_id = encoder.tokenizer.bos_token_id
+    return None if bos_id is None else (int(bos_id),)
+
+
+def _eos_id(encoder: ResponseEncoder) -> int:
+    eos_id = encoder.tokenizer.eos_token_id
+    if eos_id is None:
+        raise TokenizerError(
+            "nothing ends a turn: the chat template writes no control token behind a response and the "
+            "tokenizer has no eos_token. Set eos_token in tokenizer_config.json."
+        )
+    return int(eos_id)
+
+
+def _typed_spans(encoder: ResponseEncoder, rendering: Rendering, response: str) -> list[tuple[int, int]]:
+    """Where the text reads like a control token but is none."""
+    shift = len(rendering.prefix)
+    in_response = [(shift + m.start(), shift + m.end()) for m in encoder.control.finditer(response)]
+    return [*rendering.typed, *in_response]
+
+
+def _encode_literally(encoder: ResponseEncoder, text: str, typed: list[tuple[int, int]]) -> _Tokens:
+    """Tokenise a text in which some control tokens are text.
+
+    The template's own control tokens cut the text into sections, which a tokenizer
+    encodes independently of each other anyway.
+    """
+    ids: list[int] = []
+    offsets: list[tuple[int, int]] = []
+    for lo, hi, control_id in _sections(encoder, text, typed):
+        if control_id is not None:
+            ids.append(control_id)
+            offsets.append((lo, hi))
+            continue
+        section = _encode_section(encoder.literal_backend, text[lo:hi], first=lo == 0)
+        ids += section.ids
+        offsets += [(lo + start, lo + end) for start, end in section.offsets]
+    return _Tokens(ids, offsets)
+
+
+def _sections(
+    encoder: ResponseEncoder, text: str, typed: list[tuple[int, int]]
+) -> Iterator[tuple[int, int, int | None]]:
+    """(start, end, id) of control tokens, (start, end, None) of the text between them."""
+    taken = {start for start, _ in typed}
+    done = 0
+    for found in encoder.control.finditer(text):
+        if found.start() in taken:
+            continue
+        if found.start() > done:
+            yield done, found.start(), None
+        yield found.start(), found.end(), encoder.backend.token_to_id(found[0])
+        done = found.end()
+    if done < len(text):
+        yield done, len(text), None
+
+
+def _encode_section(backend: "Tokenizer", section: str, *, first: bool) -> _Tokens:
+    """Tokenise a section as it stands in the text: SentencePiece puts a blank before the first word only."""
+    newline = backend.encode("\n", add_special_tokens=False).ids
+    led = backend.encode("\n" + section, add_special_tokens=False)
+    behind = led.offsets[len(newline) :]
+    if first or led.ids[: len(newline)] != newline or any(start < 1 for start, _ in behind):
+        alone = backend.encode(section, add_special_tokens=False)
+        return _Tokens(alone.ids, alone.offsets)
+    return _Tokens(led.ids[len(newline) :], [(start - 1, end - 1) for start, end in behind])
+
+
+def _bos_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    whole = tokenizer.encode("a")
+    bare = tokenizer.encode("a", add_special_tokens=False)
+    places = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
+    return tuple(whole[: places[0]]) if places else ()
+
+
+def _offset_backend(tokenizer: "PreTrainedTokenizerBase", *, literal: bool) -> "Tokenizer":
+    """A copy whose offsets cover blanks too (post-processors trim them) and that never truncates."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend = Tokenizer.from_str(
+        json.dumps({**state, "post_processor": None, "truncation": None, "padding": None})
+    )
+    backend.encode_special_tokens = literal
+    return backend

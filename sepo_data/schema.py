@@ -1,0 +1,224 @@
+"""The contract of an annotated dataset: its columns, their types, and what must hold in every row.
+
+An annotated dataset is a preference dataset in explicit form (``prompt``, ``chosen``,
+``rejected``) with token rewards and masks of both responses, addressed by code
+points of the response text. `docs/dataset_format.md` says it for people. The
+contract is fixed within a major schema version.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .errors import SchemaError
+
+if TYPE_CHECKING:
+    import datasets
+
+SCHEMA_VERSION = "1.0"
+MANIFEST_NAME = "sepo_manifest.json"
+SIDES = ("chosen", "rejected")
+PAIR_COLUMNS = ("prompt", "chosen", "rejected")
+
+
+def scalar_fields(side: str) -> list[pa.Field]:
+    """One value a response: its reward, and the token that ends the turn."""
+    return [
+        pa.field(f"{side}_reward", pa.float32()),
+        pa.field(f"{side}_eos_reward", pa.float32()),
+        pa.field(f"{side}_eos_mask", pa.bool_()),
+    ]
+
+
+def token_fields(side: str) -> list[pa.Field]:
+    """One value a token."""
+    return [
+        pa.field(f"{side}_token_start", pa.list_(pa.int32())),
+        pa.field(f"{side}_token_end", pa.list_(pa.int32())),
+        pa.field(f"{side}_token_rewards", pa.list_(pa.float32())),
+        pa.field(f"{side}_token_mask", pa.list_(pa.bool_())),
+    ]
+
+
+def logp_fields(side: str) -> list[pa.Field]:
+    """The two terms of each reward, kept on request; the end of the turn has its own."""
+    return [
+        pa.field(f"{side}_token_oracle_logps", pa.list_(pa.float32())),
+        pa.field(f"{side}_token_ref_logps", pa.list_(pa.float32())),
+    ]
+
+
+def annotation_columns() -> set[str]:
+    """Every column name that an annotation may write."""
+    kinds = (scalar_fields, token_fields, logp_fields)
+    return {field.name for side in SIDES for kind in kinds for field in kind(side)}
+
+
+def annotated_schema(
+    source: pa.Schema, pair_types: dict[str, pa.DataType], *, store_logps: bool
+) -> pa.Schema:
+    """The Arrow schema of an annotated dataset, scalars first so that viewers show them.
+
+    Args:
+        source: Columns that pass through, without the pair's.
+        pair_types: Types of ``prompt``, ``chosen`` and ``rejected``.
+        store_logps: Whether the log-probs of oracle and reference are kept.
+    """
+    rewards = [field for side in SIDES for field in scalar_fields(side)]
+    pair = [pa.field(name, pair_types[name]) for name in PAIR_COLUMNS]
+    tokens = [field for side in SIDES for field in token_fields(side)]
+    logps = [field for side in SIDES for field in logp_fields(side)] if store_logps else []
+    kept = [pa.field(field.name, field.type) for field in source]
+    flat = [field for field in kept if not pa.types.is_nested(field.type)]
+    nested = [field for field in kept if pa.types.is_nested(field.type)]
+    return pa.schema([*rewards, *flat, *pair, *nested, *tokens, *logps])
+
+
+def check_version(version: object) -> None:
+    """Refuse a dataset whose schema this sepo cannot read.
+
+    Raises:
+        SchemaError: If the major version is unknown.
+    """
+    major = str(version).split(".")[0]
+    if major != SCHEMA_VERSION.split(".")[0]:
+        raise SchemaError(
+            f"the dataset has schema version {version}, this sepo reads {SCHEMA_VERSION}. "
+            "Upgrade sepo (pip install -U sepo), or annotate the dataset again."
+        )
+
+
+def validate(dataset: "datasets.Dataset | datasets.DatasetDict | pa.Table") -> None:
+    """Check that a dataset keeps the contract, row by row.
+
+    Args:
+        dataset: An annotated dataset, all its splits, or an Arrow table of it.
+
+    Raises:
+        SchemaError: Naming the first row and column that break it.
+    """
+    if isinstance(dataset, dict):
+        for part in dataset.values():
+            validate(part)
+        return
+    _check_types(dataset.schema if isinstance(dataset, pa.Table) else dataset.features.arrow_schema)
+    first_row = 0
+    for table in _tables(dataset):
+        for side in SIDES:
+            _check_side(table, side, first_row)
+        first_row += table.num_rows
+
+
+def response_texts(column: pa.ChunkedArray) -> list[str]:
+    """The texts that spans point into: texts as they are, or the last message's content."""
+    rows = column.to_pylist()
+    return [row if isinstance(row, str) else row[-1]["content"] for row in rows]
+
+
+def _tables(dataset: "datasets.Dataset | pa.Table", rows: int = 1000) -> Iterator[pa.Table]:
+    if isinstance(dataset, pa.Table):
+        yield from (dataset.slice(i, rows) for i in range(0, dataset.num_rows, rows))
+    else:
+        yield from dataset.with_format("arrow").iter(rows)
+
+
+def _check_types(schema: pa.Schema) -> None:
+    for name in PAIR_COLUMNS:
+        if name not in schema.names:
+            raise SchemaError(f'column "{name}" is missing. This is not an annotated dataset of sepo.')
+    for field in (f for side in SIDES for f in [*scalar_fields(side), *token_fields(side)]):
+        if field.name not in schema.names:
+            raise SchemaError(f'column "{field.name}" is missing. Annotate the dataset with sepo-annotate.')
+        found = schema.field(field.name).type
+        if _element(found) != _element(field.type):
+            raise SchemaError(f'column "{field.name}" is {found}, it must be {field.type}.')
+
+
+def _element(kind: pa.DataType) -> tuple[bool, pa.DataType]:
+    """Large and small lists, and names of list elements, make no difference."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return is_list, kind.value_type if is_list else kind
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a batch of rows: its flat token columns, and what finds a token's row."""
+
+    name: str
+    first_row: int
+    lengths: npt.NDArray[np.int64]
+    columns: dict[str, npt.NDArray[Any]]
+
+    @property
+    def firsts(self) -> npt.NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
+
+    def rows_with(self, tokens: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        row_of = np.repeat(np.arange(self.lengths.size), self.lengths)
+        return np.bincount(row_of[tokens], minlength=self.lengths.size) > 0
+
+    def steps(self, before: str, after: str) -> npt.NDArray[np.int64]:
+        """``after`` of a token minus ``before`` of its predecessor in the row; 0 for a first token."""
+        steps = np.diff(self.columns[after], prepend=0).astype(np.int64)
+        steps[1:] = self.columns[after][1:] - self.columns[before][:-1]
+        steps[self.firsts] = 0
+        return steps
+
+    def refuse(self, rows: npt.NDArray[np.bool_], column: str, problem: str) -> None:
+        if rows.any():
+            row = self.first_row + int(np.flatnonzero(rows)[0])
+            raise SchemaError(f'row {row}, column "{self.name}_{column}": {problem}.')
+
+
+def _check_side(table: pa.Table, name: str, first_row: int) -> None:
+    lists = {field.name.removeprefix(f"{name}_"): table[field.name] for field in token_fields(name)}
+    lengths = _list_lengths(lists["token_start"])
+    side = _Side(name, first_row, lengths, {column: _flat(values) for column, values in lists.items()})
+    for column, values in lists.items():
+        side.refuse(_list_lengths(values) != lengths, column, "is not as long as token_start")
+    side.refuse(lengths == 0, "token_start", "holds no token")
+    _check_spans(side, table)
+    _check_rewards(side, table)
+
+
+def _check_spans(side: _Side, table: pa.Table) -> None:
+    start, end = side.columns["token_start"], side.columns["token_end"]
+    side.refuse(start[side.firsts] != 0, "token_start", "does not begin at 0")
+    side.refuse(side.rows_with(side.steps("token_start", "token_start") < 0), "token_start", "goes backwards")
+    side.refuse(side.rows_with(side.steps("token_end", "token_end") < 0), "token_end", "goes backwards")
+    side.refuse(side.rows_with(side.steps("token_end", "token_start") > 0), "token_start", "leaves a gap")
+    side.refuse(side.rows_with(end <= start), "token_end", "is not behind token_start")
+    last_end = end[side.firsts + side.lengths - 1]
+    text_length = np.array([len(text) for text in response_texts(table[side.name])])
+    side.refuse(last_end > text_length, "token_end", "lies behind the response's end")
+    ended = table[f"{side.name}_eos_reward"].is_valid().to_numpy()
+    side.refuse(ended & (last_end < text_length), "token_end", "stops before the response's end")
+
+
+def _check_rewards(side: _Side, table: pa.Table) -> None:
+    eos_reward, eos_mask = table[f"{side.name}_eos_reward"], table[f"{side.name}_eos_mask"]
+    one_is_null = eos_reward.is_valid().to_numpy() != eos_mask.is_valid().to_numpy()
+    side.refuse(one_is_null, "eos_mask", "must be null where eos_reward is, and only there")
+    eos = pc.fill_null(eos_reward, 0.0).to_numpy().astype(np.float64)
+    selected = pc.fill_null(eos_mask, False).to_numpy() | side.rows_with(side.columns["token_mask"])
+    side.refuse(~selected, "token_mask", "selects nothing")
+    rewards = side.columns["token_rewards"].astype(np.float64)
+    side.refuse(side.rows_with(~np.isfinite(rewards)), "token_rewards", "is not finite")
+    side.refuse(~np.isfinite(eos), "eos_reward", "is not finite")
+    total = np.add.reduceat(rewards, side.firsts) + eos
+    size = np.add.reduceat(np.abs(rewards), side.firsts) + np.abs(eos)
+    stated = pc.fill_null(table[f"{side.name}_reward"], np.nan).to_numpy()
+    side.refuse(~(np.abs(stated - total) <= 1e-5 * (1 + size)), "reward", "is not the sum of the rewards")
+
+
+def _list_lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    return np.asarray(pc.fill_null(pc.list_value_length(column), 0).to_numpy(), dtype=np.int64)
+
+
+def _flat(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    return np.asarray(pc.list_flatten(column).to_numpy())
