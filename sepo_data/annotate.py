@@ -1,0 +1,249 @@
+"""The main path: a preference dataset in, the same dataset with token rewards and masks out.
+
+For every pair: render the prompt, place the tokens of both responses, take their
+log-probs under oracle and reference, subtract (arXiv 2408.13518: log p_oracle -
+log p_ref, in nats), select. Work goes chunk by chunk, so a run that stops goes on.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from .card import render_card
+from .encoding import ResponseEncoder, response_encoder
+from .errors import OutputError, TokenizerError
+from .health import Health, HealthMeter, health_from_dict
+from .preferences import Source, open_source, pair_types, read_pair
+from .provenance import run_record
+from .rendering import ALREADY_RENDERED, render
+from .rows import encode_rows
+from .schema import annotated_schema, validate
+from .scoring import score_rows
+from .settings import AnnotateSettings
+from .shards import Run, chunk_ranges, finish, is_done, is_finished, merge, open_run, read_record, write_chunk
+from .tables import annotated_table, passing_columns
+
+if TYPE_CHECKING:
+    from .models import ModelPair, PairFacts
+
+log = logging.getLogger("sepo")
+
+FIRST_ROWS = 32
+
+
+class Progress:
+    """Who wants to know how far a run is; this one does not."""
+
+    def start(self, rows: int, done: int) -> None:
+        """A run over ``rows`` rows begins, ``done`` of them finished earlier."""
+
+    def advance(self, rows: float) -> None:
+        """The work of so many rows, or a part of one, was done."""
+
+
+NO_PROGRESS = Progress()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a run.
+
+    Attributes:
+        output: The folder.
+        manifest: The dataset's manifest; None while chunks are missing.
+    """
+
+    output: Path
+    manifest: dict[str, Any] | None
+
+    @property
+    def health(self) -> Health | None:
+        """Figures on the oracle; None while chunks are missing."""
+        return None if self.manifest is None else health_from_dict(self.manifest["health"])
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that is settled before weights are loaded."""
+
+    source: Source
+    facts: "PairFacts"
+    encoder: ResponseEncoder
+    settings: AnnotateSettings
+    max_length: int
+
+
+def annotate(
+    dataset: str,
+    oracle: str,
+    ref: str,
+    settings: AnnotateSettings,
+    *,
+    progress: Progress = NO_PROGRESS,
+    stop: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Score a preference dataset once and save its token rewards.
+
+    The output folder is the run's memory: the same call goes on where an earlier
+    one stopped, and does nothing where the dataset is complete.
+
+    Args:
+        dataset: Preference dataset: Hub id, folder or file.
+        oracle: Model trained with DPO, Hub id or folder; a PEFT adapter will do.
+        ref: The model that the oracle was trained from.
+        settings: Everything else.
+        progress: Told how far the run is.
+        stop: Asked after every chunk; True ends the run there.
+
+    Returns:
+        The folder, and the manifest if the dataset is complete.
+
+    Raises:
+        SepoError: One of its children, see `errors`.
+    """
+    job = prepare(dataset, oracle, ref, settings)
+    run = open_run(settings.output, run_record(job.source, job.facts, job.encoder, settings, job.max_length))
+    if is_finished(run):
+        return Report(run.output, run.record)
+    own = chunk_ranges(run.rows, settings.shard)
+    pending = [(lo, hi) for lo, hi in own if not is_done(run, lo, hi)]
+    if pending and not _annotate_chunks(job, run, own, pending, progress, stop):
+        return Report(run.output, None)
+    return merge_run(run.output) if settings.shard == (0, 1) else Report(run.output, None)
+
+
+def merge_run(output: Path) -> Report:
+    """Turn the chunks of a run, by however many workers, into the annotated dataset.
+
+    Raises:
+        OutputError: If the folder holds no run, or chunks are missing or damaged.
+    """
+    record = read_record(output)
+    if record is None:
+        raise OutputError(f"{output} holds no run of sepo. Run sepo-annotate --output {output} first.")
+    run = Run(output, record)
+    if is_finished(run):
+        return Report(output, record)
+    meter = HealthMeter()
+    merged = merge(run, meter.add)
+    dropped: dict[str, list[int]] = {}
+    for note in merged.notes:
+        for reason, rows in note["dropped"].items():
+            dropped.setdefault(reason, []).extend(rows)
+    notes = Counter(record["source"]["repairs"])
+    notes.update({what: count for note in merged.notes for what, count in note["counts"].items()})
+    manifest = {
+        **record,
+        "fingerprint": run.fingerprint,
+        "counts": {
+            "rows": run.rows,
+            "annotated": meter.pairs,
+            "dropped": {reason: len(rows) for reason, rows in sorted(dropped.items())},
+            "notes": dict(sorted(notes.items())),
+        },
+        "dropped_rows": dropped,
+        "health": meter.health().as_dict(),
+        "shards": merged.shards,
+    }
+    finish(run, render_card(manifest), manifest)
+    return Report(output, manifest)
+
+
+def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Job:
+    """Find out everything that can be wrong before weights are loaded.
+
+    Raises:
+        SepoError: One of its children, see `errors`.
+    """
+    from .models import describe_pair
+
+    source = open_source(
+        dataset,
+        config=settings.config_name,
+        split=settings.split,
+        revision=settings.revision,
+        prompt_column=settings.prompt_column,
+        chosen_column=settings.chosen_column,
+        rejected_column=settings.rejected_column,
+        limit=settings.limit,
+    )
+    facts = describe_pair(
+        oracle, ref, oracle_revision=settings.oracle_revision, ref_revision=settings.ref_revision
+    )
+    encoder = response_encoder(facts.tokenizer, chat_template=settings.chat_template)
+    max_length = settings.max_length
+    if facts.max_context is not None and facts.max_context < max_length:
+        max_length = facts.max_context
+        log.warning("responses are cut at %d tokens, all that the models can read", max_length)
+    job = Job(source, facts, encoder, settings, max_length)
+    _check_first_rows(job)
+    return job
+
+
+def output_schema(job: Job) -> pa.Schema:
+    """The Arrow schema of the dataset that a job makes."""
+    source = job.source.rows.features.arrow_schema
+    passing = [source.field(name) for name in passing_columns(source.names, job.source.columns)]
+    return annotated_schema(pa.schema(passing), pair_types(job.source), store_logps=job.settings.store_logps)
+
+
+def load_models(job: Job) -> "ModelPair":
+    """Load the weights of oracle and reference.
+
+    Raises:
+        ModelError: If they cannot be loaded, or are one and the same.
+    """
+    from .models import load_pair
+
+    return load_pair(job.facts, dtype=job.settings.dtype, device=job.settings.device)
+
+
+def _annotate_chunks(
+    job: Job,
+    run: Run,
+    own: Sequence[tuple[int, int]],
+    pending: Sequence[tuple[int, int]],
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> bool:
+    """Annotate the pending chunks; False if asked to stop before the last one."""
+    schema = output_schema(job)
+    models = load_models(job)
+    rows = sum(hi - lo for lo, hi in own)
+    progress.start(rows, rows - sum(hi - lo for lo, hi in pending))
+    for done, (lo, hi) in enumerate(pending, start=1):
+        encoded = encode_rows(job.source, job.encoder, job.max_length, lo, hi)
+        on_share = partial(_advance, progress, hi - lo)
+        scored = score_rows(models, encoded.pairs, job.settings.batch_tokens, on_share)
+        table = annotated_table(encoded, scored, schema, job.settings)
+        validate(table)
+        write_chunk(run, lo, hi, table, {"dropped": encoded.dropped, "counts": encoded.counts})
+        if done < len(pending) and stop():
+            return False
+    return True
+
+
+def _advance(progress: Progress, rows: int, share: float) -> None:
+    progress.advance(rows * share)
+
+
+def _check_first_rows(job: Job) -> None:
+    """Refuse at once a dataset of prompts that somebody rendered before: every row would be wrong."""
+    for row, content in enumerate(job.source.rows.select(range(min(FIRST_ROWS, len(job.source.rows))))):
+        pair = read_pair(content, job.source.columns)
+        if isinstance(pair, str):
+            continue
+        rendering = render(
+            job.encoder.tokenizer, pair.prompt, job.encoder.control, chat_template=job.encoder.chat_template
+        )
+        if rendering == ALREADY_RENDERED:
+            raise TokenizerError(
+                f"row {row}: the prompt begins with a control token of the tokenizer, so it was rendered "
+                f"before ({str(pair.prompt)[:40]!r}…). Pass --no-chat-template to use it as it is."
+            )

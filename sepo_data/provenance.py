@@ -1,0 +1,79 @@
+"""Where numbers come from: the facts of a run that its manifest keeps."""
+
+import hashlib
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from .encoding import ResponseEncoder
+from .preferences import Source
+from .schema import SCHEMA_VERSION
+from .settings import AnnotateSettings
+
+if TYPE_CHECKING:
+    from .models import PairFacts
+
+_CARD_KEYS = ("license", "license_name", "license_link", "language")
+_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "huggingface_hub", "numpy", "pyarrow")
+
+
+def run_record(
+    source: Source, facts: "PairFacts", encoder: ResponseEncoder, settings: AnnotateSettings, max_length: int
+) -> dict[str, Any]:
+    """The facts of a run, plain JSON.
+
+    ``scoring`` holds everything that changes numbers and nothing else: its hash is
+    the run's fingerprint. ``selection`` holds what changes the masks.
+    """
+    template = encoder.tokenizer.get_chat_template() if encoder.chat_template else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sepo_version": version("sepo"),
+        "scoring": {
+            "schema_version": SCHEMA_VERSION,
+            "source": {
+                "revision": source.revision,
+                "config": source.config,
+                "split": source.split,
+                "rows": len(source.rows),
+                "columns": asdict(source.columns),
+            },
+            "oracle": {"revision": facts.oracle.revision, "base": facts.oracle.base},
+            "ref": {"revision": facts.ref.revision, "base": facts.ref.base},
+            "tokenizer_sha256": _sha256(encoder.tokenizer.backend_tokenizer.to_str()),
+            "chat_template_sha256": None if template is None else _sha256(template),
+            "dtype": settings.dtype,
+            "max_length": max_length,
+            "store_logps": settings.store_logps,
+        },
+        "selection": {
+            "rule": settings.selection,
+            "chosen_ratio": settings.chosen_ratio,
+            "rejected_ratio": settings.rejected_ratio,
+            "seed": settings.seed if settings.selection == "random" else None,
+        },
+        "source": {
+            "name": source.name,
+            "config": source.config,
+            "on_hub": not source.revision.startswith("sha256:"),
+            "card": _carried_over(source.card),
+            "restricted": source.restricted,
+            "repairs": source.repairs,
+        },
+        "oracle": asdict(facts.oracle),
+        "ref": asdict(facts.ref),
+        "environment": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+        },
+    }
+
+
+def _carried_over(card: dict[str, Any]) -> dict[str, Any]:
+    """Licence, language and gate of the source's card: what a derived dataset has to keep."""
+    return {key: value for key, value in card.items() if key in _CARD_KEYS or key.startswith("extra_gated_")}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,87 @@
+"""The settings of an annotation, checked before any work; the command's options map to them one to one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from .errors import SettingsError
+from .selection import SELECTIONS, Selection, check_ratio
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
+
+@dataclass(frozen=True)
+class AnnotateSettings:
+    """Everything about a run but the dataset and the two models.
+
+    Attributes:
+        output: Folder that becomes the annotated dataset.
+        config_name: Which configuration, of a dataset that has several.
+        split: Which split to annotate.
+        revision: Branch, tag or commit of a dataset on the Hub.
+        prompt_column: Name of the prompt's column, if it is not ``prompt``.
+        chosen_column: Name of the preferred response's column, if it is not ``chosen``.
+        rejected_column: Name of the other response's column, if it is not ``rejected``.
+        oracle_revision: Branch, tag or commit of an oracle on the Hub.
+        ref_revision: Branch, tag or commit of a reference on the Hub.
+        selection: Rule that marks the key tokens, see `selection`.
+        chosen_ratio: Share of the chosen response's tokens to mark, in ``(0, 1]``.
+        rejected_ratio: Share of the rejected response's tokens to mark, in ``(0, 1]``.
+        seed: For the rule ``random``.
+        chat_template: Render prompts with the oracle's chat template, if it has one.
+        max_length: Most tokens of prompt and response together; responses are cut.
+        dtype: What the models compute in; the log-softmax is float32 always.
+        device: ``auto``, or a torch device such as ``cuda:1`` or ``cpu``.
+        batch_tokens: Most tokens in a forward pass; None: what suits the device.
+        store_logps: Keep the log-probs of both models beside the rewards.
+        limit: Annotate the first rows only.
+        shard: ``(i, n)``: this process does the i-th of n parts, counted from 0.
+    """
+
+    output: Path
+    config_name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    prompt_column: str | None = None
+    chosen_column: str | None = None
+    rejected_column: str | None = None
+    oracle_revision: str | None = None
+    ref_revision: str | None = None
+    selection: Selection = "ratio"
+    chosen_ratio: float = 0.3
+    rejected_ratio: float = 0.3
+    seed: int = 0
+    chat_template: bool = True
+    max_length: int = 2048
+    dtype: Dtype = "float32"
+    device: str = "auto"
+    batch_tokens: int | None = None
+    store_logps: bool = False
+    limit: int | None = None
+    shard: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            SettingsError: Naming the setting, its value and what it may be.
+            SelectionError: If a ratio is out of range.
+        """
+        check_ratio(self.chosen_ratio, "chosen ratio")
+        check_ratio(self.rejected_ratio, "rejected ratio")
+        if self.selection not in SELECTIONS:
+            raise SettingsError(f'selection "{self.selection}" is not one of {", ".join(SELECTIONS)}.')
+        if self.dtype not in DTYPES:
+            raise SettingsError(f'dtype "{self.dtype}" is not one of {", ".join(DTYPES)}.')
+        for name in ("max_length", "batch_tokens", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} must be at least 1, got {value}.")
+        if self.seed < 0:
+            raise SettingsError(f"seed must not be negative, got {self.seed}.")
+        index, count = self.shard
+        if not 0 <= index < count:
+            raise SettingsError(
+                f"shard {index}/{count} does not exist. Count from 0: 0/{count} to {count - 1}/{count}."
+            )
