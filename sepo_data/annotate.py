@@ -8,7 +8,7 @@ log p_ref, in nats), select. Work goes chunk by chunk, so a run that stops goes 
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from .card import render_card
 from .encoding import ResponseEncoder, response_encoder
 from .errors import OutputError, TokenizerError
 from .health import Health, HealthMeter, health_from_dict
+from .hub import check_push_target, push_annotated
 from .preferences import Source, open_source, pair_types, read_pair
 from .provenance import run_record
 from .rendering import ALREADY_RENDERED, render
@@ -57,10 +58,12 @@ class Report:
     Attributes:
         output: The folder.
         manifest: The dataset's manifest; None while chunks are missing.
+        commit: Where on the Hub it was pushed to; None if it was not.
     """
 
     output: Path
     manifest: dict[str, Any] | None
+    commit: str | None = None
 
     @property
     def health(self) -> Health | None:
@@ -108,18 +111,31 @@ def annotate(
         SepoError: One of its children, see `errors`.
     """
     job = prepare(dataset, oracle, ref, settings)
+    private = settings.private or job.source.restricted
+    if settings.push_to_hub is not None:
+        if private and not settings.private:
+            log.warning(
+                "%s is gated or private, so %s is made private", job.source.name, settings.push_to_hub
+            )
+        check_push_target(settings.push_to_hub, private=private)
     run = open_run(settings.output, run_record(job.source, job.facts, job.encoder, settings, job.max_length))
-    if is_finished(run):
-        return Report(run.output, run.record)
-    own = chunk_ranges(run.rows, settings.shard)
-    pending = [(lo, hi) for lo, hi in own if not is_done(run, lo, hi)]
-    if pending and not _annotate_chunks(job, run, own, pending, progress, stop):
+    if not is_finished(run):
+        own = chunk_ranges(run.rows, settings.shard)
+        pending = [(lo, hi) for lo, hi in own if not is_done(run, lo, hi)]
+        if pending and not _annotate_chunks(job, run, own, pending, progress, stop):
+            return Report(run.output, None)
+    if settings.shard != (0, 1):
         return Report(run.output, None)
-    return merge_run(run.output) if settings.shard == (0, 1) else Report(run.output, None)
+    report = merge_run(run.output)
+    if settings.push_to_hub is None:
+        return report
+    return replace(report, commit=push_annotated(run.output, settings.push_to_hub, private=private))
 
 
 def merge_run(output: Path) -> Report:
     """Turn the chunks of a run, by however many workers, into the annotated dataset.
+
+    A finished dataset is left as it is.
 
     Raises:
         OutputError: If the folder holds no run, or chunks are missing or damaged.

@@ -57,7 +57,10 @@ def run_record(
             "name": source.name,
             "config": source.config,
             "on_hub": not source.revision.startswith("sha256:"),
-            "card": _carried_over(source.card),
+            "card": {
+                **({"license": settings.license} if settings.license else {}),
+                **_carried_over(source.card),
+            },
             "restricted": source.restricted,
             "repairs": source.repairs,
         },

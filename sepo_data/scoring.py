@@ -77,8 +77,7 @@ def score_rows(
 
 
 def _key(response: EncodedResponse) -> bytes:
-    # the first position tells where prompt and response part
-    return response.positions[:1].tobytes() + response.input_ids.tobytes()
+    return response.positions.tobytes() + response.input_ids.tobytes()
 
 
 def _check_finite(pairs: Sequence[EncodedPair], side: str, model: str, logps: list[Logps]) -> None:

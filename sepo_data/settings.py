@@ -37,6 +37,9 @@ class AnnotateSettings:
         store_logps: Keep the log-probs of both models beside the rewards.
         limit: Annotate the first rows only.
         shard: ``(i, n)``: this process does the i-th of n parts, counted from 0.
+        push_to_hub: Repository that the finished dataset is pushed to.
+        private: Make that repository private; it is anyway if the source is gated or private.
+        license: Licence for the card, if the source's card states none.
     """
 
     output: Path
@@ -60,6 +63,9 @@ class AnnotateSettings:
     store_logps: bool = False
     limit: int | None = None
     shard: tuple[int, int] = (0, 1)
+    push_to_hub: str | None = None
+    private: bool = False
+    license: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -84,4 +90,9 @@ class AnnotateSettings:
         if not 0 <= index < count:
             raise SettingsError(
                 f"shard {index}/{count} does not exist. Count from 0: 0/{count} to {count - 1}/{count}."
+            )
+        if count > 1 and self.push_to_hub is not None:
+            raise SettingsError(
+                "a shard is a part of a dataset and cannot be pushed. Leave out --push-to-hub, and when all shards "
+                f"are done run: sepo merge {self.output} && sepo push {self.output} {self.push_to_hub}"
             )

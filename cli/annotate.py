@@ -1,0 +1,167 @@
+"""The ``sepo-annotate`` command."""
+
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from .common import config_option, one_line_errors
+
+RATIO = click.FloatRange(0, 1, min_open=True)
+
+
+class ShardType(click.ParamType):  # type: ignore[type-arg]
+    """``i/n``, counted from 0."""
+
+    name = "i/n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Two numbers, the first below the second."""
+        if isinstance(value, tuple):
+            return value
+        index, _, count = str(value).partition("/")
+        if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+            self.fail(f"{value!r} is not i/n with i from 0 to n-1, for example 0/4.", param, ctx)
+        return int(index), int(count)
+
+
+class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
+    """``auto`` or a number."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """None for ``auto``."""
+        if value is None or value == "auto":
+            return None
+        if not str(value).isdigit() or int(value) < 1:
+            self.fail(f"{value!r} is neither auto nor a number of tokens.", param, ctx)
+        return int(value)
+
+
+@click.command("annotate", context_settings={"auto_envvar_prefix": "SEPO_ANNOTATE", "show_default": True})
+@click.option_panel("Models", options=["--oracle", "--ref", "--oracle-revision", "--ref-revision"])
+@click.option(
+    "--oracle", required=True, metavar="MODEL", help="DPO-trained model or PEFT adapter, Hub id or folder."
+)
+@click.option("--ref", required=True, metavar="MODEL", help="What the oracle was trained from.")
+@click.option("--oracle-revision", metavar="REV", help="Branch, tag or commit on the Hub.")
+@click.option("--ref-revision", metavar="REV", help="Branch, tag or commit on the Hub.")
+@click.option_panel(
+    "Data",
+    options=[
+        "--dataset", "--config-name", "--split", "--revision", "--prompt-column", "--chosen-column",
+        "--rejected-column", "--chat-template", "--limit",
+    ],
+)  # fmt: skip
+@click.option(
+    "--dataset",
+    required=True,
+    metavar="DATA",
+    help="Preferences: Hub id, folder, .parquet, .jsonl(.gz), .csv.",
+)
+@click.option("--config-name", metavar="NAME", help="Which configuration, of a dataset that has several.")
+@click.option("--split", default="train", metavar="NAME", help="Which split to annotate.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of the dataset on the Hub.")
+@click.option("--prompt-column", metavar="NAME", help="If it is not called prompt.")
+@click.option("--chosen-column", metavar="NAME", help="If it is not called chosen.")
+@click.option("--rejected-column", metavar="NAME", help="If it is not called rejected.")
+@click.option(
+    "--chat-template/--no-chat-template",
+    default=True,
+    help="Render prompts with the oracle's chat template, if it has one.",
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Annotate the first N rows only.")
+@click.option_panel(
+    "Selection", options=["--ratio", "--chosen-ratio", "--rejected-ratio", "--selection", "--seed"]
+)
+@click.option(
+    "--ratio", type=RATIO, default=0.3, metavar="R", help="Share of the tokens to select, both sides."
+)
+@click.option("--chosen-ratio", type=RATIO, metavar="R", help="Share for chosen responses, if it differs.")
+@click.option(
+    "--rejected-ratio", type=RATIO, metavar="R", help="Share for rejected responses, if it differs."
+)
+@click.option(
+    "--selection",
+    type=click.Choice(["ratio", "mass", "random", "all"]),
+    default="ratio",
+    help="ratio: most extreme rewards; mass: fewest tokens that carry this share of the reward.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="For --selection random.")
+@click.option_panel(
+    "Scoring", options=["--max-length", "--dtype", "--device", "--batch-tokens", "--store-logps"]
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=2),
+    default=2048,
+    metavar="N",
+    help="Most tokens of prompt and response.",
+)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32")
+@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, …")
+@click.option("--batch-tokens", type=BatchTokensType(), default="auto", help="Most tokens in a forward pass.")
+@click.option("--store-logps", is_flag=True, help="Keep the log-probs of both models beside the rewards.")
+@click.option_panel(
+    "Output",
+    options=["--output", "--push-to-hub", "--private", "--license", "--shard", "--dry-run", "--config"],
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: the dataset's name and -sepo."
+)
+@click.option("--push-to-hub", metavar="USER/NAME", help="Push the finished dataset there, in one commit.")
+@click.option("--private", is_flag=True, help="Make the dataset on the Hub private.")
+@click.option("--license", metavar="ID", help="Licence for the card, if the source states none.")
+@click.option("--shard", type=ShardType(), default="0/1", help="Do this part only; then `sepo merge`.")
+@click.option(
+    "--dry-run", is_flag=True, help="Measure a few rows, say what a run would cost and drop, write nothing."
+)
+@config_option
+@one_line_errors
+def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **options: Any) -> None:
+    """Score a preference dataset once and save its token rewards.
+
+    The same command goes on where it was stopped. Options may also stand in a YAML
+    file (--config) or in the environment (SEPO_ANNOTATE_ORACLE=…); flags win.
+
+    \b
+    Example:
+        sepo-annotate --oracle me/oracle --ref me/sft --dataset me/prefs
+    """
+    from sepo_data.annotate import annotate
+    from sepo_data.planning import plan
+    from sepo_data.settings import AnnotateSettings
+
+    from .reports import describe_plan, describe_report
+    from .running import Run
+
+    for side in ("chosen_ratio", "rejected_ratio"):
+        options[side] = ratio if options[side] is None else options[side]
+    options["output"] = options["output"] or default_output(dataset)
+    settings = AnnotateSettings(**options)
+    if dry_run:
+        click.echo(describe_plan(plan(dataset, oracle, ref, settings)))
+        return
+    run = Run()
+    try:
+        report = annotate(dataset, oracle, ref, settings, progress=run, stop=run.should_stop)
+    finally:
+        run.close()
+    if report.manifest is None:
+        run.exit_if_stopped()
+    click.echo(describe_report(report))
+
+
+def default_output(dataset: str) -> Path:
+    """A folder in the working directory, named after the dataset."""
+    name = dataset.rstrip("/").split("/")[-1]
+    for suffix in (".gz", ".jsonl", ".json", ".parquet", ".csv"):
+        name = name.removesuffix(suffix)
+    return Path(f"{name}-sepo")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What all commands share: a config file under the flags, and failures as one line."""
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import rich_click as click
+
+P = ParamSpec("P")
+
+
+def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Exit 1 with one line on an expected failure, 130 on Ctrl-C; log to stderr."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        from sepo_data.errors import SepoError
+
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("sepo").setLevel(logging.INFO)
+        try:
+            command(*args, **kwargs)
+        except SepoError as error:
+            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("Stopped. Nothing that was finished is lost.", err=True)
+            sys.exit(130)
+
+    return wrapped
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--config FILE``: YAML with the command's own option names; environment and flags win over it."""
+    return click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        callback=_read_config,
+        is_eager=True,
+        expose_value=False,
+        metavar="FILE",
+        help="YAML file with any of these options; environment variables and flags win over it.",
+    )(command)
+
+
+def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    import yaml
+
+    if path is None:
+        return
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise click.BadParameter(f"{path} is not valid YAML: {reason}") from error
+    if not isinstance(values, dict):
+        raise click.BadParameter(f"{path} must hold options, like `dataset: me/prefs`, one a line.")
+    known = {name for option in ctx.command.params for name in (*option.opts, *option.secondary_opts)}
+    names = {str(key).replace("_", "-"): value for key, value in values.items()}
+    unknown = sorted(name for name in names if f"--{name}" not in known or name in ("config", "help"))
+    if unknown:
+        raise click.BadParameter(
+            f"{path} has unknown options: {', '.join(unknown)}. See --help for the names."
+        )
+    by_name = {option.opts[0].removeprefix("--"): option.name for option in ctx.command.params}
+    ctx.default_map = {**(ctx.default_map or {}), **{by_name.get(n, n): value for n, value in names.items()}}

@@ -1,0 +1,48 @@
+"""The group ``sepo``: the commands under one name, and those that finish a run done in parts."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import rich_click as click
+
+from . import annotate, inspection
+from .common import one_line_errors
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.group()
+@click.version_option(version("sepo"))
+def main() -> None:
+    """Turn preference data into token-weighted datasets."""
+
+
+@main.command()
+@click.argument("output", type=FOLDER)
+@one_line_errors
+def merge(output: Path) -> None:
+    """Make a dataset of the shards that sepo-annotate --shard i/n left in OUTPUT."""
+    from sepo_data.annotate import merge_run
+
+    from .reports import describe_report
+
+    click.echo(describe_report(merge_run(output)))
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+@click.argument("repository", metavar="USER/NAME")
+@click.option("--private", is_flag=True, help="Make the dataset on the Hub private.")
+@one_line_errors
+def push(folder: Path, repository: str, private: bool) -> None:
+    """Push the annotated dataset in FOLDER to the Hub, in one commit."""
+    from sepo_data import push_annotated
+
+    click.echo(push_annotated(folder, repository, private=private))
+
+
+main.add_command(annotate.main)
+main.add_command(inspection.main)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What a long run shows, and how it is asked to stop."""
+
+import logging
+import shlex
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+import rich_click as click
+from tqdm import tqdm
+
+from sepo_data.annotate import Progress
+
+log = logging.getLogger("sepo")
+
+LOG_EVERY_S = 30
+
+
+class Run(Progress):
+    """Progress on stderr, and a stop after the chunk in hand when a signal asks for one.
+
+    A bar on a terminal, else one line of log every 30 seconds. The first Ctrl-C or
+    SIGTERM lets the chunk finish, a second Ctrl-C ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.stopped_by: signal.Signals | None = None
+        self.bar: tqdm[Any] | None = None
+        self.began = self.logged = time.monotonic()
+
+    def start(self, rows: int, done: int) -> None:
+        """Show the bar, and take over the signals: before this there is nothing to finish."""
+        self.bar = tqdm(
+            total=rows,
+            initial=done,
+            unit="pair",
+            disable=None,
+            smoothing=0,  # the average rate: chunks differ, and the remaining time should not jump
+            bar_format="{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]",
+        )
+        self.initial, self.done, self.rows = done, float(done), rows
+        self.began = self.logged = time.monotonic()
+        if done:
+            log.info("%s of %s rows were done before", f"{done:,}", f"{rows:,}")
+        signal.signal(signal.SIGINT, self._ask_to_stop)
+        signal.signal(signal.SIGTERM, self._ask_to_stop)
+
+    def advance(self, rows: float) -> None:
+        """Move the bar, or log a line if the last one is old."""
+        assert self.bar is not None
+        self.done += rows
+        self.bar.update(rows)
+        now = time.monotonic()
+        if self.bar.disable and now - self.logged >= LOG_EVERY_S:
+            self.logged = now
+            rate = (self.done - self.initial) / (now - self.began)
+            log.info(
+                "%s of %s rows, %.2f rows/s, %s left",
+                f"{self.done:,.0f}",
+                f"{self.rows:,}",
+                rate,
+                tqdm.format_interval((self.rows - self.done) / rate),
+            )
+
+    def should_stop(self) -> bool:
+        """Whether a signal asked for the end."""
+        return self.stopped_by is not None
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def exit_if_stopped(self) -> None:
+        """Say how to go on, and exit as a stopped process does: 130 for Ctrl-C, 143 for SIGTERM."""
+        if self.stopped_by is not None:
+            click.echo(f"Stopped. Go on with: {shlex.join(['sepo', 'annotate', *_arguments()])}", err=True)
+            sys.exit(128 + self.stopped_by)
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped_by is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stopped_by = signal.Signals(number)
+        click.echo("\nFinishing the chunk in hand; Ctrl-C again stops at once.", err=True)
+
+
+def _arguments() -> list[str]:
+    """The command's own arguments, called as `sepo-annotate …` or as `sepo annotate …`."""
+    return sys.argv[2:] if sys.argv[1:2] == ["annotate"] else sys.argv[1:]

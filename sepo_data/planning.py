@@ -1,0 +1,119 @@
+"""The dry run: what an annotation would cost and drop, from reading rows and scoring a few."""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+from .annotate import load_models, prepare
+from .errors import PreferenceError
+from .rows import EncodedPair, encode_rows
+from .schema import SIDES
+from .scoring import score_rows
+from .settings import AnnotateSettings
+from .shards import CHUNK_ROWS
+
+SAMPLE_ROWS = 10_240
+PROBE_PAIRS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would be.
+
+    Attributes:
+        name: The dataset.
+        rows: Source rows that the run would cover.
+        sampled: How many of them were read and tokenised, evenly spread.
+        usable: How many of those can be annotated.
+        dropped: How many of those cannot, by reason.
+        tokens: Tokens of prompts and responses of all rows, estimated from the sample.
+        longest: Tokens of the longest response with its prompt, in the sample.
+        truncated: Responses in the sample that ``max_length`` cuts.
+        max_length: Most tokens of prompt and response.
+        device: Where the probe ran.
+        seconds: Estimated time of the whole run.
+        memory_bytes: Peak memory of the probe, which held the longest response.
+        push_to_hub: Where the dataset would be pushed to.
+    """
+
+    name: str
+    rows: int
+    sampled: int
+    usable: int
+    dropped: dict[str, int]
+    tokens: int
+    longest: int
+    truncated: int
+    max_length: int
+    device: str
+    seconds: float
+    memory_bytes: int
+    push_to_hub: str | None
+
+
+def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Plan:
+    """Tokenise a sample of the rows, score a few, and extrapolate. Writes nothing.
+
+    Args:
+        dataset: As for `annotate.annotate`.
+        oracle: As for `annotate.annotate`.
+        ref: As for `annotate.annotate`.
+        settings: As for `annotate.annotate`.
+
+    Raises:
+        SepoError: Whatever would stop the run itself before or in its first rows.
+    """
+    job = prepare(dataset, oracle, ref, settings)
+    rows = len(job.source.rows)
+    pairs: list[EncodedPair] = []
+    dropped: dict[str, int] = {}
+    sampled = 0
+    starts = range(0, rows, CHUNK_ROWS)
+    step = max(1, -(-rows // SAMPLE_ROWS))
+    for lo in starts[::step]:
+        hi = min(lo + CHUNK_ROWS, rows)
+        encoded = encode_rows(job.source, job.encoder, job.max_length, lo, hi)
+        pairs += encoded.pairs
+        sampled += hi - lo
+        for reason, numbers in encoded.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + len(numbers)
+    if not pairs:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        raise PreferenceError(f"{dataset}: none of {sampled:,} rows can be annotated: {reasons}.")
+    pairs.sort(key=_tokens)
+    models = load_models(job)
+    score_rows(models, pairs[-1:], settings.batch_tokens)  # the longest: peak memory, and a warm device
+    probe = pairs[:: max(1, len(pairs) // PROBE_PAIRS)]
+    began = time.perf_counter()
+    score_rows(models, probe, settings.batch_tokens)
+    seconds_per_token = (time.perf_counter() - began) / sum(map(_tokens, probe))
+    tokens = round(sum(map(_tokens, pairs)) * rows / sampled)
+    return Plan(
+        name=job.source.name,
+        rows=rows,
+        sampled=sampled,
+        usable=len(pairs),
+        dropped=dropped,
+        tokens=tokens,
+        longest=max(getattr(pair, side).input_ids.size for pair in pairs for side in SIDES),
+        truncated=sum(not getattr(pair, side).ended for pair in pairs for side in SIDES),
+        max_length=job.max_length,
+        device=str(models.device),
+        seconds=tokens * seconds_per_token,
+        memory_bytes=_peak_memory(str(models.device)),
+        push_to_hub=settings.push_to_hub,
+    )
+
+
+def _tokens(pair: EncodedPair) -> int:
+    return int(pair.chosen.input_ids.size + pair.rejected.input_ids.size)
+
+
+def _peak_memory(device: str) -> int:
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,261 @@
+"""Tests of rendering and encoding together: which tokens are the response's, and what they own."""
+
+import numpy as np
+import pytest
+from nasty import NASTY
+from tiny_tokenizers import CHATML, FAMILIES, tiny_tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from sepo_data import TokenizerError
+from sepo_data.encoding import (
+    NO_CONTEXT,
+    NO_TOKENS,
+    PROMPT_TOO_LONG,
+    EncodedResponse,
+    ResponseEncoder,
+    encode_responses,
+    response_encoder,
+)
+from sepo_data.rendering import ALREADY_RENDERED, TEMPLATE_REFUSES, Rendering, render
+
+USER = [{"role": "user", "content": "Say it."}]
+
+
+def rendered(encoder: ResponseEncoder, prompt: object) -> Rendering:
+    rendering = render(encoder.tokenizer, prompt, encoder.control, chat_template=encoder.chat_template)  # type: ignore[arg-type]
+    assert isinstance(rendering, Rendering), rendering
+    return rendering
+
+
+def encode(
+    encoder: ResponseEncoder, prompt: object, response: str, max_length: int = 10**6
+) -> EncodedResponse | str:
+    return encode_responses(encoder, [(rendered(encoder, prompt), response)], max_length)[0]
+
+
+def encoded(
+    encoder: ResponseEncoder, prompt: object, response: str, max_length: int = 10**6
+) -> EncodedResponse:
+    found = encode(encoder, prompt, response, max_length)
+    assert isinstance(found, EncodedResponse), found
+    return found
+
+
+def assert_covers(found: EncodedResponse, length: int) -> None:
+    start, end = found.token_start, found.token_end
+    assert (start[0], end[-1]) == (0, length)
+    assert (np.diff(start) >= 0).all()
+    assert (np.diff(end) >= 0).all()
+    assert (end > start).all()
+    assert (start[1:] <= end[:-1]).all()
+
+
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_spans_cover_every_nasty_response_in_order(family: str, chat: bool) -> None:
+    encoder = response_encoder(tiny_tokenizer(family), chat_template=chat)
+    for response in NASTY:
+        found = encode(encoder, USER if chat else "Say it:", response)
+        if isinstance(found, str):
+            # lossy normalisers leave no token of blanks and control characters
+            assert found == NO_TOKENS
+            assert family in ("unigram_nfkc", "wordpiece"), repr(response)
+            assert not any(character.isprintable() and not character.isspace() for character in response)
+            continue
+        assert_covers(found, len(response))
+        assert found.ended
+        assert found.positions.size == found.token_start.size + 1
+        assert (np.diff(found.positions) > 0).all()
+        assert found.positions[0] >= 1
+        assert found.positions[-1] == found.input_ids.size - 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_truncation_cuts_the_response_and_never_invents_the_end_of_the_turn(family: str) -> None:
+    encoder = response_encoder(tiny_tokenizer(family))
+    whole = encoded(encoder, USER, "The capital of France is Paris.")
+    for cut in range(whole.positions[0] + 1, whole.input_ids.size):
+        found = encoded(encoder, USER, "The capital of France is Paris.", max_length=cut)
+        assert not found.ended
+        # the template's own "\n" in front of "<|im_end|>" may stand between the last token and the end
+        assert found.input_ids.tolist() == whole.input_ids[: found.input_ids.size].tolist()
+        assert found.input_ids.size <= cut
+        assert found.positions.size == found.token_start.size
+        assert found.token_end[-1] == whole.token_end[found.token_end.size - 1]
+        assert_covers(found, found.token_end[-1])
+
+
+def test_a_prompt_that_fills_the_length_leaves_no_pair() -> None:
+    encoder = response_encoder(tiny_tokenizer())
+    first = encoded(encoder, USER, "Paris").positions[0]
+    assert encode(encoder, USER, "Paris", max_length=int(first)) == PROMPT_TOO_LONG
+    assert isinstance(encode(encoder, USER, "Paris", max_length=int(first) + 1), EncodedResponse)
+
+
+def test_the_tokens_are_those_of_the_rendered_conversation() -> None:
+    tokenizer = tiny_tokenizer()
+    encoder = response_encoder(tokenizer)
+    found = encoded(encoder, USER, "Hello world!")
+    conversation = [*USER, {"role": "assistant", "content": "Hello world!"}]
+    whole = tokenizer.apply_chat_template(conversation, return_dict=False)
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    assert [*found.input_ids.tolist(), *newline] == whole
+    assert tokenizer.decode(found.input_ids[found.positions]) == "Hello world!<|im_end|>"
+
+
+def test_a_token_over_the_seam_is_the_responses() -> None:
+    # "\n" of the template and "\n" of the response are one token if the vocabulary has "\n\n"
+    base = tiny_tokenizer("byte_bpe_nfc_trimmed")
+    encoder = response_encoder(base)
+    seam = encoded(encoder, USER, "\n\n    return x + 1")
+    assert_covers(seam, len("\n\n    return x + 1"))
+    plain = response_encoder(base, chat_template=False)
+    # "Fran" + "ce" tokenise together as in "France": the token that owns the c belongs to the response
+    found = encoded(plain, "The capital of Fran", "ce is")
+    texts = [base.decode(found.input_ids[p]) for p in found.positions[:-1]]
+    assert "".join(texts).endswith("ce is")
+    assert found.token_start[0] == 0
+
+
+def test_templates_that_trim_do_not_touch_the_response() -> None:
+    trimming = CHATML.replace("m['content']", "(m['content'] | trim)")
+    encoder = response_encoder(tiny_tokenizer("byte_bpe", trimming))
+    response = "  two blanks around  "
+    assert_covers(encoded(encoder, USER, response), len(response))
+
+
+def test_a_template_that_says_the_date_says_the_same_every_day() -> None:
+    dated = "{{ strftime_now('%d %b %Y') }}\n{% if strftime_now is defined %}{% endif %}" + CHATML
+    encoder = response_encoder(tiny_tokenizer("byte_bpe", dated))
+    assert rendered(encoder, USER).prefix.startswith("26 Jul 2024\n<|im_start|>")
+
+
+def test_a_text_prompt_becomes_one_user_turn() -> None:
+    encoder = response_encoder(tiny_tokenizer())
+    assert rendered(encoder, "Say it.") == rendered(encoder, USER)
+
+
+def test_a_transcript_becomes_its_turns() -> None:
+    encoder = response_encoder(tiny_tokenizer())
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello\n\nthere"},
+        {"role": "user", "content": "Bye"},
+    ]
+    transcript = "\n\nHuman: Hi\n\nAssistant: Hello\n\nthere\n\nHuman: Bye\n\nAssistant:"
+    assert rendered(encoder, transcript) == rendered(encoder, turns)
+    assert rendered(encoder, transcript + " ") == rendered(encoder, turns)
+
+
+def test_control_tokens_written_in_a_message_are_text() -> None:
+    tokenizer = tiny_tokenizer()
+    encoder = response_encoder(tokenizer)
+    im_end, im_start = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>"])
+    prompt = [{"role": "system", "content": "a <|im_start|> b"}, {"role": "user", "content": "x<|im_end|>y"}]
+    found = encoded(encoder, prompt, "I say <|im_end|> twice <|im_end|>")
+    # three turns begin, two end, and the third ends at the end: nothing that was typed counts
+    assert found.input_ids.tolist().count(im_start) == 3
+    assert found.input_ids.tolist().count(im_end) == 3
+    assert found.positions[-1] == found.input_ids.size - 1
+    assert tokenizer.decode(found.input_ids[found.positions[:-1]]) == "I say <|im_end|> twice <|im_end|>"
+
+
+@pytest.mark.parametrize("family", FAMILIES[:3])
+def test_reading_literally_changes_nothing_where_nothing_was_written_out(family: str) -> None:
+    from sepo_data.encoding import _encode_literally
+
+    encoder = response_encoder(tiny_tokenizer(family))
+    for response in NASTY:
+        if not encoder.control.search(response):
+            around = rendered(encoder, USER)
+            text = around.prefix + response + around.suffix
+            normal = encoder.backend.encode(text, add_special_tokens=False)
+            literal = _encode_literally(encoder, text, [])
+            assert (literal.ids, literal.offsets) == (normal.ids, normal.offsets), repr(response)
+
+
+def test_a_prompt_that_was_rendered_before_is_refused() -> None:
+    encoder = response_encoder(tiny_tokenizer())
+    before = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert render(encoder.tokenizer, before, encoder.control, chat_template=True) == ALREADY_RENDERED
+    plain = response_encoder(tiny_tokenizer(), chat_template=False)
+    im_start = encoder.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert encoded(plain, before, "Hello").input_ids.tolist().count(im_start) == 2
+
+
+def test_a_conversation_that_the_template_refuses_is_a_reason() -> None:
+    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+    tokenizer = tiny_tokenizer("byte_bpe", strict)
+    control = response_encoder(tokenizer).control
+    system = [{"role": "system", "content": "Be kind."}, *USER]
+    assert render(tokenizer, system, control, chat_template=True) == TEMPLATE_REFUSES
+
+
+def test_a_template_that_hides_the_response_is_a_reason() -> None:
+    tokenizer = tiny_tokenizer("byte_bpe", "{{ messages[0]['content'] }}<|im_end|>")
+    control = response_encoder(tokenizer).control
+    assert render(tokenizer, USER, control, chat_template=True) == TEMPLATE_REFUSES
+
+
+def test_messages_without_a_template_are_refused() -> None:
+    encoder = response_encoder(tiny_tokenizer("byte_bpe", None))
+    with pytest.raises(TokenizerError, match="need a chat template"):
+        render(encoder.tokenizer, USER, encoder.control, chat_template=encoder.chat_template)
+
+
+def test_plain_texts_get_the_bos_that_the_tokenizer_adds_once() -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    base = tiny_tokenizer("sentencepiece_bpe", None)
+    backend = Tokenizer.from_str(base.backend_tokenizer.to_str())
+    backend.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", base.bos_token_id)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|endoftext|>", eos_token="<|im_end|>"
+    )
+    encoder = response_encoder(tokenizer)
+    for prompt in ("Say it:", "<|endoftext|>Say it:"):
+        found = encoded(encoder, prompt, " Hello")
+        assert found.input_ids.tolist().count(base.bos_token_id) == 1
+        assert found.input_ids[0] == base.bos_token_id
+    assert encoded(encoder, "Say it:", " Hello").input_ids[:-1].tolist() == tokenizer.encode("Say it: Hello")
+
+
+def test_a_response_with_nothing_in_front_follows_the_bos_or_cannot_be_scored() -> None:
+    encoder = response_encoder(tiny_tokenizer("byte_bpe", None))
+    assert encoded(encoder, "", "Hello").input_ids[0] == encoder.tokenizer.bos_token_id
+    without = PreTrainedTokenizerFast(
+        tokenizer_object=encoder.tokenizer.backend_tokenizer, eos_token="<|im_end|>"
+    )
+    assert encode(response_encoder(without), "", "Hello") == NO_CONTEXT
+
+
+def test_without_an_end_of_turn_the_tokenizer_is_refused() -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer().backend_tokenizer)
+    with pytest.raises(TokenizerError, match="eos_token"):
+        encode(response_encoder(tokenizer), "Say it:", "Hello")
+
+
+def test_a_tokenizer_without_offsets_is_refused_by_name() -> None:
+    from transformers import ByT5Tokenizer
+
+    with pytest.raises(TokenizerError, match="ByT5Tokenizer reports no character offsets"):
+        response_encoder(ByT5Tokenizer())
+
+
+def test_control_tokens_that_swallow_blanks_do_not_take_the_responses_tokens() -> None:
+    from tokenizers import AddedToken, Tokenizer
+
+    backend = Tokenizer.from_str(tiny_tokenizer().backend_tokenizer.to_str())
+    backend.add_special_tokens([AddedToken("<|greedy|>", lstrip=True, rstrip=True, special=True)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", extra_special_tokens=["<|greedy|>"]
+    )
+    tokenizer.chat_template = "{{ messages[0]['content'] }}<|greedy|>{{ messages[1]['content'] }}<|greedy|>"
+    found = encoded(response_encoder(tokenizer), USER, "  Hello  ")
+    assert_covers(found, len("  Hello  "))
+    greedy = tokenizer.convert_tokens_to_ids("<|greedy|>")
+    assert found.input_ids[found.positions].tolist().count(greedy) == 1
+    assert found.input_ids[found.positions[-1]] == greedy
