@@ -1,0 +1,54 @@
+"""A small annotated table that keeps the contract, made by hand."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sepo_data.schema import SIDES, annotated_schema
+
+TEXT = {"prompt": pa.string(), "chosen": pa.string(), "rejected": pa.string()}
+
+
+def side_values(text: str, *, ended: bool = True, reward: float = 0.5) -> dict[str, Any]:
+    """One token a character, every reward the same, the first one selected."""
+    count = len(text)
+    return {
+        "reward": reward * (count + ended),
+        "eos_reward": reward if ended else None,
+        "eos_mask": False if ended else None,
+        "token_start": list(range(count)),
+        "token_end": list(range(1, count + 1)),
+        "token_rewards": [reward] * count,
+        "token_mask": [True] + [False] * (count - 1),
+    }
+
+
+def annotated_table(rows: int = 4, **changes: Any) -> pa.Table:
+    """Rows of "ab" against "xyz"; ``changes`` replaces values in the second row."""
+    content = []
+    for row in range(rows):
+        values: dict[str, Any] = {"id": row, "prompt": "p", "chosen": "ab", "rejected": "xyz"}
+        for side, reward in zip(SIDES, (0.5, -0.25), strict=True):
+            found = side_values(values[side], reward=reward)
+            values |= {f"{side}_{name}": value for name, value in found.items()}
+        content.append(values | changes if row == 1 else values)
+    schema = annotated_schema(pa.schema({"id": pa.int64()}), TEXT, store_logps=False)
+    return pa.Table.from_pylist(content, schema=schema)
+
+
+def random_table(rng: np.random.Generator, rows: int) -> pa.Table:
+    """Rows of random rewards, lengths and ends."""
+    content = []
+    for row in range(rows):
+        values: dict[str, Any] = {"id": row, "prompt": "p"}
+        for side in SIDES:
+            text = "x" * int(rng.integers(1, 20))
+            found = side_values(text, ended=bool(rng.integers(0, 2)))
+            rewards = rng.normal(size=len(text)).astype(np.float32)
+            found["token_rewards"] = rewards.tolist()
+            found["reward"] = float(rewards.sum(dtype=np.float64)) + (found["eos_reward"] or 0.0)
+            values |= {side: text, **{f"{side}_{name}": value for name, value in found.items()}}
+        content.append(values)
+    schema = annotated_schema(pa.schema({"id": pa.int64()}), TEXT, store_logps=False)
+    return pa.Table.from_pylist(content, schema=schema)

@@ -1,0 +1,45 @@
+"""Every test talks to a Hub on 127.0.0.1, never to the real one."""
+
+import atexit
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from hub_server import OWNER, HubServer
+
+# The clients read these when they are imported; each process of pytest-xdist has a Hub of its own.
+assert "huggingface_hub" not in sys.modules
+_HUB = HubServer()
+_HOME = tempfile.mkdtemp(prefix="sepo-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
+    del os.environ[_name]
+os.environ |= {
+    "HF_ENDPOINT": _HUB.url,
+    "HF_HOME": _HOME,
+    "HF_TOKEN": OWNER,
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """The Hub, with no faults left over from other tests."""
+    _HUB.clear()
+    yield _HUB
+    assert not _HUB.crashes
+    _HUB.clear()
+
+
+@pytest.fixture
+def repo_id(hub: HubServer) -> str:
+    """The name of a dataset that does not exist yet, in a namespace where the token may write."""
+    return f"me/prefs-{next(_NUMBERS)}"

@@ -1,0 +1,338 @@
+"""Tests of reading pairs: every format, every reason for dropping a row, every refusal of a dataset."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sepo_data.errors import PreferenceError
+from sepo_data.preferences import (
+    CONTENT_NOT_TEXT,
+    EMPTY_RESPONSE,
+    LAST_NOT_ASSISTANT,
+    NO_COMMON_PROMPT,
+    PROMPT_DISAGREES,
+    PROMPT_MISSING,
+    ROLE_MISSING,
+    SAME_RESPONSE,
+    Pair,
+    PairColumns,
+    Source,
+    open_source,
+    pair_types,
+    read_pair,
+)
+
+EXPLICIT = PairColumns("prompt", "chosen", "rejected")
+IMPLICIT = PairColumns(None, "chosen", "rejected")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def system(text: str | None) -> dict[str, Any]:
+    return {"role": "system", "content": text}
+
+
+def user(text: str | None) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str | None, **others: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **others}
+
+
+def explicit(prompt: Any, chosen: Any, rejected: Any) -> Pair | str:
+    return read_pair({"prompt": prompt, "chosen": chosen, "rejected": rejected}, EXPLICIT)
+
+
+def implicit(chosen: Any, rejected: Any) -> Pair | str:
+    return read_pair({"chosen": chosen, "rejected": rejected}, IMPLICIT)
+
+
+def write_rows(path: Path, *rows: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def open_rows(folder: Path, *rows: dict[str, Any], **options: Any) -> Source:
+    return open_source(write_rows(folder / "prefs.jsonl", *rows), **options)
+
+
+# Formats ----------------------------------------------------------------------------------------------------
+
+
+def test_texts_with_a_prompt_column_are_taken_as_they_are() -> None:
+    assert explicit(" Hi ", "a\r\n", " \u2028b\0") == Pair(" Hi ", "a\r\n", " \u2028b\0")
+
+
+def test_messages_with_a_prompt_column_are_taken_as_they_are() -> None:
+    prompt = [system("Be kind."), user("Hi")]
+    pair = explicit(prompt, [assistant("a")], [assistant("b")])
+    assert pair == Pair(prompt, [assistant("a")], [assistant("b")])
+    assert isinstance(pair, Pair)
+    assert (pair.chosen_response, pair.rejected_response) == ("a", "b")
+
+
+def test_turns_before_the_last_message_of_chosen_and_rejected_go_to_the_end_of_the_prompt() -> None:
+    pair = explicit([system("s")], [user("Hi"), assistant("a")], [user("Hi"), assistant("b")])
+    assert pair == Pair([system("s"), user("Hi")], [assistant("a")], [assistant("b")])
+
+
+def test_a_prompt_that_the_conversations_repeat_is_not_doubled() -> None:
+    pair = explicit([user("Hi")], [user("Hi"), assistant("a")], [user("Hi"), assistant("b")])
+    assert pair == Pair([user("Hi")], [assistant("a")], [assistant("b")])
+
+
+def test_of_whole_conversations_the_last_assistant_message_is_the_response() -> None:
+    turns = [system("s"), user("1"), assistant("2"), user("3")]
+    pair = implicit([*turns, assistant("a")], [*turns, assistant("b")])
+    assert pair == Pair(turns, [assistant("a")], [assistant("b")])
+
+
+def test_the_hybrid_takes_its_prompt_from_the_conversations() -> None:
+    turns = [system("s"), user("Hi"), assistant("Hello"), user("Who are you?")]
+    for prompt in ("Hi", "Who are you?", " Hi\n"):
+        pair = explicit(prompt, [*turns, assistant("a")], [*turns, assistant("b")])
+        assert pair == Pair(turns, [assistant("a")], [assistant("b")])
+
+
+def test_the_hybrid_with_lone_answers_makes_the_text_prompt_a_user_turn() -> None:
+    assert explicit("Hi", [assistant("a")], [assistant("b")]) == Pair(
+        [user("Hi")], [assistant("a")], [assistant("b")]
+    )
+
+
+def test_a_transcript_is_split_behind_the_last_common_turn_not_at_the_common_prefix() -> None:
+    start = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Name?\n\nAssistant:"
+    # the responses share "I am ", which stays with them
+    assert implicit(f"{start} I am Ann", f"{start} I am Bob") == Pair(f"{start} ", "I am Ann", "I am Bob")
+
+
+def test_the_space_behind_assistant_is_the_prompt_s_only_if_both_sides_have_it() -> None:
+    start = "\n\nHuman: Hi\n\nAssistant:"
+    assert implicit(f"{start} a", f"{start}b") == Pair(start, " a", "b")
+    assert implicit(f"{start}  a", f"{start} b") == Pair(f"{start} ", " a", "b")
+
+
+TEXT = st.text(st.sampled_from("ab \n:é") | st.characters(exclude_categories=["Cs"]), min_size=1).filter(
+    lambda text: "Human:" not in text and "Assistant:" not in text
+)
+
+
+@given(turns=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), chosen=TEXT, rejected=TEXT)
+def test_prompt_and_response_of_a_transcript_give_back_the_text(
+    turns: list[tuple[str, str]], chosen: str, rejected: str
+) -> None:
+    start = "".join(f"\n\nHuman: {asked}\n\nAssistant: {said}" for asked, said in turns[:-1])
+    start += f"\n\nHuman: {turns[-1][0]}\n\nAssistant: "
+    pair = implicit(start + chosen, start + rejected)
+    if chosen == rejected:
+        assert pair == SAME_RESPONSE
+    else:
+        assert pair == Pair(start, chosen, rejected)
+
+
+@given(chosen=TEXT, rejected=TEXT, earlier=TEXT)
+def test_transcripts_that_part_before_the_last_turn_have_no_common_prompt(
+    chosen: str, rejected: str, earlier: str
+) -> None:
+    start = "\n\nHuman: Hi\n\nAssistant: "
+    longer = f"{start}{earlier}\n\nHuman: And?\n\nAssistant: {chosen}"
+    assert implicit(longer, start + rejected) == NO_COMMON_PROMPT
+    assert implicit(start + rejected, longer) == NO_COMMON_PROMPT
+
+
+# Rows that give no pair -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("empty", ["", None, [], [assistant("")], [assistant(None)]])
+def test_a_row_with_an_empty_response_is_dropped(empty: Any) -> None:
+    other: Any = [assistant("b")] if isinstance(empty, list) else "b"
+    prompt: Any = [user("Hi")] if isinstance(empty, list) else "Hi"
+    assert explicit(prompt, empty, other) == EMPTY_RESPONSE
+    assert explicit(prompt, other, empty) == EMPTY_RESPONSE
+
+
+def test_a_transcript_that_ends_with_assistant_has_an_empty_response() -> None:
+    start = "\n\nHuman: Hi\n\nAssistant: "
+    assert implicit(start, f"{start}b") == EMPTY_RESPONSE
+
+
+def test_white_space_is_a_response() -> None:
+    assert explicit("Hi", " ", "\n") == Pair("Hi", " ", "\n")
+
+
+@pytest.mark.parametrize("missing", ["", None, []])
+def test_a_row_without_a_prompt_is_dropped(missing: Any) -> None:
+    assert explicit(missing, "a", "b") == PROMPT_MISSING
+    assert explicit(missing, [user("Hi"), assistant("a")], [user("Hi"), assistant("b")]) == PROMPT_MISSING
+    assert implicit([assistant("a")], [assistant("b")]) == PROMPT_MISSING
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ([user("Hi"), assistant("a")], [user("Ho"), assistant("b")]),
+        ([user("Hi"), assistant("a")], [assistant("b")]),
+        ([user("Hi"), assistant("a")], [system("Hi"), assistant("b")]),
+        ([{**user("Hi"), "name": "Ann"}, assistant("a")], [{**user("Hi"), "name": "Bob"}, assistant("b")]),
+        ("no turns at all", "in these texts"),
+        ("\n\nHuman: Hi\n\nAssistant: a", "\n\nHuman: Ho\n\nAssistant: b"),
+        ("\n\nHuman: Hi\n\nAssistant: a\n\nAssistant: c", "\n\nHuman: Hi\n\nAssistant: b"),
+    ],
+)
+def test_a_row_whose_sides_begin_differently_is_dropped(chosen: Any, rejected: Any) -> None:
+    assert implicit(chosen, rejected) == NO_COMMON_PROMPT
+
+
+def test_a_null_key_makes_no_difference_between_prompts() -> None:
+    chosen = [{**user("Hi"), "name": None}, assistant("a")]
+    assert implicit(chosen, [user("Hi"), assistant("b")]) == Pair(chosen[:1], chosen[1:], [assistant("b")])
+
+
+def test_a_hybrid_whose_prompt_no_user_says_is_dropped() -> None:
+    sides = (
+        [user("Hi"), assistant("Ho"), user("Hm"), assistant("a")],
+        [user("Hi"), assistant("Ho"), user("Hm")],
+    )
+    assert explicit("Ho", sides[0], [*sides[1], assistant("b")]) == PROMPT_DISAGREES
+    assert explicit("s", [system("s"), assistant("a")], [system("s"), assistant("b")]) == PROMPT_DISAGREES
+
+
+def test_a_tie_is_dropped() -> None:
+    assert explicit("Hi", "a", "a") == SAME_RESPONSE
+    assert implicit([user("Hi"), assistant("a")], [user("Hi"), assistant("a", name="x")]) == SAME_RESPONSE
+
+
+def test_a_conversation_that_the_user_ends_is_dropped() -> None:
+    assert implicit([user("Hi"), assistant("a")], [user("Hi"), user("b")]) == LAST_NOT_ASSISTANT
+
+
+def test_messages_without_text_or_role_are_dropped() -> None:
+    good = [user("Hi"), assistant("b")]
+    assert implicit([user(None), assistant("a")], good) == CONTENT_NOT_TEXT
+    assert implicit([{**user(None), "name": "Ann"}, assistant("a")], good) == CONTENT_NOT_TEXT
+    assert implicit([{**user("Hi"), "content": [{"text": "Hi"}]}, assistant("a")], good) == CONTENT_NOT_TEXT
+    assert implicit([user("Hi"), {"role": None, "content": "a"}], good) == ROLE_MISSING
+    assert implicit([None, assistant("a")], good) == ROLE_MISSING
+    assert explicit([user(None)], [assistant("a")], [assistant("b")]) == CONTENT_NOT_TEXT
+
+
+def test_a_turn_that_only_calls_tools_may_have_no_content() -> None:
+    turns = [
+        user("Time?"),
+        assistant(None, tool_calls=[{"name": "clock"}]),
+        {"role": "tool", "content": "12"},
+    ]
+    assert implicit([*turns, assistant("a")], [*turns, assistant("b")]) == Pair(
+        turns, [assistant("a")], [assistant("b")]
+    )
+
+
+# Columns and types ------------------------------------------------------------------------------------------
+
+
+def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    assert open_rows(tmp_path, row).columns == EXPLICIT
+    assert open_rows(tmp_path, {"chosen": "a", "rejected": "b"}).columns == IMPLICIT
+    named = {"question": "p", "response1": "a", "response-2": "b"}
+    source = open_rows(
+        tmp_path, named, prompt_column="question", chosen_column="response1", rejected_column="response-2"
+    )
+    assert read_pair(source.rows[0], source.columns) == Pair("p", "a", "b")
+
+
+def test_the_limit_takes_the_first_rows(tmp_path: Path) -> None:
+    rows = [{"prompt": str(i), "chosen": "a", "rejected": "b"} for i in range(5)]
+    assert open_rows(tmp_path, *rows, limit=2).rows["prompt"][:] == ["0", "1"]
+    assert len(open_rows(tmp_path, *rows, limit=9).rows) == 5
+
+
+def test_texts_are_stored_as_text(tmp_path: Path) -> None:
+    source = open_rows(tmp_path, {"chosen": "a", "rejected": "b"})
+    assert pair_types(source) == dict.fromkeys(("prompt", "chosen", "rejected"), pa.string())
+
+
+def test_messages_are_stored_with_all_the_fields_of_the_source(tmp_path: Path) -> None:
+    text = pa.string()
+    named = pa.struct({"content": text, "role": text, "name": text})
+    plain = pa.struct({"role": text, "content": text})
+    chosen = [{"content": "Hi", "role": "user", "name": "Ann"}, {"content": "a", "role": "assistant"}]
+    for row in ({"prompt": "Hi"}, {}):  # the hybrid, and without a prompt column
+        source = open_rows(tmp_path, {**row, "chosen": chosen, "rejected": [user("Hi"), assistant("b")]})
+        types = pair_types(source)
+        assert types == {"prompt": pa.list_(named), "chosen": pa.list_(named), "rejected": pa.list_(plain)}
+    source = open_rows(tmp_path, {"prompt": [user("Hi")], "chosen": chosen, "rejected": [assistant("b")]})
+    both = pa.struct({"role": text, "content": text, "name": text})  # may hold turns from either column
+    assert pair_types(source)["prompt"] == pa.list_(both)
+
+
+def test_every_pair_fits_the_types_it_is_stored_in(tmp_path: Path) -> None:
+    turns = [system("s"), {**user("Hi"), "name": "Ann"}]
+    source = open_rows(tmp_path, {"chosen": [*turns, assistant("a")], "rejected": [*turns, assistant("b")]})
+    pair = read_pair(source.rows[0], source.columns)
+    assert isinstance(pair, Pair)
+    stored = pa.array([pair.prompt], pair_types(source)["prompt"]).to_pylist()
+    assert stored == [[{**system("s"), "name": None}, turns[1]]]
+
+
+# Datasets that are refused ----------------------------------------------------------------------------------
+
+PLAIN = {"prompt": "p", "chosen": "a", "rejected": "b"}
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "message"),
+    [
+        ({"text": "a"}, {}, r'no column "chosen"\. Its columns are text; name .* --chosen-column\.$'),
+        ({"chosen": "a", "b": "b"}, {}, 'no column "rejected"'),
+        (PLAIN, {"prompt_column": "question"}, 'no column "question".*--prompt-column'),
+        ({**PLAIN, "chosen": 3}, {}, 'column "chosen" is int64. It must be text, or a list of messages'),
+        ({**PLAIN, "rejected": None}, {}, 'column "rejected" is null'),
+        ({**PLAIN, "chosen": [{"from": "gpt", "value": "a"}]}, {}, 'column "chosen" is list<.*from'),
+        ({**PLAIN, "chosen": [{**assistant("a"), "content": ["a"]}]}, {}, 'column "chosen" is list<'),
+        ({**PLAIN, "chosen": [assistant("a")]}, {}, '"chosen" is a list of messages but "rejected" is text'),
+        (
+            {**PLAIN, "prompt": [user("p")]},
+            {},
+            '"prompt" is a list of messages but "chosen" is text.*example',
+        ),
+        ({**PLAIN, "q": "p"}, {"prompt_column": "q"}, 'column "prompt" would be overwritten by "q"'),
+        ({**PLAIN, "q": "p"}, {"chosen_column": "q"}, 'column "chosen" would be overwritten by "q"'),
+        ({"a": "a", "b": "b"}, {"chosen_column": "a", "rejected_column": "a"}, "must be three columns"),
+        ({**PLAIN, "chosen_token_rewards": [0.5]}, {}, r"annotated dataset already \(chosen_token_rewards\)"),
+    ],
+)
+def test_columns_that_hold_no_pair_are_refused(
+    tmp_path: Path, row: dict[str, Any], options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(PreferenceError, match=message) as refusal:
+        open_rows(tmp_path, row, **options)
+    assert str(refusal.value).startswith(str(tmp_path / "prefs.jsonl"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_messages_of_untyped_json_are_refused(tmp_path: Path) -> None:
+    text, untyped = datasets.Value("string"), datasets.Json()
+    calls = {"role": text, "content": text, "tool_calls": datasets.List(untyped)}
+    for i, message in enumerate([untyped, calls]):
+        features = datasets.Features(chosen=datasets.List(message), rejected=datasets.List(message))
+        messages = [[assistant("a", tool_calls=[{"name": "clock"}])]]
+        rows = datasets.Dataset.from_dict({"chosen": messages, "rejected": messages}, features=features)
+        rows.save_to_disk(tmp_path / str(i))
+        with pytest.raises(PreferenceError, match=r'column "chosen" is list<.*json.*It must be text'):
+            open_source(str(tmp_path / str(i)))
+
+
+def test_a_dataset_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PreferenceError, match='split "train" has no rows'):
+        open_source(write_rows(tmp_path / "empty.jsonl"))

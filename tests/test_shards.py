@@ -1,0 +1,180 @@
+"""Tests of the run folder: whole chunks or none, refused mixtures, and a merge that loses no row."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from annotated import annotated_table, random_table
+
+from sepo_data import OutputError, shards
+from sepo_data.shards import chunk_ranges, finish, is_done, is_finished, merge, open_run, write_chunk
+
+NOTES: dict[str, Any] = {"dropped": {}, "counts": {}}
+
+
+def record(rows: int = 600, **changes: Any) -> dict[str, Any]:
+    source = {"split": "train", "rows": rows, "revision": "sha256:abc"}
+    return {
+        "scoring": {"source": source, "dtype": "float32"} | changes,
+        "selection": {"rule": "ratio", "chosen_ratio": 0.3},
+    }
+
+
+def write_all(run: shards.Run, seed: int = 0) -> list[pa.Table]:
+    tables = []
+    for lo, hi in chunk_ranges(run.rows):
+        table = random_table(np.random.default_rng(seed + lo), hi - lo)
+        write_chunk(run, lo, hi, table, NOTES)
+        tables.append(table)
+    return tables
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_tile_the_rows_on_one_grid(count: int) -> None:
+    whole = chunk_ranges(1000)
+    assert [r for i in range(count) for r in chunk_ranges(1000, (i, count))] == whole
+    assert whole[0] == (0, 256)
+    assert whole[-1] == (768, 1000)
+
+
+def test_merge_keeps_every_row_in_order(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "out", record())
+    tables = write_all(run)
+    seen: list[pa.Table] = []
+    merged = merge(run, seen.append)
+    (shard,) = merged.shards
+    assert pq.read_table(tmp_path / "out" / shard["file"]).equals(pa.concat_tables(tables))
+    assert sum(table.num_rows for table in seen) == 600
+    finish(run, "card", {**run.record, "shards": merged.shards})
+    assert is_finished(run)
+    assert sorted(path.name for path in run.output.iterdir()) == ["README.md", "data", "sepo_manifest.json"]
+
+
+def test_row_groups_are_small_and_scalars_come_first(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "out", record(2600))
+    write_all(run)
+    (shard,) = merge(run, lambda table: None).shards
+    layout = pq.ParquetFile(tmp_path / "out" / shard["file"])
+    sizes = [layout.metadata.row_group(i).num_rows for i in range(layout.num_row_groups)]
+    assert sizes == [1000, 1000, 600]
+    nested = [pa.types.is_nested(kind) for kind in layout.schema_arrow.types]
+    assert nested == sorted(nested)
+    assert layout.metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_many_rows_make_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "MANY_ROWS", 500)
+    run = open_run(tmp_path / "out", record())
+    tables = write_all(run)
+    merged = merge(run, lambda table: None)
+    files = [shard["file"] for shard in merged.shards]
+    assert files[0] == "data/train-00000-of-00008.parquet"
+    assert [shard["rows"] for shard in merged.shards] == [75] * 8
+    whole = pa.concat_tables([pq.read_table(run.output / file) for file in files])
+    assert whole.equals(pa.concat_tables(tables))
+
+
+def test_missing_chunks_are_named(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "out", record())
+    write_chunk(run, 0, 256, random_table(np.random.default_rng(0), 256), NOTES)
+    with pytest.raises(OutputError, match=r"2 of 3 chunks are missing \(rows 256-511, 512-599\)"):
+        merge(run, lambda table: None)
+
+
+def test_a_damaged_chunk_counts_as_not_done(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "out", record())
+    write_all(run)
+    path = run.chunk(0, 256)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert not is_done(run, 0, 256)
+    assert is_done(run, 256, 512)
+    with pytest.raises(OutputError, match=r"damaged .* Delete it and run again"):
+        merge(run, lambda table: None)
+
+
+def test_a_chunk_of_another_run_counts_as_not_done(tmp_path: Path) -> None:
+    ours, other = open_run(tmp_path / "a", record()), open_run(tmp_path / "b", record(dtype="bfloat16"))
+    write_all(other)
+    other.chunk(0, 256).replace(ours.chunk(0, 256))
+    assert not is_done(ours, 0, 256)
+
+
+def test_rows_without_a_usable_pair_end_in_a_clear_line(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "out", record(3))
+    notes = {"dropped": {"empty response": [0, 2], "no common prompt": [1]}, "counts": {}}
+    write_chunk(run, 0, 3, annotated_table().slice(0, 0), notes)
+    with pytest.raises(OutputError, match="no row could be annotated: 2 empty response, 1 no common prompt"):
+        merge(run, lambda table: None)
+
+
+def test_another_run_in_the_folder_is_refused_with_the_fields_that_differ(tmp_path: Path) -> None:
+    open_run(tmp_path / "out", record())
+    with pytest.raises(OutputError, match=r"out was made with dtype 'float32', this run has 'bfloat16'\. Ch"):
+        open_run(tmp_path / "out", record(dtype="bfloat16"))
+    changed = record()
+    changed["selection"]["chosen_ratio"] = 0.2
+    with pytest.raises(OutputError, match=r"chosen_ratio 0\.3, this run has 0\.2"):
+        open_run(tmp_path / "out", changed)
+    assert open_run(tmp_path / "out", record()).record == record()
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError, match="is not empty and holds no run"):
+        open_run(tmp_path, record())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        open_run(tmp_path / "out", record())
+
+
+def test_a_full_disk_leaves_no_half_chunk_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(tmp_path / "out", record())
+
+    def full(table: pa.Table, path: Path, **options: Any) -> None:
+        path.write_bytes(b"PAR1 half a file")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(
+        OutputError, match=r"No space left on device\)\. Make room or choose another --output"
+    ):
+        write_chunk(run, 0, 256, annotated_table(), NOTES)
+    assert [path.name for path in run.work.iterdir()] == ["run.json"]
+
+
+def test_leftovers_of_a_kill_do_not_stay(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "out", record())
+    write_all(run)
+    (run.output / "data").mkdir()
+    for name in (
+        "data/train-00000-of-00001.parquet.tmp.77",
+        "README.md.tmp.77",
+        "data/train-00005-of-00009.parquet",
+    ):
+        (run.output / name).write_bytes(b"half")
+    merged = merge(run, lambda table: None)
+    finish(run, "card", {**run.record, "shards": merged.shards})
+    files = sorted(
+        path.relative_to(run.output).as_posix() for path in run.output.rglob("*") if path.is_file()
+    )
+    assert files == ["README.md", "data/train-00000-of-00001.parquet", "sepo_manifest.json"]
+    run.work.mkdir()  # killed after the manifest, before the chunks were gone
+    open_run(tmp_path / "out", record())
+    assert not run.work.exists()
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
+    assert shards.fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == shards.fingerprint(
+        {"b": {"d": 3, "c": 2}, "a": 1}
+    )
+    assert shards.fingerprint({"a": 1}) != shards.fingerprint({"a": 2})
