@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 OWNER, READER, STRANGER = "hf_owner", "hf_reader", "hf_stranger"  # tokens
 USERS = {OWNER: ("me", True), READER: ("me", False), STRANGER: ("stranger", True)}  # name, may write
 
-# an HTTP status, "reset" (nothing is done), "lost" (done, but the answer never arrives), or what happens just before
+# an HTTP status, "reset" (nothing is done), "lost" (done, but the answer never arrives), or a call before it
 Fault = int | str | Callable[[], object]
 
 

