@@ -85,7 +85,8 @@ def push_annotated(folder: Path, repo_id: str, *, private: bool = False) -> str:
     Args:
         folder: What ``sepo-annotate`` or ``sepo merge`` has written.
         repo_id: ``user/name`` or ``organization/name``; created if it does not exist.
-        private: Create it private, and refuse one that is public.
+        private: Create it private, and refuse one that is public; so is done anyway if the source of the
+            dataset is private or gated.
 
     Returns:
         The SHA of the commit that holds the folder, for ``load_annotated(repo_id, revision=sha)``.
@@ -96,19 +97,20 @@ def push_annotated(folder: Path, repo_id: str, *, private: bool = False) -> str:
         HubError: If the Hub refuses, or cannot be reached.
     """
     files = _finished_files(folder)
+    private = private or bool(_check_manifest(folder, str(folder)).get("source", {}).get("restricted"))
     check_push_target(repo_id, private=private)
     return _repeated(lambda: _commit(files, repo_id), lambda cause: _push_error(repo_id, cause))
 
 
-def load_annotated(
-    name_or_folder: str, *, revision: str | None = None, split: str | None = None
-) -> "datasets.Dataset | datasets.DatasetDict":
+def load_annotated(name_or_folder: str, *, revision: str | None = None) -> "datasets.DatasetDict":
     """Load an annotated dataset and check that it keeps the contract.
 
     Args:
         name_or_folder: A folder of ``sepo-annotate``, or a name on the Hub; a folder wins.
         revision: Branch, tag or commit on the Hub.
-        split: One split; without it, all of them.
+
+    Returns:
+        Its splits by name.
 
     Raises:
         SchemaError: If it is not an annotated dataset, of an unknown version, or breaks the contract.
@@ -127,11 +129,8 @@ def load_annotated(
         loaded = datasets.load_dataset(str(folder))
     except Exception as error:  # datasets lets through whatever its readers raise
         raise SchemaError(f"{name_or_folder}: cannot be read: {_line(error)}.") from error
-    if split is not None and split not in loaded:
-        raise SchemaError(f'{name_or_folder}: no split "{split}". Choose one of: {", ".join(loaded)}.')
-    chosen = loaded if split is None else loaded[split]
-    validate(chosen)
-    return chosen
+    validate(loaded)
+    return loaded
 
 
 def dataset_revision(name: str, revision: str | None) -> SourceFacts:
@@ -191,7 +190,6 @@ def _finished_files(folder: Path) -> dict[str, Path]:
             f"{folder}: not a finished annotated dataset ({(missing or ['data/*.parquet'])[0]} is missing). "
             f"Let sepo-annotate finish, or run `sepo merge {folder}` first."
         )
-    _check_manifest(folder, str(folder))
     for shard in shards:
         _check_shard(shard)
     return {path.relative_to(folder).as_posix(): path for path in files}
@@ -242,9 +240,9 @@ def _download(name: str, revision: str | None) -> Path:
     return download(MANIFEST_NAME, "README.md", "data/*")
 
 
-def _check_manifest(folder: Path, name: str) -> None:
+def _check_manifest(folder: Path, name: str) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
         version = manifest["schema_version"]
     except FileNotFoundError as error:
         problem = f"not an annotated dataset (no {MANIFEST_NAME})"
@@ -253,6 +251,7 @@ def _check_manifest(folder: Path, name: str) -> None:
         problem = f"{MANIFEST_NAME} has no schema version ({_line(error)})"
         raise SchemaError(f"{name}: {problem}. Annotate again, or copy it again.") from error
     check_version(version)
+    return manifest
 
 
 def _sha(name: str, repo_type: str, revision: str | None) -> str:

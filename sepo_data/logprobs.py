@@ -145,7 +145,9 @@ def _score_if_it_fits(model: "PreTrainedModel", batch: Sequence[TokenSequence]) 
 def _out_of_memory(error: RuntimeError) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return any(words in str(error) for words in ("not enough memory", "DefaultCPUAllocator", "MPS backend out"))
+    return any(
+        words in str(error) for words in ("not enough memory", "DefaultCPUAllocator", "MPS backend out")
+    )
 
 
 @torch.inference_mode()
@@ -168,7 +170,7 @@ def _logits(model: "PreTrainedModel", input_ids: Tensor, read: Tensor) -> Tensor
     def keep_read(_: object, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return hidden[0][read][None], *hidden[1:]  # (B, T, H) -> (1, N, H)
 
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if head is None:
         raise ModelError(f"{type(model).__name__}: has no output embeddings, so it is no language model.")
     hook = head.register_forward_pre_hook(keep_read)

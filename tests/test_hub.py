@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hub_server import READER, STRANGER, Fault, HubServer
+from huggingface_hub import HfApi
 
 from sepo_data.errors import HubError, ModelError, OutputError, PreferenceError, SchemaError, SepoError
 from sepo_data.hub import (
@@ -312,10 +313,18 @@ def test_an_annotated_dataset_loads_from_folder_and_hub(
     first = push_annotated(folder, repo_id)
     push_annotated(write_folder(tmp_path / "other", first_row=10), repo_id)
     assert load_annotated(str(folder))["train"][0]["prompt"] == "Question 0?"
-    assert load_annotated(repo_id, split="train")[0]["prompt"] == "Question 10?"
-    assert load_annotated(repo_id, split="train", revision=first)[0]["prompt"] == "Question 0?"
-    with pytest.raises(SchemaError, match=r'no split "test"\. Choose one of: train'):
-        load_annotated(repo_id, split="test")
+    assert load_annotated(repo_id)["train"][0]["prompt"] == "Question 10?"
+    assert load_annotated(repo_id, revision=first)["train"][0]["prompt"] == "Question 0?"
+
+
+def test_a_dataset_made_from_a_restricted_source_is_pushed_private(
+    hub: HubServer, repo_id: str, folder: Path
+) -> None:
+    manifest = json.loads((folder / "sepo_manifest.json").read_text())
+    manifest["source"] = {"restricted": True}
+    (folder / "sepo_manifest.json").write_text(json.dumps(manifest))
+    push_annotated(folder, repo_id)
+    assert HfApi().dataset_info(repo_id).private
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, "reset", "lost"])
@@ -323,7 +332,7 @@ def test_faults_while_loading_are_survived(hub: HubServer, repo_id: str, folder:
     push_annotated(folder, repo_id)
     hub.fail(rf"GET /api/datasets/{repo_id}$", [fault])
     hub.fail(rf"HEAD /datasets/{repo_id}/resolve/\w+/data/train-00000", [fault])
-    assert load_annotated(repo_id, split="train").num_rows == 4
+    assert load_annotated(repo_id)["train"].num_rows == 4
     assert not hub.pending_faults
 
 

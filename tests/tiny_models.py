@@ -10,7 +10,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 VOCABULARY = 300
 
 # weights so large that a forgotten scale, cap, mask or bias moves log-probs by far more than rounding does
-_COMMON = {"vocab_size": VOCABULARY, "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "initializer_range": 0.3,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
 _DECODER = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -20,13 +26,7 @@ _DECODER = {
     "max_position_embeddings": 64,
 }
 _ONE_KV = {key: value for key, value in _DECODER.items() if key != "num_key_value_heads"}
-_GEMMA = {
-    "head_dim": 8,
-    "query_pre_attn_scalar": 1,
-    "sliding_window": 5,
-    "attn_logit_softcapping": 1.0,
-    "final_logit_softcapping": 3.0,
-}
+_GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 1, "sliding_window": 5, "final_logit_softcapping": 3.0}
 _LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -39,7 +39,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": _DECODER,
     "qwen2": _DECODER,
     "qwen3": {**_DECODER, "head_dim": 8},
-    "gemma2": {**_DECODER, **_GEMMA},
+    "gemma2": {**_DECODER, **_GEMMA, "attn_logit_softcapping": 1.0},
     "gemma3_text": {**_DECODER, **_GEMMA, "layer_types": ["sliding_attention", "full_attention"]},
     "mistral": {**_DECODER, "sliding_window": 5},
     "gpt_neox": _ONE_KV,
@@ -58,11 +58,12 @@ def tiny_model(family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTr
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **{**_COMMON, **FAMILIES[family], **changes})
     eager = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **eager)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **eager)  # type: ignore[no-untyped-call]
     for name, weights in model.named_parameters():
         if name.endswith("bias"):  # they start at 0, where a forgotten one would not show
             torch.nn.init.normal_(weights, std=0.3)
-    return model.eval()
+    torch.nn.Module.eval(model)
+    return model
 
 
 def tiny_tokenizer(*, extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:

@@ -1,0 +1,194 @@
+"""Tests of the commands as people run them: exit codes, one-line errors, config, signals, the demo's path."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_pair import pairs, save_pair, write_jsonl
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return save_pair(tmp_path_factory.mktemp("models"))
+
+
+def command(module: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"cli.{module}", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def annotate(
+    models: tuple[str, str], data: object, *arguments: object, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return command(
+        "annotate", "--oracle", models[0], "--ref", models[1], "--dataset", data, *arguments, **environment
+    )
+
+
+def assert_one_line(found: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
+    assert found.returncode == code, found.stderr
+    assert "Traceback" not in found.stderr
+    last = found.stderr.strip().splitlines()[-1]
+    for part in parts:
+        assert part in last
+
+
+def test_a_run_reports_and_ends_with_the_folder(tmp_path: Path, models: tuple[str, str]) -> None:
+    data = write_jsonl(
+        tmp_path / "prefs.jsonl", [*pairs(9), {**pairs(1)[0], "rejected": pairs(1)[0]["chosen"]}]
+    )
+    found = annotate(models, data, "--output", tmp_path / "out")
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    assert lines[0] == "annotated 9 of 10 rows; dropped 1: 1 chosen equals rejected"
+    assert any(line.startswith("reward accuracy ") for line in lines)
+    assert lines[-1] == str(tmp_path / "out")
+
+    shown = command("inspection", tmp_path / "out", "--row", 1)
+    assert shown.returncode == 0, shown.stderr
+    assert "[" in shown.stdout
+    assert "train: 9 pairs" in shown.stdout
+    assert_one_line(command("inspection", tmp_path / "out", "--row", 9), 1, "no row 9, it has 9")
+
+
+def test_flags_win_over_the_environment_which_wins_over_the_config(
+    tmp_path: Path, models: tuple[str, str]
+) -> None:
+    data = write_jsonl(tmp_path / "prefs.jsonl", pairs(3))
+    config = tmp_path / "run.yaml"
+    config.write_text("ratio: 0.5\nchosen-ratio: 0.6\nrejected_ratio: 0.7\nmax-length: 77\n")
+
+    def manifest(name: str, *arguments: object, **environment: str) -> dict[str, dict[str, float]]:
+        output = tmp_path / name
+        found = annotate(models, data, "--config", config, "--output", output, *arguments, **environment)
+        assert found.returncode == 0, found.stderr
+        return dict(json.loads((output / "sepo_manifest.json").read_text()))
+
+    plain = manifest("config")
+    assert plain["selection"]["chosen_ratio"] == 0.6
+    assert plain["selection"]["rejected_ratio"] == 0.7
+    assert plain["scoring"]["max_length"] == 77
+    environment = {"SEPO_ANNOTATE_CHOSEN_RATIO": "0.8", "SEPO_ANNOTATE_REJECTED_RATIO": "0.9"}
+    mixed = manifest("all", "--rejected-ratio", 1.0, **environment)
+    assert mixed["selection"]["chosen_ratio"] == 0.8
+    assert mixed["selection"]["rejected_ratio"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("rato: 0.3\n", "unknown options: rato"), ("- a\n", "must hold options"), ("a: [\n", "not valid YAML")],
+)
+def test_a_config_that_is_not_one_is_a_usage_error(
+    tmp_path: Path, models: tuple[str, str], content: str, message: str
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(content)
+    found = annotate(models, "x", "--config", config)
+    assert found.returncode == 2
+    assert message in " ".join(found.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--ratio", "0"], ["--ratio", "30"], ["--shard", "4/4"], ["--batch-tokens", "few"], ["--nonsense"]],
+)
+def test_wrong_usage_exits_2(models: tuple[str, str], arguments: list[str]) -> None:
+    found = annotate(models, "x", *arguments)
+    assert found.returncode == 2
+    assert "Traceback" not in found.stderr
+
+
+def test_bad_input_is_one_line_and_exit_1(tmp_path: Path, models: tuple[str, str]) -> None:
+    data = write_jsonl(tmp_path / "prefs.jsonl", pairs(3))
+    assert_one_line(annotate(models, tmp_path / "none.jsonl"), 1, "none.jsonl", "no such file")
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n')
+    assert_one_line(annotate(models, broken), 1, "line 2")
+    truncated = tmp_path / "truncated.parquet"
+    truncated.write_bytes(b"PAR1 half of a file")
+    assert_one_line(annotate(models, truncated), 1, "truncated.parquet")
+    single = write_jsonl(tmp_path / "single.jsonl", [{"text": "no pair"}])
+    assert_one_line(annotate(models, single), 1, 'no column "chosen"', "--chosen-column")
+    assert_one_line(annotate((models[0], str(tmp_path)), data), 1, str(tmp_path))
+    assert_one_line(annotate((models[0], models[0]), data, "--output", tmp_path / "o"), 1, "0")
+    (tmp_path / "file").write_text("")
+    assert_one_line(annotate(models, data, "--output", tmp_path / "file" / "out"), 1, "cannot be written")
+    assert_one_line(
+        annotate(models, data, "--push-to-hub", "someone-else/x", "--output", tmp_path / "p"), 1, "x"
+    )
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(
+    tmp_path: Path, models: tuple[str, str]
+) -> None:
+    data = write_jsonl(tmp_path / "prefs.jsonl", [*pairs(9), {**pairs(1)[0], "chosen": []}])
+    found = annotate(models, data, "--output", tmp_path / "out", "--dry-run")
+    assert found.returncode == 0, found.stderr
+    assert "prefs.jsonl: 10 rows, about " in found.stdout
+    assert "would drop 1: 1 empty response" in found.stdout
+    assert "GiB" in found.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_and_merge_from_the_command_line(tmp_path: Path, models: tuple[str, str]) -> None:
+    data = write_jsonl(tmp_path / "prefs.jsonl", pairs(300))
+    first = annotate(models, data, "--output", tmp_path / "out", "--shard", "0/2")
+    assert f"sepo merge {tmp_path / 'out'}" in first.stdout
+    assert_one_line(command("main", "merge", tmp_path / "out"), 1, "1 of 2 chunks are missing (rows 256-299)")
+    annotate(models, data, "--output", tmp_path / "out", "--shard", "1/2")
+    merged = command("main", "merge", tmp_path / "out")
+    assert merged.returncode == 0, merged.stderr
+    assert merged.stdout.startswith("annotated 300 of 300 rows")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_chunk_and_says_how_to_go_on(
+    tmp_path: Path, models: tuple[str, str], number: signal.Signals, code: int
+) -> None:
+    data = write_jsonl(tmp_path / "prefs.jsonl", pairs(4000))
+    arguments = [
+        "--oracle",
+        models[0],
+        "--ref",
+        models[1],
+        "--dataset",
+        data,
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli.annotate", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    work = tmp_path / "out" / "_work"
+    while not list(work.glob("*.parquet")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    assert f"Go on with: sepo annotate --oracle {models[0]}" in stderr
+    chunks = sorted(path.name for path in work.iterdir())
+    assert all(".tmp" not in name for name in chunks)
+    assert 2 <= len(chunks) < 17  # run.json, and at least the chunk in hand
+
+
+def test_the_group_lists_its_commands() -> None:
+    found = command("main", "--help")
+    assert found.returncode == 0
+    for name in ("annotate", "inspect", "merge", "push"):
+        assert name in found.stdout
