@@ -31,7 +31,8 @@ from .shards import Run, chunk_ranges, finish, is_done, is_finished, merge, open
 from .tables import annotated_table, passing_columns
 
 if TYPE_CHECKING:
-    from .models import ModelPair, PairFacts
+    from .checkpoints import PairFacts
+    from .models import ModelPair
 
 log = logging.getLogger("sepo")
 
@@ -177,7 +178,7 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
     Raises:
         SepoError: One of its children, see `errors`.
     """
-    from .models import describe_pair
+    from .checkpoints import describe_pair
 
     source = open_source(
         dataset,

@@ -4,6 +4,7 @@ Licence and language are carried over from the source's card, never invented. Th
 short facts stand in the custom ``sepo:`` block, all of them in the manifest.
 """
 
+import hashlib
 from typing import Any
 
 import jinja2
@@ -48,7 +49,13 @@ def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:
         "task_categories": ["text-generation"],
         "tags": ["sepo", "preference", "dpo", "token-level-rewards", "trl"],
         "configs": [
-            {"config_name": "default", "data_files": [{"split": split, "path": f"data/{split}-*.parquet"}]}
+            {
+                "config_name": "default",
+                # `datasets` caches a local folder under its name and this entry: without something of the
+                # content it would show the rows of an earlier dataset in a folder of the same name
+                "description": f"sha256 of the data files' sha256: {_content_hash(manifest)}",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"}],
+            }
         ],
         "sepo": {
             "schema_version": manifest["schema_version"],
@@ -61,6 +68,10 @@ def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:
         },
         **gate,
     }
+
+
+def _content_hash(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256("".join(shard["sha256"] for shard in manifest["shards"]).encode()).hexdigest()
 
 
 def _size_category(rows: int) -> str:

@@ -1,132 +1,54 @@
-"""The oracle and the reference: what they are, then their weights, then their log-probs.
+"""The weights of oracle and reference, ready to score.
 
-`describe_pair` finds out what can be known without weights: revisions, tokenizer,
-context. `load_pair` loads the weights; PEFT adapters on one base share it, unmerged,
-since merging alone would move rewards. Code from the Hub is never run, and pickled
-weights are never opened.
+Adapters that have one base share it in memory; they are switched, never merged,
+since the rounding of merged weights would move rewards.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import OfflineModeIsEnabled
 from torch import Tensor
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from .errors import HubError, ModelError, SettingsError, TokenizerError
-from .hub import model_revision
+from .checkpoints import Checkpoint, PairFacts, Snapshot, errors_as, first_line, not_causal, same_model
+from .errors import ModelError, SettingsError
 from .logprobs import Logps, TokenSequence, token_logps
 from .settings import Dtype
-
-CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-ADAPTER_WEIGHTS = ("adapter_model.safetensors",)
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-CONTENT = ("*.safetensors", "*.safetensors.index.json", CONFIG, ADAPTER_CONFIG)  # what a folder's hash covers
 
 BATCH_TOKENS_CPU = 1024  # larger batches leave the cache and get slower
 BATCH_TOKENS_ACCELERATOR = {"float32": 16_384, "float16": 32_768, "bfloat16": 32_768}
 
 PROBE_TOKENS = 16
+PROBE_LEAK = 0.05
 
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What the manifest says of a model.
-
-    Attributes:
-        name: Name on the Hub, or of the folder, without its parents.
-        revision: Commit on the Hub, or ``sha256:…`` of the folder's configuration and weights.
-        base: For an adapter, ``name@revision`` of the model that it adapts.
-    """
-
-    name: str
-    revision: str
-    base: str | None
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A folder, or a repository on the Hub at one commit.
-
-    Attributes:
-        location: The folder's path, or the repository's name.
-        revision: As in `ModelFacts`.
-        commit: The commit; None for a folder.
-        files: Names of the files at its top.
-    """
-
-    location: str
-    revision: str
-    commit: str | None
-    files: frozenset[str]
-
-    @property
-    def name(self) -> str:
-        """As in `ModelFacts`."""
-        return self.location if self.commit else Path(self.location).resolve().name
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where one model's weights are: all in ``base``, or partly in an ``adapter`` on top of it."""
-
-    base: Snapshot
-    adapter: Snapshot | None
-    config: PreTrainedConfig
-
-    @property
-    def facts(self) -> ModelFacts:
-        """What the manifest says of it."""
-        if self.adapter is None:
-            return ModelFacts(self.base.name, self.base.revision, None)
-        base = f"{self.base.name}@{self.base.revision}"
-        return ModelFacts(self.adapter.name, self.adapter.revision, base)
-
-
-@dataclass(frozen=True)
-class PairFacts:
-    """Oracle and reference as far as they are known without weights.
-
-    Attributes:
-        tokenizer: The one that both read.
-        oracle: What the oracle is.
-        ref: What the reference is.
-        max_context: Most tokens that both can read; None if nothing limits them.
-        checkpoints: Where the weights of oracle and reference are.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    oracle: ModelFacts
-    ref: ModelFacts
-    max_context: int | None
-    checkpoints: tuple[Checkpoint, Checkpoint]
+LoadBase = Callable[[Checkpoint], PreTrainedModel]
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model in one of its roles: as it is, or with one of its adapters, or without them."""
+    """A model in one role: as it is, or with one of its adapters, or without them.
+
+    Attributes:
+        model: The model; the other role may have the same.
+        role: Switches adapters for as long as it is entered.
+    """
 
     model: PreTrainedModel
     role: Callable[[], AbstractContextManager[object]]
 
+    def logps(
+        self, sequences: Sequence[TokenSequence], batch_tokens: int, on_batch: Callable[[int], None]
+    ) -> list[Logps]:
+        """As `logprobs.token_logps`."""
+        with self.role():
+            return token_logps(self.model, sequences, batch_tokens=batch_tokens, on_batch=on_batch)
+
     def probe(self) -> Tensor:
-        """Logits of two token sequences that differ in their last token, float32, ``(2, T, V)``."""
+        """Logits of two sequences that differ in their last token only, float32, ``(2, T, V)``."""
         vocabulary = int(self.model.config.get_text_config().vocab_size)
         input_ids = torch.arange(PROBE_TOKENS).repeat(2, 1) * vocabulary // PROBE_TOKENS
         input_ids[1, -1] = 0
@@ -141,7 +63,7 @@ class ModelPair:
 
     Attributes:
         oracle: The oracle.
-        ref: The reference; its model may be the oracle's, in another role.
+        ref: The reference.
         batch_tokens: Most tokens in a forward pass, unless said otherwise.
     """
 
@@ -156,10 +78,7 @@ class ModelPair:
         on_batch: Callable[[int], None] = lambda tokens: None,
     ) -> list[Logps]:
         """Log-probs under the oracle, see `logprobs.token_logps`."""
-        with self.oracle.role():
-            return token_logps(
-                self.oracle.model, sequences, batch_tokens=batch_tokens or self.batch_tokens, on_batch=on_batch
-            )
+        return self.oracle.logps(sequences, batch_tokens or self.batch_tokens, on_batch)
 
     def ref_logps(
         self,
@@ -168,45 +87,14 @@ class ModelPair:
         on_batch: Callable[[int], None] = lambda tokens: None,
     ) -> list[Logps]:
         """Log-probs under the reference, see `logprobs.token_logps`."""
-        with self.ref.role():
-            return token_logps(
-                self.ref.model, sequences, batch_tokens=batch_tokens or self.batch_tokens, on_batch=on_batch
-            )
-
-
-def describe_pair(
-    oracle: str, ref: str, *, oracle_revision: str | None = None, ref_revision: str | None = None
-) -> PairFacts:
-    """Find out what oracle and reference are, and that they belong together; no weights are loaded.
-
-    Args:
-        oracle: Name on the Hub or folder, of a model or of a PEFT adapter.
-        ref: The same.
-        oracle_revision: Branch, tag or commit of an oracle on the Hub.
-        ref_revision: Branch, tag or commit of a reference on the Hub.
-
-    Raises:
-        ModelError: If one cannot be used, both are the same, or their vocabularies differ.
-        TokenizerError: If no tokenizer can be loaded.
-        HubError: If the Hub cannot be reached.
-    """
-    checkpoints = _describe(oracle, oracle_revision), _describe(ref, ref_revision)
-    facts = [checkpoint.facts for checkpoint in checkpoints]
-    if (facts[0].revision, facts[0].base) == (facts[1].revision, facts[1].base):
-        raise _identical(*facts)
-    tokenizer = _common_tokenizer(*checkpoints)
-    for checkpoint in checkpoints:
-        _check_embeds(checkpoint, tokenizer)
-    contexts = [_max_context(checkpoint.config) for checkpoint in checkpoints]
-    limit = min((context for context in contexts if context is not None), default=None)
-    return PairFacts(tokenizer, facts[0], facts[1], limit, checkpoints)
+        return self.ref.logps(sequences, batch_tokens or self.batch_tokens, on_batch)
 
 
 def load_pair(facts: PairFacts, *, dtype: Dtype = "float32", device: str = "auto") -> ModelPair:
     """Load the weights of oracle and reference; a base that both have only once.
 
     Args:
-        facts: From `describe_pair`.
+        facts: From `checkpoints.describe_pair`.
         dtype: What the models compute in, whatever they are stored in.
         device: ``auto`` (CUDA, else MPS, else CPU), or a torch device.
 
@@ -220,12 +108,101 @@ def load_pair(facts: PairFacts, *, dtype: Dtype = "float32", device: str = "auto
         torch.set_float32_matmul_precision("high")
     load = partial(_load_base, dtype=getattr(torch, dtype), device=place)
     oracle, ref = facts.checkpoints
-    scorers = _load_shared(oracle, ref, load) if oracle.base.revision == ref.base.revision else None
-    scorers = scorers or (_load_alone(oracle, load), _load_alone(ref, load))
+    shared = _load_shared(oracle, ref, load) if oracle.base.revision == ref.base.revision else None
+    scorers = shared or (_load_alone(oracle, load), _load_alone(ref, load))
     probes = [scorer.probe() for scorer in scorers]
     for checkpoint, probe in zip(facts.checkpoints, probes, strict=True):
         _check_causal(checkpoint, probe)
-    if torch.equal(*probes):
-        raise _identical(facts.oracle, facts.ref)
+    if torch.equal(*probes):  # also when other folders hold the same weights, or an adapter was never trained
+        raise same_model(facts.oracle, facts.ref)
     on_cpu = place.type == "cpu"
     return ModelPair(*scorers, batch_tokens=BATCH_TOKENS_CPU if on_cpu else BATCH_TOKENS_ACCELERATOR[dtype])
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingsError(f'device "{name}": {first_line(error)}. Pass --device auto.') from error
+
+
+def _load_base(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    base = checkpoint.base
+    soft_caps = getattr(checkpoint.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    with errors_as(ModelError, base):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base.location,
+            revision=base.commit,
+            dtype=dtype,  # transformers would take the dtype that the weights are stored in
+            device_map={"": device},
+            attn_implementation="eager" if soft_caps else None,  # transformers 5.0: SDPA drops the caps
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    model: PreTrainedModel
+    model, info = loaded
+    if info["missing_keys"]:
+        raise ModelError(
+            f"{base.location}: its weights lack {min(info['missing_keys'])}, which would be random. "
+            "Give a model that was saved as a causal language model."
+        )
+    torch.nn.Module.eval(model)
+    return model
+
+
+def _load_alone(checkpoint: Checkpoint, load: LoadBase) -> Scorer:
+    model = load(checkpoint)
+    if checkpoint.adapter is not None:
+        model = _attach(model, checkpoint.adapter, "default")
+    return Scorer(model, nullcontext)
+
+
+def _load_shared(oracle: Checkpoint, ref: Checkpoint, load: LoadBase) -> tuple[Scorer, Scorer] | None:
+    """One base in both roles; None if an adapter has changed the base itself (biases, PiSSA)."""
+    model: Any = load(oracle)
+    untouched = Scorer(model, nullcontext).probe()
+    for name, checkpoint in (("oracle", oracle), ("ref", ref)):
+        if checkpoint.adapter is not None:
+            model = _attach(model, checkpoint.adapter, name)
+    if not torch.equal(Scorer(model, model.disable_adapter).probe(), untouched):
+        return None
+    roles = [
+        model.disable_adapter if checkpoint.adapter is None else partial(_adapter, model, name)
+        for name, checkpoint in (("oracle", oracle), ("ref", ref))
+    ]
+    return Scorer(model, roles[0]), Scorer(model, roles[1])
+
+
+def _attach(model: Any, adapter: Snapshot, name: str) -> Any:
+    """Put an adapter on a model, or one more on a `PeftModel`; returns a `PeftModel`."""
+    from peft import PeftModel
+
+    options: dict[str, Any] = {
+        "adapter_name": name,
+        "revision": adapter.commit,
+        "autocast_adapter_dtype": False,
+        "torch_device": str(model.device),
+    }
+    with errors_as(ModelError, adapter):
+        if isinstance(model, PeftModel):
+            model.load_adapter(adapter.location, **options)
+        else:
+            model = PeftModel.from_pretrained(model, adapter.location, **options)
+    torch.nn.Module.eval(model)
+    return model
+
+
+@contextmanager
+def _adapter(model: Any, name: str) -> Iterator[None]:
+    model.set_adapter(name, inference_mode=True)
+    yield
+
+
+def _check_causal(checkpoint: Checkpoint, probe: Tensor) -> None:
+    """A last token that changes what was predicted before it was seen: BERT and the like."""
+    change = (probe[0] - probe[1]).abs().amax(-1)  # (T,)
+    if change[:-1].max() > PROBE_LEAK * change[-1]:
+        raise not_causal(checkpoint.base, checkpoint.config.model_type)

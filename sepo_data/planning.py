@@ -88,6 +88,7 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
     began = time.perf_counter()
     score_rows(models, probe, settings.batch_tokens)
     seconds_per_token = (time.perf_counter() - began) / sum(map(_tokens, probe))
+    device = str(models.oracle.model.device)
     tokens = round(sum(map(_tokens, pairs)) * rows / sampled)
     return Plan(
         name=job.source.name,
@@ -99,9 +100,9 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
         longest=max(getattr(pair, side).input_ids.size for pair in pairs for side in SIDES),
         truncated=sum(not getattr(pair, side).ended for pair in pairs for side in SIDES),
         max_length=job.max_length,
-        device=str(models.device),
+        device=device,
         seconds=tokens * seconds_per_token,
-        memory_bytes=_peak_memory(str(models.device)),
+        memory_bytes=_peak_memory(device),
         push_to_hub=settings.push_to_hub,
     )
 

@@ -12,7 +12,7 @@ from .schema import SCHEMA_VERSION
 from .settings import AnnotateSettings
 
 if TYPE_CHECKING:
-    from .models import PairFacts
+    from .checkpoints import PairFacts
 
 _CARD_KEYS = ("license", "license_name", "license_link", "language")
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "huggingface_hub", "numpy", "pyarrow")

@@ -91,7 +91,7 @@ def encode_rows(source: Source, encoder: ResponseEncoder, max_length: int, lo: i
     )
     return EncodedRows(
         pairs=pairs,
-        rows=rows.take([item.row - lo for item in pairs]),
+        rows=rows.take(pa.array([item.row - lo for item in pairs], pa.int64())),
         dropped=dropped,
         counts={WRITTEN_OUT: written_out} if written_out else {},
     )

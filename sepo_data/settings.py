@@ -93,6 +93,6 @@ class AnnotateSettings:
             )
         if count > 1 and self.push_to_hub is not None:
             raise SettingsError(
-                "a shard is a part of a dataset and cannot be pushed. Leave out --push-to-hub, and when all shards "
+                "a shard is only a part and cannot be pushed. Leave out --push-to-hub, and when all shards "
                 f"are done run: sepo merge {self.output} && sepo push {self.output} {self.push_to_hub}"
             )

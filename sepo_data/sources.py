@@ -5,7 +5,7 @@
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from glob import escape
@@ -70,15 +70,16 @@ def _open_file(path: Path, dataset: str, config: str | None, split: str) -> Open
     _refuse_config(config, dataset)
     _check_split(split, ["train"], dataset)
     files = {dataset: str(path)}
+    digest = digest_of([DataFile(path.name, path)])
     if is_text_file(path.name):
-        rows, repairs = _rows_of(None, split, dataset, files)
+        rows, repairs = _rows_of(None, split, dataset, files, digest)
     elif path.suffix == ".parquet":
         builder = _builder("parquet", dataset, None, None, data_files={split: escape(str(path.resolve()))})
-        rows, repairs = _rows_of(builder, split, dataset, files)
+        rows, repairs = _rows_of(builder, split, dataset, files, digest)
     else:
         problem = f'files that end in "{path.suffix}" are not read'
         raise PreferenceError(f"{dataset}: {problem}. Convert it to one of .parquet, {', '.join(SUFFIXES)}.")
-    return Opened(rows, path.name, f"sha256:{digest_of([DataFile(path.name, path)])}", repairs=repairs)
+    return Opened(rows, path.name, f"sha256:{digest}", repairs=repairs)
 
 
 def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Opened:
@@ -88,17 +89,20 @@ def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Op
     if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
         _refuse_config(config, dataset)
         rows = _saved_to_disk(root, dataset, split)
-        paths = [Path(file["filename"]) for file in rows.cache_files]
+        digest = _digest_in(root, [file["filename"] for file in rows.cache_files])
     else:
         builder = _builder(str(root), dataset, config, None)
         files = _files_of(builder, split, dataset, f"{root}/")
-        rows, repairs = _rows_of(builder, split, dataset, files)
-        paths = [Path(file) for file in files.values()]
+        digest = _digest_in(root, files.values())
+        rows, repairs = _rows_of(builder, split, dataset, files, digest)
     readme = root / "README.md"
     with _one_line(str(readme)):
         card = (metadata_load(readme) if readme.exists() else None) or {}
-    digest = digest_of([DataFile(file.relative_to(root).as_posix(), file) for file in paths])
     return Opened(rows, root.name, f"sha256:{digest}", card, repairs=repairs)
+
+
+def _digest_in(root: Path, files: Iterable[str]) -> str:
+    return digest_of([DataFile(Path(file).relative_to(root).as_posix(), Path(file)) for file in files])
 
 
 def _saved_to_disk(root: Path, dataset: str, split: str) -> "datasets.Dataset":
@@ -144,12 +148,12 @@ def _files_of(builder: Any, split: str, dataset: str, prefix: str) -> dict[str, 
 
 
 def _rows_of(
-    builder: Any, split: str, dataset: str, files: dict[str, str]
+    builder: Any, split: str, dataset: str, files: dict[str, str], digest: str | None = None
 ) -> tuple["datasets.Dataset", dict[str, int]]:
     """Rows and repairs of the files; ``builder`` reads what is neither JSON nor CSV."""
     if all(map(is_text_file, files)):
         return read_text_files(_downloaded(files, dataset))
-    return _prepared(builder, split, dataset, files), {}
+    return _prepared(builder, split, dataset, files, digest), {}
 
 
 def _downloaded(files: dict[str, str], dataset: str) -> list[DataFile]:
@@ -163,14 +167,25 @@ def _downloaded(files: dict[str, str], dataset: str) -> list[DataFile]:
     return [DataFile(label, Path(path)) for label, path in zip(files, paths, strict=True)]
 
 
-def _prepared(builder: Any, split: str, dataset: str, files: dict[str, str]) -> "datasets.Dataset":
-    """Let ``datasets`` convert the files to Arrow; if one is corrupt, name it."""
+def _prepared(
+    builder: Any, split: str, dataset: str, files: dict[str, str], digest: str | None
+) -> "datasets.Dataset":
+    """Let ``datasets`` convert the files to Arrow; if one is corrupt, name it.
+
+    Its own cache knows local files by path and time, and those of a folder whose card has ``configs`` by the
+    folder's name alone: it would serve the rows of other files. So local files are kept by their digest.
+    """
+    import datasets
     from datasets.utils import logging
+
+    kept_in = digest and str(
+        Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / f"{builder.name}-{split}-{digest}"
+    )
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # it logs a failure and then raises it: once is enough
     try:
-        builder.download_and_prepare()
+        builder.download_and_prepare(output_dir=kept_in)
         return builder.as_dataset(split=split)
     except Exception as error:
         _find_corrupt_parquet(_downloaded(files, dataset))

@@ -121,9 +121,7 @@ class LittleMemory(torch.nn.Module):
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-    RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"
-    ),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
     RuntimeError("not enough memory: you tried to allocate 4294967296 bytes."),
 ]
 
@@ -146,9 +144,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_number(error: RuntimeErro
 def test_a_sequence_that_alone_does_not_fit_is_an_error_that_says_what_to_lower() -> None:
     model = tiny_model()
     model.set_input_embeddings(LittleMemory(model.get_input_embeddings(), 20, OUT_OF_MEMORY[0]))
-    with pytest.raises(
-        ScoringError, match=r"a sequence of 29 tokens .* lower --max-length"
-    ):
+    with pytest.raises(ScoringError, match=r"a sequence of 29 tokens .* lower --max-length"):
         token_logps(model, some_tokens(30, 5), batch_tokens=1000)
 
 
@@ -161,9 +157,7 @@ def test_another_error_of_the_model_is_not_taken_for_a_lack_of_memory() -> None:
 
 def test_a_token_that_the_model_does_not_know_is_an_error_not_a_crash() -> None:
     stranger = Tokens(np.array([5, VOCABULARY, 7]), np.array([1, 2]))
-    with pytest.raises(
-        ModelError, match="token id 300 is not among the model's 300 tokens"
-    ):
+    with pytest.raises(ModelError, match="token id 300 is not among the model's 300 tokens"):
         token_logps(tiny_model(), [stranger], batch_tokens=10)
 
 

@@ -409,3 +409,15 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     write(tmp_path / "cache", b"a file where a folder should be")
     with pytest.raises(PreferenceError, match=r"cannot write the cache .* Set HF_DATASETS_CACHE to"):
         open_source(str(path))
+
+
+def test_changed_parquet_in_a_folder_is_never_taken_from_a_cache(tmp_path: Path) -> None:
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*.parquet\n---\n"
+    for prompt in ("first", "second"):
+        folder = tmp_path / prompt / "prefs"
+        (folder / "data").mkdir(parents=True)
+        (folder / "README.md").write_text(card)
+        pq.write_table(
+            pa.table({"prompt": [prompt], "chosen": ["a"], "rejected": ["b"]}), folder / "data/a.parquet"
+        )
+        assert open_source(str(folder)).rows[0]["prompt"] == prompt

@@ -57,8 +57,7 @@ def tiny_model(family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTr
     """A random model of a few thousand parameters in eval mode."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **{**_COMMON, **FAMILIES[family], **changes})
-    eager = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **eager)  # type: ignore[no-untyped-call]
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     for name, weights in model.named_parameters():
         if name.endswith("bias"):  # they start at 0, where a forgotten one would not show
             torch.nn.init.normal_(weights, std=0.3)
@@ -89,4 +88,21 @@ def save_tiny(folder: Path, family: str = "llama", *, seed: int = 0, **changes: 
     """Write a tiny model with its tokenizer into a folder, as a user would have it."""
     tiny_model(family, seed=seed, **changes).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_tiny_adapter(folder: Path, base: Path, *, seed: int = 0, **settings: Any) -> Path:
+    """Write a LoRA adapter with random weights for the model in ``base``."""
+    from peft import LoraConfig, get_peft_model
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    torch.manual_seed(seed)
+    lora = LoraConfig(
+        r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False, **settings
+    )
+    adapted = get_peft_model(model, lora)
+    for name, weights in adapted.named_parameters():
+        if weights.requires_grad and name.endswith("bias"):
+            torch.nn.init.normal_(weights, std=0.3)
+    adapted.save_pretrained(str(folder))
     return folder

@@ -34,7 +34,7 @@ def save_pair(folder: Path, *, noise: float = 0.05, template: str | None = CHATM
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=4096,
+        max_position_embeddings=32768,
         initializer_range=0.3,
     )
     torch.manual_seed(0)

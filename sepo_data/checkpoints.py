@@ -1,0 +1,302 @@
+"""What oracle and reference are, found out without loading weights: revisions, tokenizer, context.
+
+A model is a folder or a repository on the Hub, pinned to a commit; a PEFT adapter is
+one that names another as its base. Code from the Hub is never run, and pickled
+weights are never opened.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import OfflineModeIsEnabled
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from .errors import HubError, ModelError, SepoError, TokenizerError
+from .hub import model_revision
+
+CONFIG, ADAPTER_CONFIG, BASE = "config.json", "adapter_config.json", "base_model_name_or_path"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+ADAPTER_WEIGHTS = ("adapter_model.safetensors",)
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+CONTENT = ("*.safetensors", "*.safetensors.index.json", CONFIG, ADAPTER_CONFIG)  # what a folder's hash covers
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the manifest says of a model.
+
+    Attributes:
+        name: Name on the Hub, or of the folder, without its parents.
+        revision: Commit on the Hub, or ``sha256:…`` of the folder's configuration and weights.
+        base: For an adapter, ``name@revision`` of the model that it adapts.
+    """
+
+    name: str
+    revision: str
+    base: str | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A folder, or a repository on the Hub at one commit.
+
+    Attributes:
+        location: The folder's path, or the repository's name.
+        revision: As in `ModelFacts`.
+        commit: The commit; None for a folder.
+        files: Names of the files at its top.
+    """
+
+    location: str
+    revision: str
+    commit: str | None
+    files: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """As in `ModelFacts`."""
+        return self.location if self.commit else Path(self.location).resolve().name
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where one model's weights are: all in ``base``, or partly in an ``adapter`` on top of it."""
+
+    base: Snapshot
+    adapter: Snapshot | None
+    config: PreTrainedConfig
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the manifest says of it."""
+        if self.adapter is None:
+            return ModelFacts(self.base.name, self.base.revision, None)
+        base = f"{self.base.name}@{self.base.revision}"
+        return ModelFacts(self.adapter.name, self.adapter.revision, base)
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """Oracle and reference as far as they are known without weights.
+
+    Attributes:
+        tokenizer: The one that both read.
+        oracle: What the oracle is.
+        ref: What the reference is.
+        max_context: Most tokens that both can read; None if nothing limits them.
+        checkpoints: Where the weights of oracle and reference are.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    oracle: ModelFacts
+    ref: ModelFacts
+    max_context: int | None
+    checkpoints: tuple[Checkpoint, Checkpoint]
+
+
+def describe_pair(
+    oracle: str, ref: str, *, oracle_revision: str | None = None, ref_revision: str | None = None
+) -> PairFacts:
+    """Find out what oracle and reference are, and that they belong together; no weights are loaded.
+
+    Args:
+        oracle: Name on the Hub or folder, of a model or of a PEFT adapter.
+        ref: The same.
+        oracle_revision: Branch, tag or commit of an oracle on the Hub.
+        ref_revision: Branch, tag or commit of a reference on the Hub.
+
+    Raises:
+        ModelError: If one cannot be used, both are the same, or their vocabularies differ.
+        TokenizerError: If no tokenizer can be loaded.
+        HubError: If the Hub cannot be reached.
+    """
+    checkpoints = _describe(oracle, oracle_revision), _describe(ref, ref_revision)
+    facts = [checkpoint.facts for checkpoint in checkpoints]
+    if (facts[0].revision, facts[0].base) == (facts[1].revision, facts[1].base):
+        raise same_model(*facts)
+    tokenizer = _common_tokenizer(*checkpoints)
+    for checkpoint in checkpoints:
+        _check_embeds(checkpoint, tokenizer)
+    contexts = [_max_context(checkpoint.config) for checkpoint in checkpoints]
+    limit = min((context for context in contexts if context is not None), default=None)
+    return PairFacts(tokenizer, facts[0], facts[1], limit, checkpoints)
+
+
+def same_model(oracle: ModelFacts, ref: ModelFacts) -> ModelError:
+    """The error for an oracle that is the reference."""
+    return ModelError(
+        f"oracle {oracle.name} and reference {ref.name} are the same model, so all rewards would be 0. "
+        "Give as the oracle the model that was trained with DPO from the reference."
+    )
+
+
+def not_causal(place: Snapshot, model_type: str) -> ModelError:
+    """The error for a model that does not predict the next token."""
+    return ModelError(
+        f"{place.location}: a {model_type} model does not predict each token from those before it alone. "
+        "Give a causal (decoder-only) language model."
+    )
+
+
+@contextmanager
+def errors_as(kind: type[SepoError], place: Snapshot) -> Iterator[None]:
+    """Turn what the loaders raise, which may be anything, into one line about this place."""
+    try:
+        yield
+    except Exception as error:
+        raise kind(f"{place.location}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _describe(name: str, revision: str | None) -> Checkpoint:
+    """Open a model or an adapter, with everything but its weights."""
+    base, adapter = _open(name, revision), None
+    if ADAPTER_CONFIG in base.files:
+        _check_weights(base, ADAPTER_WEIGHTS)
+        base, adapter = _open_base(base), base
+    if CONFIG not in base.files:
+        raise ModelError(f"{base.location}: no {CONFIG} in it. Give a folder made by save_pretrained.")
+    _check_weights(base, WEIGHTS)
+    with errors_as(ModelError, base):
+        config = AutoConfig.from_pretrained(base.location, revision=base.commit, trust_remote_code=False)
+    if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise not_causal(base, config.model_type)
+    return Checkpoint(base, adapter, config)
+
+
+def _open(name: str, revision: str | None) -> Snapshot:
+    folder = Path(name)
+    if not folder.is_dir():
+        commit = model_revision(name, revision)
+        return Snapshot(name, commit, commit, _hub_files(name, commit))
+    if revision is not None:
+        raise ModelError(f'{name}: a folder has no revision "{revision}". Leave it out, or give user/name.')
+    files = frozenset(path.name for path in folder.iterdir())
+    return Snapshot(name, _content_hash(folder), None, files)
+
+
+def _content_hash(folder: Path) -> str:
+    """``sha256:…`` of everything in a folder that decides on a model's numbers."""
+    total = hashlib.sha256()
+    for path in sorted({path for pattern in CONTENT for path in folder.glob(pattern)}):
+        with path.open("rb") as file:
+            total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _hub_files(name: str, commit: str) -> frozenset[str]:
+    """Names of a repository's files; with HF_HUB_OFFLINE, of those in the cache."""
+    try:
+        siblings = HfApi().model_info(name, revision=commit).siblings or []
+    except OfflineModeIsEnabled:
+        cached = [try_to_load_from_cache(name, file, revision=commit) for file in (CONFIG, ADAPTER_CONFIG)]
+        folders = {Path(path).parent for path in cached if isinstance(path, str)}
+        return frozenset(path.name for folder in folders for path in folder.iterdir())
+    except Exception as error:  # the client lets through whatever HTTP raises
+        raise HubError(f"{name}: the Hub does not answer ({first_line(error)}). Try again later.") from error
+    return frozenset(sibling.rfilename for sibling in siblings)
+
+
+def _open_base(adapter: Snapshot) -> Snapshot:
+    """Find the model that an adapter adapts: a folder, perhaps beside the adapter, or a name on the Hub."""
+    try:
+        from peft import PeftConfig
+    except ImportError as error:
+        raise ModelError(
+            f"{adapter.location}: a PEFT adapter. Run pip install 'sepo[peft]' first."
+        ) from error
+    with errors_as(ModelError, adapter):
+        config = PeftConfig.from_pretrained(adapter.location, revision=adapter.commit)
+    if config.is_prompt_learning:
+        raise ModelError(
+            f"{adapter.location}: an adapter of type {config.peft_type.value} adds tokens to the prompt, "
+            "which is not supported. Use LoRA or another that changes weights."
+        )
+    if not config.base_model_name_or_path:
+        raise ModelError(f"{adapter.location}: its base is unknown. Set {BASE} in {ADAPTER_CONFIG}.")
+    base = Path(config.base_model_name_or_path)
+    beside = Path(adapter.location, base)
+    try:
+        if folder := next((place for place in (base, beside) if place.is_dir()), None):
+            return _open(str(folder), None)
+        return _open(config.base_model_name_or_path, config.revision)
+    except ModelError as error:
+        raise ModelError(f"{adapter.location}: {BASE} in {ADAPTER_CONFIG}: {error}") from error
+
+
+def _check_weights(place: Snapshot, weights: tuple[str, ...]) -> None:
+    if place.files.intersection(weights):
+        return
+    pickled = sorted(name for name in place.files if name.endswith(".bin") and "model" in name)
+    if not pickled:
+        raise ModelError(f"{place.location}: no {weights[0]} in it. Check that the weights are complete.")
+    raise ModelError(
+        f"{place.location}: {pickled[0]} is a pickle, which can run code when it is opened. Load the model "
+        f"where that is no risk, and write {weights[0]} with model.save_pretrained(FOLDER)."
+    )
+
+
+def _common_tokenizer(oracle: Checkpoint, ref: Checkpoint) -> PreTrainedTokenizerBase:
+    """The oracle's tokenizer or, where it has none, the reference's; if both have one, they must agree."""
+    ours, theirs = _load_tokenizer(oracle), _load_tokenizer(ref)
+    if ours is None or theirs is None:
+        found = theirs if ours is None else ours
+        if found is None:
+            raise TokenizerError(
+                f"neither {oracle.facts.name} nor {ref.facts.name} has a tokenizer. Save the one that they "
+                "were trained with beside the oracle's weights."
+            )
+        return found
+    our_ids, their_ids = ours.get_vocab(), theirs.get_vocab()
+    differing = sorted(t for t in our_ids.keys() | their_ids.keys() if our_ids.get(t) != their_ids.get(t))
+    if differing:
+        token = differing[0]
+        raise ModelError(
+            f"oracle and reference have different vocabularies: the id of {token!r} is {our_ids.get(token)} "
+            f"for one and {their_ids.get(token)} for the other ({len(differing):,} such tokens). Give as the "
+            "reference the model that the oracle was trained from."
+        )
+    return ours
+
+
+def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
+    for place in (checkpoint.adapter, checkpoint.base):
+        if place is not None and place.files.intersection(TOKENIZERS):
+            with errors_as(TokenizerError, place):
+                tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                    place.location, revision=place.commit, trust_remote_code=False
+                )
+            return tokenizer
+    return None
+
+
+def _check_embeds(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Every token of a text needs an embedding; Gemma 3 has a control token without, and no text has it."""
+    vocabulary = int(checkpoint.config.get_text_config().vocab_size)
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    token_id, token = max((i, token) for token, i in tokenizer.get_vocab().items() if i not in special)
+    if token_id >= vocabulary:
+        raise ModelError(
+            f"{checkpoint.facts.name}: knows {vocabulary:,} tokens, but {token!r} has id {token_id} in the "
+            "tokenizer. Give a pair of models that read the same tokens."
+        )
+
+
+def _max_context(config: PreTrainedConfig) -> int | None:
+    text = config.get_text_config()
+    limit = None if getattr(text, "alibi", False) else getattr(text, "max_position_embeddings", None)
+    return int(limit) if limit else None

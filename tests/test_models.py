@@ -1,0 +1,440 @@
+"""Tests of opening a pair of models, from tiny folders, adapters and a Hub on 127.0.0.1."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hub_server import HubServer
+from huggingface_hub import snapshot_download
+from peft import PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from test_logprobs import plain_logps, some_tokens
+from tiny_models import save_tiny, save_tiny_adapter, tiny_model, tiny_tokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    PreTrainedModel,
+)
+
+from sepo_data.checkpoints import ModelFacts, describe_pair
+from sepo_data.errors import HubError, ModelError, SettingsError, TokenizerError
+from sepo_data.models import BATCH_TOKENS_CPU, ModelPair, load_pair
+
+SEQUENCES = some_tokens(30, 12, 21)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two models and three adapters, which no test may change."""
+    folder = tmp_path_factory.mktemp("models")
+    base = save_tiny(folder / "base", seed=1)
+    return {
+        "base": base,
+        "other": save_tiny(folder / "other", seed=2),
+        "first": save_tiny_adapter(folder / "first", base, seed=1),
+        "second": save_tiny_adapter(folder / "second", base, seed=2),
+    }
+
+
+@pytest.fixture
+def copy(made: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the base that a test may spoil."""
+    return shutil.copytree(made["base"], tmp_path / "copy")
+
+
+def load(oracle: Path | str, ref: Path | str, **settings: Any) -> ModelPair:
+    return load_pair(describe_pair(str(oracle), str(ref)), **settings)
+
+
+def with_adapter(base: Path, adapter: Path | None) -> PreTrainedModel:
+    """The model as peft loads it, by itself."""
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    alone: PreTrainedModel = model.eval()
+    return alone
+
+
+def assert_scores_like(pair: ModelPair, oracle: PreTrainedModel, ref: PreTrainedModel) -> None:
+    """Twice, since a role that is not left would show in the next one."""
+    for _ in range(2):
+        for scored, model in ((pair.oracle_logps(SEQUENCES), oracle), (pair.ref_logps(SEQUENCES), ref)):
+            for logps, tokens in zip(scored, SEQUENCES, strict=True):
+                np.testing.assert_allclose(logps, plain_logps(model, tokens), atol=1e-4, rtol=0)
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# --- what they are
+
+
+def test_a_folder_is_known_by_its_own_name_and_a_hash_of_what_decides_on_its_numbers(
+    made: dict[str, Path], copy: Path
+) -> None:
+    facts = describe_pair(str(made["base"]), str(made["other"]))
+    assert facts.oracle.name == "base"
+    assert facts.oracle.base is None
+    assert facts.max_context == 64
+    assert facts.tokenizer.get_vocab() == tiny_tokenizer().get_vocab()
+
+    def revision() -> str:
+        return describe_pair(str(copy), str(made["other"])).oracle.revision
+
+    assert revision() == facts.oracle.revision  # another name, the same content
+    (copy / "README.md").write_text("a note changes no number")
+    assert revision() == facts.oracle.revision
+    edit_json(copy / "config.json", rms_norm_eps=1e-3)
+    assert revision() != facts.oracle.revision
+
+
+def test_an_adapter_is_known_with_its_base(made: dict[str, Path]) -> None:
+    facts = describe_pair(str(made["first"]), str(made["base"]))
+    assert facts.oracle.name == "first"
+    assert facts.oracle.revision.startswith("sha256:")
+    assert facts.oracle.base == f"base@{facts.ref.revision}"
+    assert facts.oracle.revision != facts.ref.revision
+
+
+def test_the_shorter_context_limits_the_pair(made: dict[str, Path], tmp_path: Path) -> None:
+    short = save_tiny(tmp_path / "short", max_position_embeddings=32)
+    assert describe_pair(str(made["base"]), str(short)).max_context == 32
+
+
+@pytest.mark.parametrize(
+    ("family", "context"), [("gpt2", 64), ("bloom", None), ("falcon", None), ("gemma3_text", 64)]
+)
+def test_the_context_is_found_under_every_name_and_alibi_has_none(
+    family: str, context: int | None, tmp_path: Path
+) -> None:
+    oracle, ref = (save_tiny(tmp_path / str(seed), family, seed=seed) for seed in (1, 2))
+    assert describe_pair(str(oracle), str(ref)).max_context == context
+
+
+def test_a_model_without_tokenizer_takes_that_of_the_other(made: dict[str, Path], copy: Path) -> None:
+    for path in copy.glob("tokenizer*"):
+        path.unlink()
+    for oracle, ref in ((copy, made["other"]), (made["other"], copy)):
+        facts = describe_pair(str(oracle), str(ref))
+        assert facts.tokenizer.get_vocab() == tiny_tokenizer().get_vocab()
+
+
+# --- how they score
+
+
+def test_two_folders_score_like_the_models_that_they_hold(made: dict[str, Path]) -> None:
+    pair = load(made["base"], made["other"])
+    assert pair.batch_tokens == BATCH_TOKENS_CPU
+    assert_scores_like(pair, tiny_model(seed=1), tiny_model(seed=2))
+
+
+def test_progress_and_budget_reach_the_scoring(made: dict[str, Path]) -> None:
+    told: list[int] = []
+    load(made["base"], made["other"]).ref_logps(SEQUENCES, 1, told.append)
+    assert told == [30, 21, 12]
+
+
+@pytest.mark.parametrize(("oracle", "ref"), [("first", None), (None, "first"), ("first", "second")])
+def test_adapters_share_one_base_and_score_as_if_loaded_alone(
+    oracle: str | None, ref: str | None, made: dict[str, Path]
+) -> None:
+    pair = load(made[oracle or "base"], made[ref or "base"])
+    assert pair.oracle.model is pair.ref.model
+    base_weights = [
+        w for name, w in pair.oracle.model.named_parameters() if name.endswith("embed_tokens.weight")
+    ]
+    assert len(base_weights) == 1
+    assert_scores_like(
+        pair,
+        with_adapter(made["base"], made[oracle] if oracle else None),
+        with_adapter(made["base"], made[ref] if ref else None),
+    )
+
+
+def test_an_adapter_on_another_base_than_the_reference_is_loaded_beside_it(made: dict[str, Path]) -> None:
+    pair = load(made["first"], made["other"])
+    assert pair.oracle.model is not pair.ref.model
+    assert_scores_like(pair, with_adapter(made["base"], made["first"]), tiny_model(seed=2))
+
+
+def test_an_adapter_that_changes_its_base_does_not_change_the_reference(tmp_path: Path) -> None:
+    # LoRA with bias="all" writes new biases into the base, where switching the adapter off leaves them
+    base = save_tiny(tmp_path / "base", "qwen2")
+    adapter = save_tiny_adapter(tmp_path / "adapter", base, bias="all")
+    pair = load(adapter, base)
+    assert_scores_like(pair, with_adapter(base, adapter), tiny_model("qwen2"))
+
+
+def test_an_adapter_finds_its_base_beside_itself(made: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("base", "first"):
+        shutil.copytree(made[name], tmp_path / name)
+    edit_json(tmp_path / "first" / "adapter_config.json", base_model_name_or_path="../base")
+    pair = load(tmp_path / "first", tmp_path / "base")
+    assert pair.oracle.model is pair.ref.model
+
+
+def test_the_dtype_is_the_one_asked_for_not_the_stored_one(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        torch.nn.Module.to(tiny_model(seed=seed), torch.float16).save_pretrained(tmp_path / str(seed))
+        tiny_tokenizer().save_pretrained(tmp_path / str(seed))
+    pair = load(tmp_path / "1", tmp_path / "2")
+    assert pair.oracle.model.dtype == torch.float32
+    half = load(tmp_path / "1", tmp_path / "2", dtype="bfloat16")
+    assert half.ref.model.dtype == torch.bfloat16
+    (exact,), (rough,) = (p.oracle_logps(SEQUENCES[:1]) for p in (pair, half))
+    assert rough.dtype == np.float32
+    np.testing.assert_allclose(rough, exact, atol=0.5)
+    assert not np.array_equal(rough, exact)
+
+
+def test_adapters_compute_in_the_dtype_asked_for(made: dict[str, Path]) -> None:
+    pair = load(made["first"], made["base"], dtype="bfloat16")
+    assert {weights.dtype for weights in pair.oracle.model.parameters()} == {torch.bfloat16}
+
+
+def test_soft_capped_attention_is_computed_with_its_caps(tmp_path: Path) -> None:
+    # the same weights with and without caps: a loader that drops the caps would find the two the same
+    capped = save_tiny(tmp_path / "capped", "gemma2")
+    plain = shutil.copytree(capped, tmp_path / "plain")
+    edit_json(plain / "config.json", attn_logit_softcapping=None)
+    pair = load(capped, plain)
+    assert_scores_like(pair, tiny_model("gemma2"), tiny_model("gemma2", attn_logit_softcapping=None))
+
+
+# --- from the Hub
+
+
+def test_models_and_adapters_come_from_the_hub_at_one_commit(
+    made: dict[str, Path], hub: HubServer, tmp_path: Path
+) -> None:
+    base_sha = hub.add("model", "me/base", made["base"])
+    adapter = shutil.copytree(made["first"], tmp_path / "adapter")
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path="me/base")
+    adapter_sha = hub.add("model", "me/adapter", adapter)
+    facts = describe_pair("me/adapter", "me/base")
+    assert facts.oracle == ModelFacts("me/adapter", adapter_sha, f"me/base@{base_sha}")
+    assert facts.ref == ModelFacts("me/base", base_sha, None)
+    assert not [
+        request for request in hub.requests if "safetensors" in request
+    ]  # no weights before load_pair
+
+    hub.add("model", "me/base", made["other"])  # a later commit changes nothing
+    pair = load_pair(facts)
+    assert pair.oracle.model is pair.ref.model
+    assert_scores_like(pair, with_adapter(made["base"], made["first"]), tiny_model(seed=1))
+
+
+def test_a_revision_chooses_the_commit(made: dict[str, Path], hub: HubServer) -> None:
+    first = hub.add("model", "me/grows", made["base"])
+    second = hub.add("model", "me/grows", made["other"])
+    facts = describe_pair("me/grows", "me/grows", ref_revision=first)
+    assert (facts.oracle.revision, facts.ref.revision) == (second, first)
+    assert_scores_like(load_pair(facts), tiny_model(seed=2), tiny_model(seed=1))
+
+
+def test_what_is_in_the_cache_needs_no_hub(
+    made: dict[str, Path], hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("model", "me/kept", made["base"])
+    snapshot_download("me/kept")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hub.clear()
+    assert_scores_like(load("me/kept", made["other"]), tiny_model(seed=1), tiny_model(seed=2))
+    assert hub.requests == []
+
+
+def test_a_hub_that_does_not_list_files_is_an_error(made: dict[str, Path], hub: HubServer) -> None:
+    hub.add("model", "me/shy", made["base"])
+    hub.fail("GET /api/models/me/shy/revision/", [403])
+    with pytest.raises(HubError, match="me/shy: the Hub does not answer"):
+        describe_pair("me/shy", str(made["base"]))
+
+
+# --- what cannot be used
+
+
+def test_a_name_that_is_neither_folder_nor_model_is_an_error(made: dict[str, Path], hub: HubServer) -> None:
+    with pytest.raises(ModelError, match="me/nothing: not on the Hub"):
+        describe_pair("me/nothing", str(made["base"]))
+    with pytest.raises(ModelError, match=r"\./no/such/folder: neither a folder nor a name on the Hub"):
+        describe_pair("./no/such/folder", str(made["base"]))
+
+
+def test_a_revision_of_a_folder_is_an_error(made: dict[str, Path]) -> None:
+    with pytest.raises(ModelError, match='a folder has no revision "main"'):
+        describe_pair(str(made["base"]), str(made["other"]), oracle_revision="main")
+
+
+def test_a_folder_without_weights_is_an_error(made: dict[str, Path], copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(
+        ModelError, match=r"no model\.safetensors in it\. Check that the weights are complete"
+    ):
+        describe_pair(str(copy), str(made["other"]))
+    (copy / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin is a pickle.* write model\.safetensors"):
+        describe_pair(str(copy), str(made["other"]))
+
+
+def test_an_adapter_without_weights_is_an_error(made: dict[str, Path], tmp_path: Path) -> None:
+    adapter = shutil.copytree(made["first"], tmp_path / "adapter")
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"adapter_model\.bin is a pickle"):
+        describe_pair(str(adapter), str(made["base"]))
+
+
+def test_a_folder_without_configuration_is_an_error(made: dict[str, Path], copy: Path) -> None:
+    (copy / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"copy: no config\.json in it"):
+        describe_pair(str(copy), str(made["other"]))
+
+
+def test_a_damaged_configuration_is_an_error(made: dict[str, Path], copy: Path) -> None:
+    (copy / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="not a valid JSON file"):
+        describe_pair(str(copy), str(made["other"]))
+
+
+def test_truncated_weights_are_an_error(made: dict[str, Path], copy: Path) -> None:
+    whole = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=f"{copy}: "):
+        load(copy, made["other"])
+
+
+def test_weights_that_are_missing_are_not_made_up(made: dict[str, Path], copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"its weights lack lm_head\.weight"):
+        load(copy, made["other"])
+
+
+def test_code_from_the_hub_is_not_run(made: dict[str, Path], copy: Path) -> None:
+    edit_json(copy / "config.json", model_type="mine", auto_map={"AutoConfig": "mine.Mine"})
+    with pytest.raises(ModelError, match="contains custom code"):
+        describe_pair(str(copy), str(made["other"]))
+
+
+@pytest.mark.parametrize("model_type", ["bart", "vit"])
+def test_a_model_that_is_not_causal_by_its_type_is_an_error(
+    model_type: str, made: dict[str, Path], copy: Path
+) -> None:
+    AutoConfig.for_model(model_type).save_pretrained(copy)
+    with pytest.raises(
+        ModelError, match=f"a {model_type} model does not predict each token from those before"
+    ):
+        describe_pair(str(copy), str(made["other"]))
+
+
+def test_a_model_that_reads_ahead_is_an_error(made: dict[str, Path], tmp_path: Path) -> None:
+    bert = BertLMHeadModel(
+        BertConfig(vocab_size=300, hidden_size=32, num_attention_heads=4, initializer_range=0.3)
+    )
+    bert.save_pretrained(str(tmp_path))
+    with pytest.raises(ModelError, match="a bert model does not predict each token from those before"):
+        load(tmp_path, made["other"])
+
+
+def test_different_vocabularies_are_an_error_that_names_a_token(made: dict[str, Path], copy: Path) -> None:
+    tiny_tokenizer(extra=("zebra",)).save_pretrained(copy)
+    with pytest.raises(ModelError, match="different vocabularies: the id of 'zebra' is 288 for one and None"):
+        describe_pair(str(copy), str(made["other"]))
+
+
+def test_a_model_with_fewer_tokens_than_the_tokenizer_is_an_error(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    tiny_model(vocab_size=200).save_pretrained(small)
+    with pytest.raises(ModelError, match=r"small: knows 200 tokens, but .* has id 287 in the tokenizer"):
+        describe_pair(str(made["base"]), str(small))
+
+
+def test_a_control_token_needs_no_embedding(tmp_path: Path) -> None:
+    # Gemma 3 1B: 262,144 embeddings, and <image_soft_token> is number 262,144
+    for seed in (1, 2):
+        tiny_model(seed=seed, vocab_size=288).save_pretrained(tmp_path / str(seed))
+        tokenizer = tiny_tokenizer()
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+        tokenizer.save_pretrained(tmp_path / str(seed))
+    assert describe_pair(str(tmp_path / "1"), str(tmp_path / "2")).tokenizer.vocab_size == 288
+
+
+def test_a_pair_without_tokenizer_is_an_error(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        tiny_model(seed=seed).save_pretrained(tmp_path / str(seed))
+    with pytest.raises(TokenizerError, match="neither 1 nor 2 has a tokenizer"):
+        describe_pair(str(tmp_path / "1"), str(tmp_path / "2"))
+
+
+def test_a_damaged_tokenizer_is_an_error(made: dict[str, Path], copy: Path) -> None:
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(TokenizerError, match=f"{copy}: "):
+        describe_pair(str(copy), str(made["other"]))
+
+
+def test_an_oracle_that_is_the_reference_is_an_error_before_weights_are_loaded(
+    made: dict[str, Path], copy: Path
+) -> None:
+    with pytest.raises(ModelError, match="all rewards would be 0"):
+        describe_pair(str(made["base"]), str(copy))
+
+
+def test_the_same_weights_under_other_names_are_an_error(made: dict[str, Path], copy: Path) -> None:
+    edit_json(copy / "config.json", _made_by="me")
+    with pytest.raises(ModelError, match="oracle copy and reference base are the same model"):
+        load(copy, made["base"])
+
+
+def test_an_adapter_that_was_never_trained_is_an_error(made: dict[str, Path], tmp_path: Path) -> None:
+    adapter = shutil.copytree(made["first"], tmp_path / "adapter")
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {name: w * ("lora_B" not in name) for name, w in weights.items()},
+        adapter / "adapter_model.safetensors",
+    )
+    with pytest.raises(ModelError, match="oracle adapter and reference base are the same model"):
+        load(adapter, made["base"])
+
+
+def test_an_adapter_without_peft_says_what_to_install(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModelError, match=r"pip install 'sepo\[peft\]'"):
+        describe_pair(str(made["first"]), str(made["base"]))
+
+
+def test_an_adapter_whose_base_is_gone_says_where_it_is_named(made: dict[str, Path], tmp_path: Path) -> None:
+    adapter = shutil.copytree(made["first"], tmp_path / "adapter")
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path="/gone/base")
+    with pytest.raises(ModelError, match=r"base_model_name_or_path in adapter_config\.json: /gone/base: "):
+        describe_pair(str(adapter), str(made["base"]))
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=None)
+    with pytest.raises(ModelError, match="its base is unknown"):
+        describe_pair(str(adapter), str(made["base"]))
+
+
+def test_an_adapter_that_adds_tokens_is_an_error(made: dict[str, Path], tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(made["base"])
+    get_peft_model(base, PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(ModelError, match="of type PROMPT_TUNING adds tokens to the prompt"):
+        describe_pair(str(tmp_path), str(made["base"]))
+
+
+def test_a_device_that_does_not_exist_is_an_error(made: dict[str, Path]) -> None:
+    with pytest.raises(SettingsError, match='device "cuda:99": '):
+        load(made["base"], made["other"], device="cuda:99")
+    with pytest.raises(SettingsError, match='device "potato": '):
+        load(made["base"], made["other"], device="potato")
