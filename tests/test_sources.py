@@ -412,7 +412,8 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_changed_parquet_in_a_folder_is_never_taken_from_a_cache(tmp_path: Path) -> None:
-    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*.parquet\n---\n"
+    data_files = "- split: train\n    path: data/*.parquet"
+    card = f"---\nconfigs:\n- config_name: default\n  data_files:\n  {data_files}\n---\n"
     for prompt in ("first", "second"):
         folder = tmp_path / prompt / "prefs"
         (folder / "data").mkdir(parents=True)
