@@ -90,7 +90,7 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
     default="ratio",
     help="ratio: most extreme rewards; mass: fewest tokens that carry this share of the reward.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="For --selection random.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For --selection random.")
 @click.option_panel(
     "Scoring", options=["--max-length", "--dtype", "--device", "--batch-tokens", "--store-logps"]
 )
@@ -136,8 +136,9 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
     from sepo_data.settings import AnnotateSettings
 
     from .reports import describe_plan, describe_report
-    from .running import Run
+    from .running import Run, quiet_libraries
 
+    quiet_libraries()
     for side in ("chosen_ratio", "rejected_ratio"):
         options[side] = ratio if options[side] is None else options[side]
     options["output"] = options["output"] or default_output(dataset)

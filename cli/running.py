@@ -86,6 +86,19 @@ class Run(Progress):
         click.echo("\nFinishing the chunk in hand; Ctrl-C again stops at once.", err=True)
 
 
+def quiet_libraries() -> None:
+    """Keep deprecation notes of other libraries off the screen, and their bars out of log files."""
+    import warnings
+
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        datasets.disable_progress_bars()
+
+
 def _arguments() -> list[str]:
     """The command's own arguments, called as `sepo-annotate …` or as `sepo annotate …`."""
     return sys.argv[2:] if sys.argv[1:2] == ["annotate"] else sys.argv[1:]

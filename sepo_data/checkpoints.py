@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -21,8 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .errors import HubError, ModelError, SepoError, TokenizerError
-from .hub import model_revision
+from .errors import ModelError, SepoError, TokenizerError
+from .hub import model_files, model_revision
 
 CONFIG, ADAPTER_CONFIG, BASE = "config.json", "adapter_config.json", "base_model_name_or_path"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -182,7 +180,7 @@ def _open(name: str, revision: str | None) -> Snapshot:
     folder = Path(name)
     if not folder.is_dir():
         commit = model_revision(name, revision)
-        return Snapshot(name, commit, commit, _hub_files(name, commit))
+        return Snapshot(name, commit, commit, model_files(name, commit, (CONFIG, ADAPTER_CONFIG)))
     if revision is not None:
         raise ModelError(f'{name}: a folder has no revision "{revision}". Leave it out, or give user/name.')
     files = frozenset(path.name for path in folder.iterdir())
@@ -196,19 +194,6 @@ def _content_hash(folder: Path) -> str:
         with path.open("rb") as file:
             total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{total.hexdigest()}"
-
-
-def _hub_files(name: str, commit: str) -> frozenset[str]:
-    """Names of a repository's files; with HF_HUB_OFFLINE, of those in the cache."""
-    try:
-        siblings = HfApi().model_info(name, revision=commit).siblings or []
-    except OfflineModeIsEnabled:
-        cached = [try_to_load_from_cache(name, file, revision=commit) for file in (CONFIG, ADAPTER_CONFIG)]
-        folders = {Path(path).parent for path in cached if isinstance(path, str)}
-        return frozenset(path.name for folder in folders for path in folder.iterdir())
-    except Exception as error:  # the client lets through whatever HTTP raises
-        raise HubError(f"{name}: the Hub does not answer ({first_line(error)}). Try again later.") from error
-    return frozenset(sibling.rfilename for sibling in siblings)
 
 
 def _open_base(adapter: Snapshot) -> Snapshot:

@@ -8,7 +8,7 @@ at the Hub anew: what a lost answer has done is not done again. No torch, no mod
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ from huggingface_hub import (
     hf_hub_download,
     metadata_load,
     snapshot_download,
+    try_to_load_from_cache,
 )
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -160,6 +161,30 @@ def model_revision(name: str, revision: str | None) -> str:
         lambda: _sha(name, "model", revision),
         lambda cause: _source_error("", name, revision, cause, ModelError),
     )
+
+
+def model_files(name: str, commit: str, telling: Sequence[str]) -> frozenset[str]:
+    """Names of a model repository's files at a commit.
+
+    Args:
+        name: The repository.
+        commit: Its commit.
+        telling: With HF_HUB_OFFLINE, the files by which the repository is found in the cache.
+
+    Raises:
+        HubError: If the Hub cannot be reached.
+    """
+
+    def listed() -> frozenset[str]:
+        try:
+            siblings = HfApi().model_info(name, revision=commit).siblings or []
+        except OfflineModeIsEnabled:
+            cached = [try_to_load_from_cache(name, file, revision=commit) for file in telling]
+            folders = {Path(path).parent for path in cached if isinstance(path, str)}
+            return frozenset(path.name for folder in folders for path in folder.iterdir())
+        return frozenset(sibling.rfilename for sibling in siblings)
+
+    return _repeated(listed, lambda cause: _source_error("", name, commit, cause, ModelError))
 
 
 def _open_target(repo_id: str, *, private: bool) -> None:

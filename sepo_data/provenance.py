@@ -12,7 +12,7 @@ from .schema import SCHEMA_VERSION
 from .settings import AnnotateSettings
 
 if TYPE_CHECKING:
-    from .checkpoints import PairFacts
+    from .checkpoints import Checkpoint, PairFacts
 
 _CARD_KEYS = ("license", "license_name", "license_link", "language")
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "huggingface_hub", "numpy", "pyarrow")
@@ -39,8 +39,10 @@ def run_record(
                 "rows": len(source.rows),
                 "columns": asdict(source.columns),
             },
-            "oracle": {"revision": facts.oracle.revision, "base": facts.oracle.base},
-            "ref": {"revision": facts.ref.revision, "base": facts.ref.base},
+            **{
+                role: _weights(checkpoint)
+                for role, checkpoint in zip(("oracle", "ref"), facts.checkpoints, strict=True)
+            },
             "tokenizer_sha256": _sha256(encoder.tokenizer.backend_tokenizer.to_str()),
             "chat_template_sha256": None if template is None else _sha256(template),
             "dtype": settings.dtype,
@@ -71,6 +73,13 @@ def run_record(
             **{package: version(package) for package in _PACKAGES},
         },
     }
+
+
+def _weights(checkpoint: "Checkpoint") -> dict[str, str | None]:
+    """What decides on a model's numbers: revisions, not the names of folders."""
+    if checkpoint.adapter is None:
+        return {"revision": checkpoint.base.revision, "base": None}
+    return {"revision": checkpoint.adapter.revision, "base": checkpoint.base.revision}
 
 
 def _carried_over(card: dict[str, Any]) -> dict[str, Any]:

@@ -127,6 +127,17 @@ def test_a_model_without_tokenizer_takes_that_of_the_other(made: dict[str, Path]
         assert facts.tokenizer.get_vocab() == tiny_tokenizer().get_vocab()
 
 
+def test_the_tokenizer_of_an_adapter_comes_before_that_of_its_base(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
+    adapter = shutil.copytree(made["first"], tmp_path / "adapter")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "from the adapter"
+    tokenizer.save_pretrained(adapter)
+    facts = describe_pair(str(adapter), str(made["base"]))
+    assert facts.tokenizer.chat_template == "from the adapter"
+
+
 # --- how they score
 
 
@@ -226,7 +237,8 @@ def test_models_and_adapters_come_from_the_hub_at_one_commit(
         request for request in hub.requests if "safetensors" in request
     ]  # no weights before load_pair
 
-    hub.add("model", "me/base", made["other"])  # a later commit changes nothing
+    hub.add("model", "me/base", made["other"])  # later commits change nothing
+    hub.add("model", "me/adapter", made["second"])
     pair = load_pair(facts)
     assert pair.oracle.model is pair.ref.model
     assert_scores_like(pair, with_adapter(made["base"], made["first"]), tiny_model(seed=1))
@@ -427,7 +439,7 @@ def test_an_adapter_whose_base_is_gone_says_where_it_is_named(made: dict[str, Pa
 def test_an_adapter_that_adds_tokens_is_an_error(made: dict[str, Path], tmp_path: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(made["base"])
     get_peft_model(base, PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")).save_pretrained(
-        tmp_path
+        str(tmp_path)
     )
     with pytest.raises(ModelError, match="of type PROMPT_TUNING adds tokens to the prompt"):
         describe_pair(str(tmp_path), str(made["base"]))
