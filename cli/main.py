@@ -22,11 +22,12 @@ def main() -> None:
 @one_line_errors
 def merge(output: Path) -> None:
     """Make a dataset of the shards that sepo-annotate --shard i/n left in OUTPUT."""
-    from sepo_data.annotate import merge_run
+    from sepo_data.annotate import Report
+    from sepo_data.merging import merge_run
 
     from .reports import describe_report
 
-    click.echo(describe_report(merge_run(output)))
+    click.echo(describe_report(Report(output, merge_run(output))))
 
 
 @main.command()

@@ -6,20 +6,19 @@ log p_ref, in nats), select. Work goes chunk by chunk, so a run that stops goes 
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from .card import render_card
 from .encoding import ResponseEncoder, response_encoder
-from .errors import OutputError, TokenizerError
-from .health import Health, HealthMeter, health_from_dict
+from .errors import TokenizerError
+from .health import Health, health_from_dict
 from .hub import check_push_target, push_annotated
+from .merging import merge_run
 from .preferences import Source, open_source, pair_types, read_pair
 from .provenance import run_record
 from .rendering import ALREADY_RENDERED, render
@@ -27,7 +26,7 @@ from .rows import encode_rows
 from .schema import annotated_schema, validate
 from .scoring import score_rows
 from .settings import AnnotateSettings
-from .shards import Run, chunk_ranges, finish, is_done, is_finished, merge, open_run, read_record, write_chunk
+from .shards import Run, chunk_ranges, is_done, is_finished, open_run, write_chunk
 from .tables import annotated_table, passing_columns
 
 if TYPE_CHECKING:
@@ -127,49 +126,12 @@ def annotate(
             return Report(run.output, None)
     if settings.shard != (0, 1):
         return Report(run.output, None)
-    report = merge_run(run.output)
+    manifest = merge_run(run.output)
     if settings.push_to_hub is None:
-        return report
-    return replace(report, commit=push_annotated(run.output, settings.push_to_hub, private=private))
-
-
-def merge_run(output: Path) -> Report:
-    """Turn the chunks of a run, by however many workers, into the annotated dataset.
-
-    A finished dataset is left as it is.
-
-    Raises:
-        OutputError: If the folder holds no run, or chunks are missing or damaged.
-    """
-    record = read_record(output)
-    if record is None:
-        raise OutputError(f"{output} holds no run of sepo. Run sepo-annotate --output {output} first.")
-    run = Run(output, record)
-    if is_finished(run):
-        return Report(output, record)
-    meter = HealthMeter()
-    merged = merge(run, meter.add)
-    dropped: dict[str, list[int]] = {}
-    for note in merged.notes:
-        for reason, rows in note["dropped"].items():
-            dropped.setdefault(reason, []).extend(rows)
-    notes = Counter(record["source"]["repairs"])
-    notes.update({what: count for note in merged.notes for what, count in note["counts"].items()})
-    manifest = {
-        **record,
-        "fingerprint": run.fingerprint,
-        "counts": {
-            "rows": run.rows,
-            "annotated": meter.pairs,
-            "dropped": {reason: len(rows) for reason, rows in sorted(dropped.items())},
-            "notes": dict(sorted(notes.items())),
-        },
-        "dropped_rows": dropped,
-        "health": meter.health().as_dict(),
-        "shards": merged.shards,
-    }
-    finish(run, render_card(manifest), manifest)
-    return Report(output, manifest)
+        return Report(run.output, manifest)
+    return Report(
+        run.output, manifest, commit=push_annotated(run.output, settings.push_to_hub, private=private)
+    )
 
 
 def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Job:

@@ -32,7 +32,7 @@ from sepo_data import (
     select_tokens,
     validate,
 )
-from sepo_data.annotate import merge_run
+from sepo_data.merging import merge_run
 from sepo_data.planning import plan
 
 ROOT = Path(__file__).parent.parent

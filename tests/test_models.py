@@ -263,10 +263,16 @@ def test_what_is_in_the_cache_needs_no_hub(
     assert hub.requests == []
 
 
-def test_a_hub_that_does_not_list_files_is_an_error(made: dict[str, Path], hub: HubServer) -> None:
+def test_a_hub_that_fails_once_is_asked_again(
+    made: dict[str, Path], hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sepo_data.hub.BACKOFF_S", 0.01)
     hub.add("model", "me/shy", made["base"])
+    hub.fail("GET /api/models/me/shy/revision/", [500])
+    with pytest.raises(ModelError, match="same model"):
+        describe_pair("me/shy", "me/shy")
     hub.fail("GET /api/models/me/shy/revision/", [403])
-    with pytest.raises(HubError, match="me/shy: the Hub does not answer"):
+    with pytest.raises(HubError, match="me/shy"):
         describe_pair("me/shy", str(made["base"]))
 
 

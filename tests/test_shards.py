@@ -10,17 +10,32 @@ import pyarrow.parquet as pq
 import pytest
 from annotated import annotated_table, random_table
 
-from sepo_data import OutputError, shards
-from sepo_data.shards import chunk_ranges, finish, is_done, is_finished, merge, open_run, write_chunk
+from sepo_data import OutputError, merging, shards
+from sepo_data.merging import merge_run
+from sepo_data.shards import chunk_ranges, is_done, is_finished, open_run, write_chunk
 
 NOTES: dict[str, Any] = {"dropped": {}, "counts": {}}
 
 
 def record(rows: int = 600, **changes: Any) -> dict[str, Any]:
     source = {"split": "train", "rows": rows, "revision": "sha256:abc"}
+    scoring = {"source": source, "dtype": "float32", "max_length": 64, "chat_template_sha256": None}
+    model = {"name": "m", "revision": "sha256:0", "base": None}
     return {
-        "scoring": {"source": source, "dtype": "float32"} | changes,
-        "selection": {"rule": "ratio", "chosen_ratio": 0.3},
+        "schema_version": "1.0",
+        "sepo_version": "0.1.0",
+        "scoring": scoring | {"store_logps": False} | changes,
+        "selection": {"rule": "ratio", "chosen_ratio": 0.3, "rejected_ratio": 0.3, "seed": None},
+        "source": {
+            "name": "d",
+            "config": None,
+            "on_hub": False,
+            "card": {},
+            "restricted": False,
+            "repairs": {},
+        },
+        "oracle": model,
+        "ref": model,
     }
 
 
@@ -44,20 +59,19 @@ def test_shards_tile_the_rows_on_one_grid(count: int) -> None:
 def test_merge_keeps_every_row_in_order(tmp_path: Path) -> None:
     run = open_run(tmp_path / "out", record())
     tables = write_all(run)
-    seen: list[pa.Table] = []
-    merged = merge(run, seen.append)
-    (shard,) = merged.shards
+    manifest = merge_run(run.output)
+    (shard,) = manifest["shards"]
     assert pq.read_table(tmp_path / "out" / shard["file"]).equals(pa.concat_tables(tables))
-    assert sum(table.num_rows for table in seen) == 600
-    finish(run, "card", {**run.record, "shards": merged.shards})
+    assert manifest["health"]["pairs"] == manifest["counts"]["annotated"] == 600
     assert is_finished(run)
+    assert merge_run(run.output) == manifest
     assert sorted(path.name for path in run.output.iterdir()) == ["README.md", "data", "sepo_manifest.json"]
 
 
 def test_row_groups_are_small_and_scalars_come_first(tmp_path: Path) -> None:
     run = open_run(tmp_path / "out", record(2600))
     write_all(run)
-    (shard,) = merge(run, lambda table: None).shards
+    (shard,) = merge_run(run.output)["shards"]
     layout = pq.ParquetFile(tmp_path / "out" / shard["file"])
     sizes = [layout.metadata.row_group(i).num_rows for i in range(layout.num_row_groups)]
     assert sizes == [1000, 1000, 600]
@@ -67,13 +81,13 @@ def test_row_groups_are_small_and_scalars_come_first(tmp_path: Path) -> None:
 
 
 def test_many_rows_make_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MANY_ROWS", 500)
+    monkeypatch.setattr(merging, "MANY_ROWS", 500)
     run = open_run(tmp_path / "out", record())
     tables = write_all(run)
-    merged = merge(run, lambda table: None)
-    files = [shard["file"] for shard in merged.shards]
+    shards = merge_run(run.output)["shards"]
+    files = [shard["file"] for shard in shards]
     assert files[0] == "data/train-00000-of-00008.parquet"
-    assert [shard["rows"] for shard in merged.shards] == [75] * 8
+    assert [shard["rows"] for shard in shards] == [75] * 8
     whole = pa.concat_tables([pq.read_table(run.output / file) for file in files])
     assert whole.equals(pa.concat_tables(tables))
 
@@ -82,7 +96,7 @@ def test_missing_chunks_are_named(tmp_path: Path) -> None:
     run = open_run(tmp_path / "out", record())
     write_chunk(run, 0, 256, random_table(np.random.default_rng(0), 256), NOTES)
     with pytest.raises(OutputError, match=r"2 of 3 chunks are missing \(rows 256-511, 512-599\)"):
-        merge(run, lambda table: None)
+        merge_run(run.output)
 
 
 def test_a_damaged_chunk_counts_as_not_done(tmp_path: Path) -> None:
@@ -93,7 +107,7 @@ def test_a_damaged_chunk_counts_as_not_done(tmp_path: Path) -> None:
     assert not is_done(run, 0, 256)
     assert is_done(run, 256, 512)
     with pytest.raises(OutputError, match=r"damaged .* Delete it and run again"):
-        merge(run, lambda table: None)
+        merge_run(run.output)
 
 
 def test_a_chunk_of_another_run_counts_as_not_done(tmp_path: Path) -> None:
@@ -108,7 +122,7 @@ def test_rows_without_a_usable_pair_end_in_a_clear_line(tmp_path: Path) -> None:
     notes = {"dropped": {"empty response": [0, 2], "no common prompt": [1]}, "counts": {}}
     write_chunk(run, 0, 3, annotated_table().slice(0, 0), notes)
     with pytest.raises(OutputError, match="no row could be annotated: 2 empty response, 1 no common prompt"):
-        merge(run, lambda table: None)
+        merge_run(run.output)
 
 
 def test_another_run_in_the_folder_is_refused_with_the_fields_that_differ(tmp_path: Path) -> None:
@@ -162,8 +176,7 @@ def test_leftovers_of_a_kill_do_not_stay(tmp_path: Path) -> None:
         "data/train-00005-of-00009.parquet",
     ):
         (run.output / name).write_bytes(b"half")
-    merged = merge(run, lambda table: None)
-    finish(run, "card", {**run.record, "shards": merged.shards})
+    merge_run(run.output)
     files = sorted(
         path.relative_to(run.output).as_posix() for path in run.output.rglob("*") if path.is_file()
     )

@@ -1,0 +1,179 @@
+"""The chunks of a run to a dataset: data files, card and, last of all, the manifest.
+
+The chunks have to tile the source's rows exactly. Memory holds one row group,
+however long the dataset.
+"""
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .card import render_card
+from .errors import OutputError
+from .health import HealthMeter
+from .schema import MANIFEST_NAME, annotation_columns
+from .shards import (
+    Run,
+    chunk_ranges,
+    is_finished,
+    json_bytes,
+    read_notes,
+    read_record,
+    renamed,
+    write_atomically,
+    writing,
+)
+
+ROW_GROUP_ROWS = 1000  # viewers and streaming readers fetch whole row groups
+SHARD_BYTES = 400_000_000
+MANY_ROWS, MANY_SHARDS = 50_000, 8  # readers share a streamed dataset by file
+
+
+def merge_run(output: Path) -> dict[str, Any]:
+    """Turn the chunks of a run, by however many workers, into the annotated dataset.
+
+    A finished dataset is left as it is.
+
+    Args:
+        output: The folder of the run.
+
+    Returns:
+        The dataset's manifest.
+
+    Raises:
+        OutputError: If the folder holds no run, rows are missing (the message names
+            them), a chunk is damaged, or no row could be annotated.
+    """
+    record = read_record(output)
+    if record is None:
+        raise OutputError(f"{output} holds no run of sepo. Run sepo-annotate --output {output} first.")
+    run = Run(output, record)
+    if is_finished(run):
+        return record
+    paths = _chunk_paths(run)
+    notes = [read_notes(run, path) for path in paths]
+    dropped: dict[str, list[int]] = {}
+    counts = Counter(record["source"]["repairs"])
+    for note in notes:
+        counts.update(note["counts"])
+        for reason, rows in note["dropped"].items():
+            dropped.setdefault(reason, []).extend(rows)
+    dropped_counts = {reason: len(rows) for reason, rows in sorted(dropped.items())}
+    kept = sum(pq.read_metadata(path).num_rows for path in paths)
+    if kept == 0:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped_counts.items())
+        raise OutputError(f"{output}: no row could be annotated: {reasons}. Look at the dataset.")
+    meter = HealthMeter()
+    with writing(output):
+        shards = _write_shards(run, paths, kept, meter.add)
+        manifest = {
+            **record,
+            "fingerprint": run.fingerprint,
+            "counts": {
+                "rows": run.rows,
+                "annotated": kept,
+                "dropped": dropped_counts,
+                "notes": dict(sorted(counts.items())),
+            },
+            "dropped_rows": dropped,
+            "health": meter.health().as_dict(),
+            "shards": shards,
+        }
+        _finish(run, manifest)
+    return manifest
+
+
+def _chunk_paths(run: Run) -> list[Path]:
+    ranges = chunk_ranges(run.rows)
+    missing = [(lo, hi) for lo, hi in ranges if not run.chunk(lo, hi).exists()]
+    if missing:
+        spans = ", ".join(f"{lo}-{hi - 1}" for lo, hi in missing[:5]) + ("…" if len(missing) > 5 else "")
+        raise OutputError(
+            f"{run.output}: {len(missing)} of {len(ranges)} chunks are missing (rows {spans}). "
+            "Run the shards that own them, then sepo merge."
+        )
+    return [run.chunk(lo, hi) for lo, hi in ranges]
+
+
+def _finish(run: Run, manifest: dict[str, Any]) -> None:
+    written = {run.output / shard["file"] for shard in manifest["shards"]}
+    leftovers = {*(run.output / "data").iterdir(), *run.output.glob("*.tmp.*")}  # of runs that were killed
+    for path in leftovers - written:
+        path.unlink()
+    write_atomically(run.output / "README.md", render_card(manifest).encode())
+    write_atomically(run.output / MANIFEST_NAME, json_bytes(manifest))
+    shutil.rmtree(run.work)
+
+
+def _write_shards(
+    run: Run, paths: list[Path], kept: int, on_table: Callable[[pa.Table], None]
+) -> list[dict[str, Any]]:
+    size = sum(path.stat().st_size for path in paths)
+    count = max(-(-size // SHARD_BYTES), MANY_SHARDS if kept > MANY_ROWS else 1)
+    ends = [kept * (i + 1) // count for i in range(count)]
+    groups = [_group_sizes(end - start) for start, end in pairwise([0, *ends])]
+    batches = _rebatched(_tables(paths, on_table), [size for sizes in groups for size in sizes])
+    schema = pq.read_schema(paths[0]).remove_metadata()
+    (run.output / "data").mkdir(exist_ok=True)
+    shards = []
+    for i, sizes in enumerate(groups):
+        name = f"data/{run.split}-{i:05d}-of-{count:05d}.parquet"
+        with renamed(run.output / name) as path:
+            with pq.ParquetWriter(path, schema, **_layout(schema)) as writer:
+                for _ in sizes:
+                    writer.write_table(next(batches))
+            shards.append(
+                {"file": name, "rows": sum(sizes), "bytes": path.stat().st_size, "sha256": _sha256(path)}
+            )
+    return shards
+
+
+def _group_sizes(rows: int) -> list[int]:
+    return [min(ROW_GROUP_ROWS, rows - start) for start in range(0, rows, ROW_GROUP_ROWS)]
+
+
+def _tables(paths: list[Path], on_table: Callable[[pa.Table], None]) -> Iterator[pa.Table]:
+    for path in paths:
+        try:
+            table = pq.read_table(path).replace_schema_metadata(None)
+        except (OSError, pa.ArrowException) as error:
+            raise OutputError(f"{path} is damaged ({error}). Delete it and run again.") from error
+        on_table(table)
+        yield table
+
+
+def _rebatched(tables: Iterator[pa.Table], sizes: list[int]) -> Iterator[pa.Table]:
+    """The same rows in tables of the given sizes."""
+    held = next(tables)
+    for size in sizes:
+        while held.num_rows < size:
+            held = pa.concat_tables([held, next(tables)])
+        yield held.slice(0, size).combine_chunks()
+        held = held.slice(size)
+
+
+def _layout(schema: pa.Schema) -> dict[str, Any]:
+    """How columns lie in a file: spans climb in small steps, rewards share their exponents."""
+    encodings = {}
+    for field in schema:
+        if field.name in annotation_columns() and pa.types.is_list(field.type):
+            leaf = f"{field.name}.list.{field.type.value_field.name}"
+            if pa.types.is_int32(field.type.value_type):
+                encodings[leaf] = "DELTA_BINARY_PACKED"
+            elif pa.types.is_float32(field.type.value_type):
+                encodings[leaf] = "BYTE_STREAM_SPLIT"
+    names = {leaf.split(".")[0] for leaf in encodings}
+    others = [field.name for field in schema if field.name not in names]
+    return {"compression": "zstd", "use_dictionary": others, "column_encoding": encodings}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

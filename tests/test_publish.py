@@ -1,0 +1,98 @@
+"""From the Hub to the Hub: source and models by name; the result pushed, loaded and pushed again."""
+
+from pathlib import Path
+
+import datasets
+import pytest
+from hub_server import HubServer
+from huggingface_hub import DatasetCard, HfApi
+from tiny_pair import pairs, save_pair, write_jsonl
+
+from sepo_data import AnnotateSettings, HubError, annotate, load_annotated
+from sepo_data.shards import read_record
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return save_pair(tmp_path_factory.mktemp("models"))
+
+
+def add_source(hub: HubServer, tmp_path: Path, *, private: bool = False) -> str:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    write_jsonl(folder / "train_prefs.jsonl", pairs(5))
+    (folder / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: house-rules\nlanguage: [en]\nextra_gated_prompt: Be nice.\n"
+        "configs:\n- config_name: default\n  data_files:\n"
+        "  - split: train_prefs\n    path: train_prefs.jsonl\n---\n"
+    )
+    name = f"me/source-{tmp_path.name.replace('_', '-')[:40].strip('-')}"
+    hub.add("dataset", name, folder, private=private)
+    return name
+
+
+def test_names_in_name_out(
+    tmp_path: Path, models: tuple[str, str], hub: HubServer, repo_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sepo_data.hub.BACKOFF_S", 0.01)
+    source = add_source(hub, tmp_path)
+    shas = [
+        hub.add("model", f"{repo_id}-{role}", Path(models[i])) for i, role in enumerate(("oracle", "ref"))
+    ]
+    settings = AnnotateSettings(output=tmp_path / "out", split="train_prefs", push_to_hub=repo_id)
+    hub.fail("POST .*/commit/", [500, "lost"])
+    report = annotate(source, f"{repo_id}-oracle", f"{repo_id}-ref", settings)
+
+    info = HfApi().dataset_info(repo_id)
+    assert report.commit == info.sha
+    assert not info.private
+    loaded = datasets.load_dataset(repo_id)["train_prefs"]
+    assert loaded.to_list() == load_annotated(str(tmp_path / "out"))["train_prefs"].to_list()
+    assert [row["id"] for row in loaded] == [0, 1, 2, 3, 4]
+
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    assert record["scoring"]["oracle"]["revision"] == shas[0]
+    assert record["scoring"]["ref"]["revision"] == shas[1]
+    assert record["scoring"]["source"]["revision"] == HfApi().dataset_info(source).sha
+    card = DatasetCard.load(repo_id).data.to_dict()
+    assert (card["license"], card["license_name"]) == ("other", "house-rules")
+    assert card["source_datasets"] == [source]
+    assert card["extra_gated_prompt"] == "Be nice."
+
+    commits = hub.num_commits(repo_id)
+    assert annotate(source, f"{repo_id}-oracle", f"{repo_id}-ref", settings).commit == info.sha
+    assert hub.num_commits(repo_id) == commits
+
+
+def test_a_private_source_makes_a_private_dataset(
+    tmp_path: Path, models: tuple[str, str], hub: HubServer, repo_id: str
+) -> None:
+    source = add_source(hub, tmp_path, private=True)
+    settings = AnnotateSettings(output=tmp_path / "out", split="train_prefs", push_to_hub=repo_id)
+    annotate(source, *models, settings)
+    assert HfApi().dataset_info(repo_id).private
+    assert "gated or private" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_target_without_rights_is_refused_before_any_work(
+    tmp_path: Path, models: tuple[str, str], hub: HubServer
+) -> None:
+    data = write_jsonl(tmp_path / "prefs.jsonl", pairs(3))
+    with pytest.raises(HubError, match="other/prefs: no right to write there"):
+        annotate(data, *models, AnnotateSettings(output=tmp_path / "out", push_to_hub="other/prefs"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_push_that_fails_leaves_the_dataset_and_the_same_call_pushes_it(
+    tmp_path: Path, models: tuple[str, str], hub: HubServer, repo_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sepo_data.hub.BACKOFF_S", 0.001)
+    data = write_jsonl(tmp_path / "prefs.jsonl", pairs(3))
+    settings = AnnotateSettings(output=tmp_path / "out", push_to_hub=repo_id)
+    hub.fail("POST .*/commit/", [503], times=6)
+    with pytest.raises(HubError, match="the Hub does not answer"):
+        annotate(data, *models, settings)
+    assert len(load_annotated(str(tmp_path / "out"))["train"]) == 3
+    annotate(data, *models, settings)
+    assert len(datasets.load_dataset(repo_id)["train"]) == 3
