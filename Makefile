@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	rm -rf out/demo
 	$(BIN)/sepo-annotate --oracle demo/oracle --ref demo/reference --dataset demo/pairs.jsonl --output out/demo
-	$(BIN)/sepo-inspect out/demo --row 0
+	$(BIN)/sepo-inspect out/demo --row 13
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

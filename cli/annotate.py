@@ -150,9 +150,9 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
     try:
         report = annotate(dataset, oracle, ref, settings, progress=run, stop=run.should_stop)
     finally:
-        run.close()
-    if report.manifest is None:
-        run.exit_if_stopped()
+        run.finish()
+    if report.stopped:
+        run.exit_stopped()
     click.echo(describe_report(report))
 
 

@@ -58,12 +58,12 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
         raise click.BadParameter(f"{path} is not valid YAML: {reason}") from error
     if not isinstance(values, dict):
         raise click.BadParameter(f"{path} must hold options, like `dataset: me/prefs`, one a line.")
-    known = {name for option in ctx.command.params for name in (*option.opts, *option.secondary_opts)}
+    known = {name for option in ctx.command.params for name in option.opts}
     names = {str(key).replace("_", "-"): value for key, value in values.items()}
     unknown = sorted(name for name in names if f"--{name}" not in known or name in ("config", "help"))
     if unknown:
         raise click.BadParameter(
-            f"{path} has unknown options: {', '.join(unknown)}. See --help for the names."
+            f"{path} has unknown options: {', '.join(unknown)}. See --help; --no-x is `x: false`."
         )
     by_name = {option.opts[0].removeprefix("--"): option.name for option in ctx.command.params}
     ctx.default_map = {**(ctx.default_map or {}), **{by_name.get(n, n): value for n, value in names.items()}}

@@ -21,6 +21,9 @@ def main(dataset: str, row: int) -> None:
     from sepo_data.hub import load_annotated
 
     from .reports import describe_health, describe_row
+    from .running import quiet_libraries
+
+    quiet_libraries()
 
     for split, rows in load_annotated(dataset).items():
         if row >= len(rows):

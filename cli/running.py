@@ -29,6 +29,7 @@ class Run(Progress):
         self.stopped_by: signal.Signals | None = None
         self.bar: tqdm[Any] | None = None
         self.began = self.logged = time.monotonic()
+        self.handlers: dict[signal.Signals, Any] = {}
 
     def start(self, rows: int, done: int) -> None:
         """Show the bar, and take over the signals: before this there is nothing to finish."""
@@ -44,8 +45,9 @@ class Run(Progress):
         self.began = self.logged = time.monotonic()
         if done:
             log.info("%s of %s rows were done before", f"{done:,}", f"{rows:,}")
-        signal.signal(signal.SIGINT, self._ask_to_stop)
-        signal.signal(signal.SIGTERM, self._ask_to_stop)
+        self.handlers = {
+            number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
+        }
 
     def advance(self, rows: float) -> None:
         """Move the bar, or log a line if the last one is old."""
@@ -68,16 +70,18 @@ class Run(Progress):
         """Whether a signal asked for the end."""
         return self.stopped_by is not None
 
-    def close(self) -> None:
-        """Leave the bar as it is."""
+    def finish(self) -> None:
+        """Leave the bar as it is, and give the signals back."""
         if self.bar is not None:
             self.bar.close()
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
-    def exit_if_stopped(self) -> None:
+    def exit_stopped(self) -> None:
         """Say how to go on, and exit as a stopped process does: 130 for Ctrl-C, 143 for SIGTERM."""
-        if self.stopped_by is not None:
-            click.echo(f"Stopped. Go on with: {shlex.join(['sepo', 'annotate', *_arguments()])}", err=True)
-            sys.exit(128 + self.stopped_by)
+        assert self.stopped_by is not None
+        click.echo(f"Stopped. Go on with: {shlex.join(['sepo', 'annotate', *_arguments()])}", err=True)
+        sys.exit(128 + self.stopped_by)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopped_by is not None and number == signal.SIGINT:

@@ -21,7 +21,7 @@ from .hub import check_push_target, push_annotated
 from .merging import merge_run
 from .preferences import Source, open_source, pair_types, read_pair
 from .provenance import run_record
-from .rendering import ALREADY_RENDERED, render
+from .rendering import ALREADY_RENDERED, TEMPLATE_REFUSES, render
 from .rows import encode_rows
 from .schema import annotated_schema, validate
 from .scoring import score_rows
@@ -47,6 +47,9 @@ class Progress:
     def advance(self, rows: float) -> None:
         """The work of so many rows, or a part of one, was done."""
 
+    def finish(self) -> None:
+        """No more chunks will be scored; merging and pushing may follow."""
+
 
 NO_PROGRESS = Progress()
 
@@ -59,11 +62,13 @@ class Report:
         output: The folder.
         manifest: The dataset's manifest; None while chunks are missing.
         commit: Where on the Hub it was pushed to; None if it was not.
+        stopped: Whether it was asked to stop before its last chunk.
     """
 
     output: Path
     manifest: dict[str, Any] | None
     commit: str | None = None
+    stopped: bool = False
 
     @property
     def health(self) -> Health | None:
@@ -118,12 +123,16 @@ def annotate(
                 "%s is gated or private, so %s is made private", job.source.name, settings.push_to_hub
             )
         check_push_target(settings.push_to_hub, private=private)
+    if "license" not in job.source.card and settings.license is None:
+        log.warning("%s states no licence, so the card will have none; --license gives one", job.source.name)
+    schema = output_schema(job)
     run = open_run(settings.output, run_record(job.source, job.facts, job.encoder, settings, job.max_length))
     if not is_finished(run):
         own = chunk_ranges(run.rows, settings.shard)
         pending = [(lo, hi) for lo, hi in own if not is_done(run, lo, hi)]
-        if pending and not _annotate_chunks(job, run, own, pending, progress, stop):
-            return Report(run.output, None)
+        if pending and not _annotate_chunks(job, run, schema, own, pending, progress, stop):
+            return Report(run.output, None, stopped=True)
+        progress.finish()
     if settings.shard != (0, 1):
         return Report(run.output, None)
     manifest = merge_run(run.output)
@@ -186,19 +195,21 @@ def load_models(job: Job) -> "ModelPair":
 def _annotate_chunks(
     job: Job,
     run: Run,
+    schema: pa.Schema,
     own: Sequence[tuple[int, int]],
     pending: Sequence[tuple[int, int]],
     progress: Progress,
     stop: Callable[[], bool],
 ) -> bool:
     """Annotate the pending chunks; False if asked to stop before the last one."""
-    schema = output_schema(job)
     models = load_models(job)
     rows = sum(hi - lo for lo, hi in own)
     progress.start(rows, rows - sum(hi - lo for lo, hi in pending))
     for done, (lo, hi) in enumerate(pending, start=1):
         encoded = encode_rows(job.source, job.encoder, job.max_length, lo, hi)
         on_share = partial(_advance, progress, hi - lo)
+        if not encoded.pairs:
+            on_share(1.0)
         scored = score_rows(models, encoded.pairs, job.settings.batch_tokens, on_share)
         table = annotated_table(encoded, scored, schema, job.settings)
         validate(table)
@@ -213,16 +224,23 @@ def _advance(progress: Progress, rows: int, share: float) -> None:
 
 
 def _check_first_rows(job: Job) -> None:
-    """Refuse at once a dataset of prompts that somebody rendered before: every row would be wrong."""
-    for row, content in enumerate(job.source.rows.select(range(min(FIRST_ROWS, len(job.source.rows))))):
+    """Refuse at once what would be wrong, or be refused by the template, in nearly every row."""
+    reasons = []
+    for content in job.source.rows.select(range(min(FIRST_ROWS, len(job.source.rows)))):
         pair = read_pair(content, job.source.columns)
         if isinstance(pair, str):
             continue
         rendering = render(
             job.encoder.tokenizer, pair.prompt, job.encoder.control, chat_template=job.encoder.chat_template
         )
-        if rendering == ALREADY_RENDERED:
-            raise TokenizerError(
-                f"row {row}: the prompt begins with a control token of the tokenizer, so it was rendered "
-                f"before ({str(pair.prompt)[:40]!r}…). Pass --no-chat-template to use it as it is."
-            )
+        reasons.append(rendering if isinstance(rendering, str) else None)
+    if reasons and 2 * reasons.count(ALREADY_RENDERED) > len(reasons):
+        raise TokenizerError(
+            f"{job.source.name}: prompts begin with a control token of the tokenizer, so they were rendered "
+            "before. Pass --no-chat-template to use them as they are."
+        )
+    if reasons and 2 * reasons.count(TEMPLATE_REFUSES) > len(reasons):
+        raise TokenizerError(
+            f"{job.source.name}: the oracle's chat template refuses most of the first conversations. Look at "
+            "its roles and their order, or take an oracle with another template."
+        )

@@ -9,8 +9,9 @@ and never invents the token that ends the turn.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 PROMPT_TOO_LONG = "prompt longer than the maximum length"
 NO_TOKENS = "response without tokens"
 NO_CONTEXT = "nothing in front of the response"
+WRITTEN_CONTROL = "control token written out, which this tokenizer cannot read as text"
 
 Ids = npt.NDArray[np.int64]
 
@@ -92,11 +94,24 @@ def response_encoder(tokenizer: "PreTrainedTokenizerBase", *, chat_template: boo
             "text. Use a model with a fast tokenizer (one with a tokenizer.json)."
         )
     use_template = chat_template and tokenizer.chat_template is not None
+    if (
+        use_template
+        and not isinstance(tokenizer.chat_template, str)
+        and "default" not in tokenizer.chat_template
+    ):
+        raise TokenizerError(
+            f"the tokenizer has chat templates named {', '.join(tokenizer.chat_template)}, and none is "
+            "the default. Save the one to use as its chat_template."
+        )
     return ResponseEncoder(
         tokenizer=tokenizer,
         chat_template=use_template,
         control=control_tokens(tokenizer),
-        control_ids=frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special),
+        control_ids=frozenset(
+            i
+            for i, token in tokenizer.added_tokens_decoder.items()
+            if token.special and i != tokenizer.unk_token_id  # an unknown character is text
+        ),
         bos_ids=() if use_template else _bos_ids(tokenizer),
         backend=_offset_backend(tokenizer, literal=False),
         literal_backend=_offset_backend(tokenizer, literal=True),
@@ -120,19 +135,22 @@ def encode_responses(
         TokenizerError: If nothing ends a turn: no control token in the suffix, no EOS.
     """
     texts = [rendering.prefix + response + rendering.suffix for rendering, response in items]
-    typed = [_typed_spans(encoder, rendering, response) for rendering, response in items]
+    typed = [
+        _typed_spans(encoder, rendering, text, response)
+        for (rendering, response), text in zip(items, texts, strict=True)
+    ]
     plain = encoder.backend.encode_batch(
         [text for text, spans in zip(texts, typed, strict=True) if not spans], add_special_tokens=False
     )
-    encodings = iter(plain)
+    encodings = iter([_Tokens(encoding.ids, encoding.offsets) for encoding in plain])
     encoded: list[EncodedResponse | str] = []
     for (rendering, response), text, spans in zip(items, texts, typed, strict=True):
-        if spans:
-            tokens = _encode_literally(encoder, text, spans)
+        try:
+            tokens = _encode_literally(encoder, text, spans) if spans else next(encodings)
+        except _UnreadableError:
+            encoded.append(WRITTEN_CONTROL)
         else:
-            encoding = next(encodings)
-            tokens = _Tokens(encoding.ids, encoding.offsets)
-        encoded.append(_place_response(encoder, tokens, rendering, response, max_length))
+            encoded.append(_place_response(encoder, tokens, rendering, response, max_length))
     return encoded
 
 
@@ -203,56 +221,41 @@ def _eos_id(encoder: ResponseEncoder) -> int:
     return int(eos_id)
 
 
-def _typed_spans(encoder: ResponseEncoder, rendering: Rendering, response: str) -> list[tuple[int, int]]:
-    """Where the text reads like a control token but is none."""
-    shift = len(rendering.prefix)
-    in_response = [(shift + m.start(), shift + m.end()) for m in encoder.control.finditer(response)]
-    return [*rendering.typed, *in_response]
+def _typed_spans(
+    encoder: ResponseEncoder, rendering: Rendering, text: str, response: str
+) -> list[tuple[int, int]]:
+    """Where the text reads like a control token but is none: in messages, in the response, over its seams."""
+    lo, hi = len(rendering.prefix), len(rendering.prefix) + len(response)
+    found = (match.span() for match in encoder.control.finditer(text))
+    return [*rendering.typed, *((start, end) for start, end in found if end > lo and start < hi)]
 
 
 def _encode_literally(encoder: ResponseEncoder, text: str, typed: list[tuple[int, int]]) -> _Tokens:
-    """Tokenise a text in which some control tokens are text.
-
-    The template's own control tokens cut the text into sections, which a tokenizer
-    encodes independently of each other anyway.
-    """
+    """Tokenise a text in which some control tokens are text: they are encoded by themselves."""
     ids: list[int] = []
     offsets: list[tuple[int, int]] = []
-    for lo, hi, control_id in _sections(encoder, text, typed):
-        if control_id is not None:
-            ids.append(control_id)
-            offsets.append((lo, hi))
-            continue
-        section = _encode_section(encoder.literal_backend, text[lo:hi], first=lo == 0)
-        ids += section.ids
-        offsets += [(lo + start, lo + end) for start, end in section.offsets]
+    cuts = [0, *(cut for span in typed for cut in span), len(text)]
+    for i, (lo, hi) in enumerate(pairwise(cuts)):
+        backend = encoder.literal_backend if i % 2 else encoder.backend
+        piece = _encode_piece(backend, text[lo:hi], first=lo == 0)
+        if i % 2 and encoder.backend.token_to_id(text[lo:hi]) in piece.ids:
+            raise _UnreadableError
+        ids += piece.ids
+        offsets += [(lo + start, lo + end) for start, end in piece.offsets]
     return _Tokens(ids, offsets)
 
 
-def _sections(
-    encoder: ResponseEncoder, text: str, typed: list[tuple[int, int]]
-) -> Iterator[tuple[int, int, int | None]]:
-    """(start, end, id) of control tokens, (start, end, None) of the text between them."""
-    taken = {start for start, _ in typed}
-    done = 0
-    for found in encoder.control.finditer(text):
-        if found.start() in taken:
-            continue
-        if found.start() > done:
-            yield done, found.start(), None
-        yield found.start(), found.end(), encoder.backend.token_to_id(found[0])
-        done = found.end()
-    if done < len(text):
-        yield done, len(text), None
+class _UnreadableError(Exception):
+    """The vocabulary has a control token's spelling as an ordinary piece too, like Unigram's."""
 
 
-def _encode_section(backend: "Tokenizer", section: str, *, first: bool) -> _Tokens:
-    """Tokenise a section as it stands in the text: SentencePiece puts a blank before the first word only."""
+def _encode_piece(backend: "Tokenizer", piece: str, *, first: bool) -> _Tokens:
+    """Tokenise a piece as it stands in the text: SentencePiece puts a blank before the first word only."""
     newline = backend.encode("\n", add_special_tokens=False).ids
-    led = backend.encode("\n" + section, add_special_tokens=False)
+    led = backend.encode("\n" + piece, add_special_tokens=False)
     behind = led.offsets[len(newline) :]
     if first or led.ids[: len(newline)] != newline or any(start < 1 for start, _ in behind):
-        alone = backend.encode(section, add_special_tokens=False)
+        alone = backend.encode(piece, add_special_tokens=False)
         return _Tokens(alone.ids, alone.offsets)
     return _Tokens(led.ids[len(newline) :], [(start - 1, end - 1) for start, end in behind])
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from .card import render_card
 from .errors import OutputError
@@ -57,10 +58,18 @@ def merge_run(output: Path) -> dict[str, Any]:
     run = Run(output, record)
     if is_finished(run):
         return record
+    with writing(output), FileLock(run.work / "merge.lock"):
+        if not is_finished(run):
+            return _merge(run)
+        shutil.rmtree(run.work, ignore_errors=True)  # another process was faster, and the lock made it anew
+        return merge_run(output)
+
+
+def _merge(run: Run) -> dict[str, Any]:
     paths = _chunk_paths(run)
     notes = [read_notes(run, path) for path in paths]
     dropped: dict[str, list[int]] = {}
-    counts = Counter(record["source"]["repairs"])
+    counts = Counter(run.record["source"]["repairs"])
     for note in notes:
         counts.update(note["counts"])
         for reason, rows in note["dropped"].items():
@@ -69,24 +78,23 @@ def merge_run(output: Path) -> dict[str, Any]:
     kept = sum(pq.read_metadata(path).num_rows for path in paths)
     if kept == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped_counts.items())
-        raise OutputError(f"{output}: no row could be annotated: {reasons}. Look at the dataset.")
+        raise OutputError(f"{run.output}: no row could be annotated: {reasons}. Look at the dataset.")
     meter = HealthMeter()
-    with writing(output):
-        shards = _write_shards(run, paths, kept, meter.add)
-        manifest = {
-            **record,
-            "fingerprint": run.fingerprint,
-            "counts": {
-                "rows": run.rows,
-                "annotated": kept,
-                "dropped": dropped_counts,
-                "notes": dict(sorted(counts.items())),
-            },
-            "dropped_rows": dropped,
-            "health": meter.health().as_dict(),
-            "shards": shards,
-        }
-        _finish(run, manifest)
+    shards = _write_shards(run, paths, kept, meter.add)
+    manifest = {
+        **run.record,
+        "fingerprint": run.fingerprint,
+        "counts": {
+            "rows": run.rows,
+            "annotated": kept,
+            "dropped": dropped_counts,
+            "notes": dict(sorted(counts.items())),
+        },
+        "dropped_rows": dropped,
+        "health": meter.health().as_dict(),
+        "shards": shards,
+    }
+    _finish(run, manifest)
     return manifest
 
 

@@ -83,10 +83,12 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
         raise PreferenceError(f"{dataset}: none of {sampled:,} rows can be annotated: {reasons}.")
     pairs.sort(key=_tokens)
     models = load_models(job)
-    score_rows(models, pairs[-1:], settings.batch_tokens)  # the longest: peak memory, and a warm device
-    probe = pairs[:: max(1, len(pairs) // PROBE_PAIRS)]
+    budget = settings.batch_tokens or models.batch_tokens
+    full_batch = max(1, budget // _tokens(pairs[-1]))
+    score_rows(models, pairs[-full_batch:], budget)  # the longest: peak memory, and a warm device
+    probe = pairs[:: max(1, len(pairs) // max(PROBE_PAIRS, full_batch))]
     began = time.perf_counter()
-    score_rows(models, probe, settings.batch_tokens)
+    score_rows(models, probe, budget)
     seconds_per_token = (time.perf_counter() - began) / sum(map(_tokens, probe))
     device = str(models.oracle.model.device)
     tokens = round(sum(map(_tokens, pairs)) * rows / sampled)

@@ -28,7 +28,9 @@ SAME_RESPONSE = "chosen equals rejected"
 LAST_NOT_ASSISTANT = "last message is not the assistant's"
 CONTENT_NOT_TEXT = "message content is not text"
 ROLE_MISSING = "message has no role"
+NOT_TEXT_ALONE = "last message is not text alone"  # its tool calls or reasoning would go unscored
 
+_SAID_BESIDE = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 _HUMAN = "\n\nHuman:"
 _ASSISTANT = "\n\nAssistant:"
 
@@ -133,7 +135,13 @@ def pair_types(source: Source) -> dict[str, "pa.DataType"]:
         return dict.fromkeys(("prompt", "chosen", "rejected"), pa.string())
     prompt = chosen.value_type
     if columns.prompt and _kind(schema.field(columns.prompt).type) == "messages":
-        prompt = merged_type(schema.field(columns.prompt).type.value_type, prompt)
+        try:
+            prompt = merged_type(schema.field(columns.prompt).type.value_type, prompt)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise PreferenceError(
+                f'{source.name}: messages in "{columns.prompt}" and "{columns.chosen}" have fields of one '
+                f"name and different types ({error}). Give them one type."
+            ) from error
     items = {"prompt": prompt, "chosen": chosen.value_type, "rejected": rejected.value_type}
     return {name: pa.list_(item) for name, item in items.items()}
 
@@ -207,15 +215,17 @@ def _split_conversations(
             return reason
     if any(answer["role"] != "assistant" for answer in answers):
         return LAST_NOT_ASSISTANT
+    if any(answer.get(key) for answer in answers for key in _SAID_BESIDE):
+        return NOT_TEXT_ALONE
     turns = chosen[:-1]
-    if _compact(turns) != _compact(rejected[:-1]):
+    if compact(turns) != compact(rejected[:-1]):
         return NO_COMMON_PROMPT
     if isinstance(prompt, str):
         if not turns:
             turns = [{"role": "user", "content": prompt}]
         elif not any(prompt.strip() in m["content"] for m in turns if m["role"] == "user"):
             return PROMPT_DISAGREES
-    elif _compact(turns[: len(explicit)]) != _compact(explicit):  # else the sides repeat the prompt
+    elif compact(turns[: len(explicit)]) != compact(explicit):  # else the sides repeat the prompt
         turns = explicit + turns
     return Pair(turns, chosen[-1:], rejected[-1:])
 
@@ -223,16 +233,16 @@ def _split_conversations(
 def _flaw(message: Message | None) -> str | None:
     if not message or not message["role"]:
         return ROLE_MISSING
-    if message["content"] is None and message["role"] == "assistant" and len(_compact(message)) > 1:
+    if message["content"] is None and message["role"] == "assistant" and len(compact(message)) > 1:
         return None  # a turn that only calls tools
     return None if isinstance(message["content"], str) else CONTENT_NOT_TEXT
 
 
-def _compact(value: Any) -> Any:
+def compact(value: Any) -> Any:
     """Without nulls: Arrow gives a message all keys that any message of its column has."""
     if isinstance(value, dict):
-        return {key: _compact(item) for key, item in value.items() if item is not None}
-    return [_compact(item) for item in value] if isinstance(value, list) else value
+        return {key: compact(item) for key, item in value.items() if item is not None}
+    return [compact(item) for item in value] if isinstance(value, list) else value
 
 
 def _find_columns(

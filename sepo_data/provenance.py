@@ -1,6 +1,7 @@
 """Where numbers come from: the facts of a run that its manifest keeps."""
 
 import hashlib
+import json
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
@@ -43,7 +44,7 @@ def run_record(
                 role: _weights(checkpoint)
                 for role, checkpoint in zip(("oracle", "ref"), facts.checkpoints, strict=True)
             },
-            "tokenizer_sha256": _sha256(encoder.tokenizer.backend_tokenizer.to_str()),
+            "tokenizer_sha256": _tokenizer_hash(encoder),
             "chat_template_sha256": None if template is None else _sha256(template),
             "dtype": settings.dtype,
             "max_length": max_length,
@@ -85,6 +86,14 @@ def _weights(checkpoint: "Checkpoint") -> dict[str, str | None]:
 def _carried_over(card: dict[str, Any]) -> dict[str, Any]:
     """Licence, language and gate of the source's card: what a derived dataset has to keep."""
     return {key: value for key, value in card.items() if key in _CARD_KEYS or key.startswith("extra_gated_")}
+
+
+def _tokenizer_hash(encoder: ResponseEncoder) -> str:
+    """Of everything that makes ids: the tokenizer itself, and which tokens begin and end a text."""
+    tokenizer = encoder.tokenizer
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    roles = {"special": special, "control": sorted(encoder.control_ids), "bos_ids": encoder.bos_ids}
+    return _sha256(tokenizer.backend_tokenizer.to_str() + json.dumps(roles, sort_keys=True))
 
 
 def _sha256(text: str) -> str:

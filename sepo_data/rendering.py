@@ -8,19 +8,21 @@ response itself never passes through the template. Annotation and all training
 stages render with this one function.
 """
 
+import json
+import logging
 import os.path
 import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from .errors import TokenizerError
-from .preferences import Message
+from .preferences import Message, compact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("sepo")
 
 # why a row is dropped, in the user's words
 ALREADY_RENDERED = "prompt already holds control tokens"
@@ -56,7 +58,7 @@ class Rendering:
 def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
     """The pattern of the tokenizer's control tokens (BOS, end of turn, …), longest first."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    longest_first = sorted(special, key=lambda content: (-len(content), content))
+    longest_first = sorted(special - {tokenizer.unk_token}, key=lambda content: (-len(content), content))
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) matches nothing
 
 
@@ -96,10 +98,11 @@ def render(
         return ALREADY_RENDERED
     turns = _turns(prompt) if isinstance(prompt, str) else prompt
     marks = _marks(turns)
-    marked = [_mark_typed(turn, control, marks) for turn in turns]
+    marked = _mark_typed(turns, control, marks)
     try:
         rendered = [_apply(tokenizer, marked, probe) for probe in _PROBES]
-    except Exception:  # a template is a program of its author's: it raises what it likes
+    except Exception as error:  # a template is a program of its author's: it raises what it likes
+        log.debug("the chat template refuses a conversation: %s", error)
         return TEMPLATE_REFUSES
     prefix = _common_prefix(*rendered)
     suffix = _common_prefix(*(text[::-1] for text in rendered))[::-1]
@@ -114,7 +117,8 @@ def _common_prefix(first: str, second: str) -> str:
 
 
 def _apply(tokenizer: "PreTrainedTokenizerBase", turns: list[Message], response: str) -> str:
-    conversation = [*turns, {"role": "assistant", "content": response}]
+    # Arrow gives every message all keys of its column: templates test for keys, and print nulls
+    conversation = [*compact(turns), {"role": "assistant", "content": response}]
     template = tokenizer.get_chat_template()
     clock = _FIXED_CLOCK if "strftime_now" in template else ""
     return str(tokenizer.apply_chat_template(conversation, chat_template=clock + template, tokenize=False))
@@ -138,20 +142,29 @@ def _turns(prompt: str) -> list[Message]:
 
 def _marks(turns: list[Message]) -> tuple[str, str]:
     """Two noncharacters that no message contains."""
-    content = "".join(str(turn.get("content")) for turn in turns)
+    content = json.dumps(turns, ensure_ascii=False, default=str)
     first, second, *_ = (chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in content)
     return first, second
 
 
-def _mark_typed(turn: Message, control: re.Pattern[str], marks: tuple[str, str]) -> Message:
-    content = turn.get("content")
-    if not isinstance(content, str) or not control.search(content):
-        return turn
-    return {**turn, "content": control.sub(lambda found: marks[0] + found[0] + marks[1], content)}
+def _mark_typed(value: Any, control: re.Pattern[str], marks: tuple[str, str]) -> Any:
+    """Messages with marks around the control tokens in their contents, arguments and other texts."""
+    if isinstance(value, str):
+        return control.sub(lambda found: marks[0] + found[0] + marks[1], value)
+    if isinstance(value, dict):
+        return {key: _mark_typed(item, control, marks) for key, item in value.items()}
+    return [_mark_typed(item, control, marks) for item in value] if isinstance(value, list) else value
 
 
 def _unmark(text: str, marks: tuple[str, str]) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """The text without marks, and the spans that stood between them."""
-    pieces = re.split(f"[{marks[0]}{marks[1]}]", text)  # text, typed, text, typed, …, text
-    ends = np.cumsum([len(piece) for piece in pieces]).tolist()
-    return "".join(pieces), tuple(zip(ends[0:-1:2], ends[1::2], strict=True))
+    """The text without marks, and the spans that stood between a pair of them."""
+    plain, spans, opened = "", [], None
+    for piece in re.split(f"([{marks[0]}{marks[1]}])", text):
+        if piece == marks[0]:
+            opened = len(plain)
+        elif piece != marks[1]:
+            plain += piece
+        elif opened is not None:  # a template that cuts messages up may have left the other mark out
+            spans.append((opened, len(plain)))
+            opened = None
+    return plain, tuple(spans)

@@ -6,6 +6,7 @@ name means done: a killed run repeats at most one chunk, and two workers on one
 chunk write the same bytes.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +27,8 @@ from .schema import MANIFEST_NAME
 CHUNK_ROWS = 256
 
 _NOTES_KEY = b"sepo_notes"
-_FINGERPRINT_KEY = b"sepo_fingerprint"
+_IDENTITY_KEY = b"sepo_identity"
+_IDENTITY = ("scoring", "selection")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class Run:
     def fingerprint(self) -> str:
         """Identity of the numbers, see `fingerprint`."""
         return fingerprint(self.record["scoring"])
+
+    @property
+    def identity(self) -> bytes:
+        """What a chunk must have been made for: its numbers and its masks."""
+        return fingerprint({part: self.record[part] for part in _IDENTITY}).encode()
 
     @property
     def split(self) -> str:
@@ -88,15 +96,23 @@ def open_run(output: Path, record: dict[str, Any]) -> Run:
     """
     run = Run(output, record)
     found = read_record(output)
-    if found is not None:
-        _refuse_other_run(run, found)
-        if is_finished(run):  # a kill between the manifest and the end of `finish` leaves chunks behind
-            shutil.rmtree(run.work, ignore_errors=True)
+    if found is None:
+        with writing(output):
+            if output.is_dir() and any(path.name != "_work" for path in output.iterdir()):
+                raise OutputError(f"{output} is not empty and holds no run of sepo. Choose another --output.")
+            run.work.mkdir(parents=True, exist_ok=True)
+            with (
+                contextlib.suppress(FileExistsError),
+                renamed(run.work / "run.json", replace=False) as partial,
+            ):
+                partial.write_bytes(json_bytes(record))
+        found = read_record(output)  # another worker may have been first, with another run
+    assert found is not None
+    _refuse_other_run(run, found)
+    if is_finished(run):  # a kill between the manifest and the end of a merge leaves chunks behind
+        shutil.rmtree(run.work, ignore_errors=True)
         return Run(output, found)
-    with writing(output):
-        if output.is_dir() and any(path.name != "_work" for path in output.iterdir()):
-            raise OutputError(f"{output} is not empty and holds no run of sepo. Choose another --output.")
-        run.work.mkdir(parents=True, exist_ok=True)
+    if found != record:  # what is not identity, like a licence for the card, may change until the end
         write_atomically(run.work / "run.json", json_bytes(record))
     return run
 
@@ -154,9 +170,13 @@ def write_chunk(run: Run, lo: int, hi: int, table: pa.Table, notes: dict[str, An
     Raises:
         OutputError: If the folder cannot be written or the disk is full.
     """
-    footer = {_NOTES_KEY: json_bytes(notes), _FINGERPRINT_KEY: run.fingerprint.encode()}
-    with writing(run.output), renamed(run.chunk(lo, hi)) as path:
-        pq.write_table(table.replace_schema_metadata(footer), path, compression="zstd")
+    footer = {_NOTES_KEY: json_bytes(notes), _IDENTITY_KEY: run.identity}
+    try:
+        with writing(run.output), renamed(run.chunk(lo, hi)) as path:
+            pq.write_table(table.replace_schema_metadata(footer), path, compression="zstd")
+    except OutputError:
+        if not is_finished(run):  # else another worker had this chunk too, and has merged the run
+            raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -175,7 +195,7 @@ def read_notes(run: Run, path: Path) -> dict[str, Any]:
         footer = pq.read_metadata(path).metadata or {}
     except (OSError, pa.ArrowException) as error:
         raise OutputError(f"{path} is damaged ({error}). Delete it and run again.") from error
-    if footer.get(_FINGERPRINT_KEY) != run.fingerprint.encode():
+    if footer.get(_IDENTITY_KEY) != run.identity:
         raise OutputError(f"{path} belongs to another run. Delete it and run again.")
     return dict(json.loads(footer[_NOTES_KEY]))
 
@@ -183,7 +203,7 @@ def read_notes(run: Run, path: Path) -> dict[str, Any]:
 def _refuse_other_run(run: Run, found: dict[str, Any]) -> None:
     differing = [
         f"{name} {theirs!r}, this run has {ours!r}"
-        for part in ("scoring", "selection")
+        for part in _IDENTITY
         for name, theirs, ours in _differences(found.get(part, {}), run.record[part])
     ]
     if differing:
@@ -213,14 +233,20 @@ def writing(output: Path) -> Iterator[None]:
 
 
 @contextmanager
-def renamed(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes its name when it is complete and on disk."""
-    partial = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+def renamed(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """A path to write to, which takes its name when it is complete and on disk.
+
+    Without ``replace`` a file of that name stays, and FileExistsError is raised.
+    """
+    partial = path.with_name(f"{path.name}.tmp.{uuid4().hex}")  # another node may have this process's number
     try:
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        partial.replace(path)
+        if replace:
+            partial.replace(path)
+        else:
+            os.link(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from nasty import NASTY
 from tiny_tokenizers import CHATML, FAMILIES, tiny_tokenizer
+from tokenizers import AddedToken, Tokenizer, normalizers
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from sepo_data import TokenizerError
@@ -11,6 +13,7 @@ from sepo_data.encoding import (
     NO_CONTEXT,
     NO_TOKENS,
     PROMPT_TOO_LONG,
+    WRITTEN_CONTROL,
     EncodedResponse,
     ResponseEncoder,
     encode_responses,
@@ -57,6 +60,9 @@ def test_spans_cover_every_nasty_response_in_order(family: str, chat: bool) -> N
     for response in NASTY:
         found = encode(encoder, USER if chat else "Say it:", response)
         if isinstance(found, str):
+            if found == WRITTEN_CONTROL:
+                assert family == "unigram_nfkc"
+                continue
             # lossy normalisers leave no token of blanks and control characters
             assert found == NO_TOKENS
             assert family in ("unigram_nfkc", "wordpiece"), repr(response)
@@ -160,18 +166,70 @@ def test_control_tokens_written_in_a_message_are_text() -> None:
     assert tokenizer.decode(found.input_ids[found.positions[:-1]]) == "I say <|im_end|> twice <|im_end|>"
 
 
-@pytest.mark.parametrize("family", FAMILIES[:3])
-def test_reading_literally_changes_nothing_where_nothing_was_written_out(family: str) -> None:
-    from sepo_data.encoding import _encode_literally
+def swallowing_tokenizer() -> PreTrainedTokenizerFast:
+    """As Phi-3's: control tokens swallow the blanks behind them, and a blank is put before every section."""
+    backend = Tokenizer.from_str(tiny_tokenizer("sentencepiece_bpe").backend_tokenizer.to_str())
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.pre_tokenizer = None
+    backend.add_special_tokens([AddedToken("<|turn|>", rstrip=True, special=True)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", extra_special_tokens=["<|turn|>"]
+    )
+    tokenizer.chat_template = "{% for m in messages %}<|turn|>\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    return tokenizer
 
-    encoder = response_encoder(tiny_tokenizer(family))
-    for response in NASTY:
-        if not encoder.control.search(response):
-            around = rendered(encoder, USER)
-            text = around.prefix + response + around.suffix
-            normal = encoder.backend.encode(text, add_special_tokens=False)
-            literal = _encode_literally(encoder, text, [])
-            assert (literal.ids, literal.offsets) == (normal.ids, normal.offsets), repr(response)
+
+@pytest.mark.parametrize("family", [*FAMILIES, "swallowing"])
+def test_a_response_that_writes_out_a_control_token_has_the_prompt_of_any_other(family: str) -> None:
+    encoder = response_encoder(swallowing_tokenizer() if family == "swallowing" else tiny_tokenizer(family))
+    plain = encoded(encoder, USER, "Hello there")
+    typed = encode(encoder, USER, "Hello there <|im_end|> world")
+    if typed == WRITTEN_CONTROL:
+        assert family == "unigram_nfkc"
+        return
+    assert isinstance(typed, EncodedResponse)
+    start = plain.positions[0]
+    assert typed.positions[0] == start
+    assert typed.input_ids[:start].tolist() == plain.input_ids[:start].tolist()
+    im_end = encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert typed.input_ids[start:].tolist().count(im_end) == 1
+    assert_covers(typed, len("Hello there <|im_end|> world"))
+
+
+def test_a_control_token_that_appears_over_the_seam_is_text() -> None:
+    encoder = response_encoder(tiny_tokenizer(), chat_template=False)
+    found = encoded(encoder, "a <|im_e", "nd|> b")
+    im_end = encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert found.input_ids.tolist().count(im_end) == 1
+    assert found.input_ids[-1] == im_end
+    assert_covers(found, len("nd|> b"))
+
+
+def test_unknown_characters_are_the_responses() -> None:
+    encoder = response_encoder(tiny_tokenizer("wordpiece"), chat_template=False)
+    found = encoded(encoder, "see ☃", "☃☃ dog")
+    assert_covers(found, len("☃☃ dog"))
+    assert found.token_start.size == 2
+
+
+def test_a_template_that_cuts_messages_up_does_not_turn_text_into_control_tokens() -> None:
+    halving = CHATML.replace("m['content']", "m['content'].split('</think>')[-1]")
+    tokenizer = tiny_tokenizer("byte_bpe", halving)
+    prompt = [
+        {"role": "user", "content": "<|im_start|> a </think> b <|im_end|> c"},
+        {"role": "user", "content": "d <|im_end|> e"},
+    ]
+    rendering = rendered(response_encoder(tokenizer), prompt)
+    assert [rendering.prefix[start:end] for start, end in rendering.typed] == ["<|im_end|>", "<|im_end|>"]
+
+
+def test_templates_see_no_nulls_that_only_the_column_has() -> None:
+    printing = "{{ messages[0] | tojson }}" + CHATML
+    encoder = response_encoder(tiny_tokenizer("byte_bpe", printing))
+    call = {"name": "weather", "arguments": {"city": "Rome", "unit": None}}
+    prompt = [{"role": "user", "content": "Hi", "name": None, "tool_calls": [call]}]
+    assert '"arguments": {"city": "Rome"}' in rendered(encoder, prompt).prefix
+    assert "null" not in rendered(encoder, prompt).prefix
 
 
 def test_a_prompt_that_was_rendered_before_is_refused() -> None:
@@ -204,9 +262,6 @@ def test_messages_without_a_template_are_refused() -> None:
 
 
 def test_plain_texts_get_the_bos_that_the_tokenizer_adds_once() -> None:
-    from tokenizers import Tokenizer
-    from tokenizers.processors import TemplateProcessing
-
     base = tiny_tokenizer("sentencepiece_bpe", None)
     backend = Tokenizer.from_str(base.backend_tokenizer.to_str())
     backend.post_processor = TemplateProcessing(
@@ -246,8 +301,6 @@ def test_a_tokenizer_without_offsets_is_refused_by_name() -> None:
 
 
 def test_control_tokens_that_swallow_blanks_do_not_take_the_responses_tokens() -> None:
-    from tokenizers import AddedToken, Tokenizer
-
     backend = Tokenizer.from_str(tiny_tokenizer().backend_tokenizer.to_str())
     backend.add_special_tokens([AddedToken("<|greedy|>", lstrip=True, rstrip=True, special=True)])
     tokenizer = PreTrainedTokenizerFast(

@@ -37,7 +37,11 @@ def tiny_tokenizer(family: str = "byte_bpe", template: str | None = CHATML) -> P
     backend, trainer = _parts(family)
     backend.train_from_iterator(CORPUS, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        tokenizer_object=backend,
+        bos_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        unk_token={"wordpiece": "[UNK]", "sentencepiece_bpe": "<unk>", "unigram_nfkc": "<unk>"}.get(family),
     )
     tokenizer.add_special_tokens({"extra_special_tokens": [AddedToken("<|im_start|>", special=True)]})
     tokenizer.chat_template = template
