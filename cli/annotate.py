@@ -5,7 +5,7 @@ from typing import Any
 
 import rich_click as click
 
-from .common import config_option, one_line_errors
+from .common import Command, config_option, one_line_errors
 
 RATIO = click.FloatRange(0, 1, min_open=True)
 
@@ -41,7 +41,9 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
         return int(value)
 
 
-@click.command("annotate", context_settings={"auto_envvar_prefix": "SEPO_ANNOTATE", "show_default": True})
+@click.command(
+    "annotate", cls=Command, context_settings={"auto_envvar_prefix": "SEPO_ANNOTATE", "show_default": True}
+)
 @click.option_panel("Models", options=["--oracle", "--ref", "--oracle-revision", "--ref-revision"])
 @click.option(
     "--oracle", required=True, metavar="MODEL", help="DPO-trained model or PEFT adapter, Hub id or folder."

@@ -8,8 +8,36 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import rich_click as click
+from click.exceptions import NoArgsIsHelpError
 
 P = ParamSpec("P")
+
+
+class _OneLine:
+    """Says what is wrong with the arguments in one line, and exits 2."""
+
+    name: str | None
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """As click's own, standing alone."""
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})  # type: ignore[misc]
+        except NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(2)
+        except click.UsageError as error:
+            name = error.ctx.command_path if error.ctx else self.name
+            click.echo(f"Error: {error.format_message()} See `{name} --help`.", err=True)
+            sys.exit(2)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+class Command(_OneLine, click.RichCommand):  # type: ignore[misc]
+    """A command."""
+
+
+class Group(_OneLine, click.RichGroup):  # type: ignore[misc]
+    """A group of commands."""
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:

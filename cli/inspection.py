@@ -2,10 +2,10 @@
 
 import rich_click as click
 
-from .common import one_line_errors
+from .common import Command, one_line_errors
 
 
-@click.command("inspect", context_settings={"show_default": True})
+@click.command("inspect", cls=Command, context_settings={"show_default": True})
 @click.argument("dataset", metavar="DIR|USER/NAME")
 @click.option("--row", type=click.IntRange(min=0), default=0, metavar="N", help="Which row to show.")
 @one_line_errors

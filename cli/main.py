@@ -6,18 +6,18 @@ from pathlib import Path
 import rich_click as click
 
 from . import annotate, inspection
-from .common import one_line_errors
+from .common import Command, Group, one_line_errors
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.group()
+@click.group(cls=Group)
 @click.version_option(version("sepo"))
 def main() -> None:
     """Turn preference data into token-weighted datasets."""
 
 
-@main.command()
+@main.command(cls=Command)
 @click.argument("output", type=FOLDER)
 @one_line_errors
 def merge(output: Path) -> None:
@@ -30,7 +30,7 @@ def merge(output: Path) -> None:
     click.echo(describe_report(Report(output, merge_run(output))))
 
 
-@main.command()
+@main.command(cls=Command)
 @click.argument("folder", type=FOLDER)
 @click.argument("repository", metavar="USER/NAME")
 @click.option("--private", is_flag=True, help="Make the dataset on the Hub private.")

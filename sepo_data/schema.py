@@ -131,7 +131,11 @@ def _check_types(schema: pa.Schema) -> None:
     for name in PAIR_COLUMNS:
         if name not in schema.names:
             raise SchemaError(f'column "{name}" is missing. This is not an annotated dataset of sepo.')
-    for field in (f for side in SIDES for f in [*scalar_fields(side), *token_fields(side)]):
+        kind = schema.field(name).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_nested(kind)):
+            raise SchemaError(f'column "{name}" is {kind}, it must be text or a list of messages.')
+    optional = [f for side in SIDES for f in logp_fields(side) if f.name in schema.names]
+    for field in (*(f for side in SIDES for f in [*scalar_fields(side), *token_fields(side)]), *optional):
         if field.name not in schema.names:
             raise SchemaError(f'column "{field.name}" is missing. Annotate the dataset with sepo-annotate.')
         found = schema.field(field.name).type
@@ -176,8 +180,14 @@ class _Side:
 
 
 def _check_side(table: pa.Table, name: str, first_row: int) -> None:
-    lists = {field.name.removeprefix(f"{name}_"): table[field.name] for field in token_fields(name)}
+    fields = [*token_fields(name), *(f for f in logp_fields(name) if f.name in table.column_names)]
+    lists = {field.name.removeprefix(f"{name}_"): table[field.name] for field in fields}
     lengths = _list_lengths(lists["token_start"])
+    for column, values in {**lists, "": table[name]}.items():
+        if values.null_count or (column and pc.list_flatten(values).null_count):
+            raise SchemaError(
+                f'column "{f"{name}_{column}".rstrip("_")}": holds nulls, rows {first_row} and on.'
+            )
     side = _Side(name, first_row, lengths, {column: _flat(values) for column, values in lists.items()})
     for column, values in lists.items():
         side.refuse(_list_lengths(values) != lengths, column, "is not as long as token_start")
@@ -210,6 +220,11 @@ def _check_rewards(side: _Side, table: pa.Table) -> None:
     rewards = side.columns["token_rewards"].astype(np.float64)
     side.refuse(side.rows_with(~np.isfinite(rewards)), "token_rewards", "is not finite")
     side.refuse(~np.isfinite(eos), "eos_reward", "is not finite")
+    if "token_oracle_logps" in side.columns:
+        ratio = side.columns["token_oracle_logps"] - side.columns["token_ref_logps"].astype(np.float64)
+        side.refuse(
+            side.rows_with(np.abs(ratio - rewards) > 1e-4), "token_rewards", "is not oracle minus ref"
+        )
     total = np.add.reduceat(rewards, side.firsts) + eos
     size = np.add.reduceat(np.abs(rewards), side.firsts) + np.abs(eos)
     stated = pc.fill_null(table[f"{side.name}_reward"], np.nan).to_numpy()

@@ -280,6 +280,39 @@ def test_a_changed_dataset_or_model_is_refused(tmp_path: Path, models: tuple[str
         run(tmp_path, (other[0], models[1]), pairs(5))
 
 
+def test_a_changed_end_token_is_another_run(tmp_path: Path) -> None:
+    plain = save_pair(tmp_path / "plain", template=None)
+    rows = [{"prompt": "The capital of France", "chosen": " is Paris", "rejected": " is Rome"}]
+    run(tmp_path, plain, rows)
+    for folder in plain:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.eos_token = "<|endoftext|>"
+        tokenizer.save_pretrained(folder)
+    with pytest.raises(OutputError, match="tokenizer_sha256"):
+        run(tmp_path, plain, rows)
+
+
+def test_a_licence_may_be_given_to_a_run_that_goes_on(tmp_path: Path, models: tuple[str, str]) -> None:
+    data = write_jsonl(tmp_path / "prefs.jsonl", pairs(300))
+    settings = AnnotateSettings(output=tmp_path / "out")
+    assert annotate(data, *models, settings, stop=lambda: True).stopped
+    annotate(data, *models, AnnotateSettings(output=tmp_path / "out", license="mit"))
+    assert "\nlicense: mit\n" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_worker_whose_run_was_merged_by_another_is_done(tmp_path: Path, models: tuple[str, str]) -> None:
+    data = write_jsonl(tmp_path / "prefs.jsonl", pairs(300))
+    settings = AnnotateSettings(output=tmp_path / "out")
+
+    class Faster(Progress):
+        def start(self, rows: int, done: int) -> None:
+            annotate(data, *models, settings)  # the other worker does everything in the meantime
+
+    manifest = annotate(data, *models, settings, progress=Faster()).manifest
+    assert manifest == manifest_of(tmp_path / "out")
+    assert not (tmp_path / "out" / "_work").exists()
+
+
 def test_card_and_manifest_say_what_was_done(tmp_path: Path, models: tuple[str, str]) -> None:
     source = tmp_path / "source"
     source.mkdir()
@@ -336,11 +369,14 @@ def test_rendered_prompts_are_refused_with_the_option_that_takes_them(
     run(tmp_path, models, rows, chat_template=False)
 
 
-def test_broken_weights_are_told_by_row_side_and_model(tmp_path: Path, models: tuple[str, str]) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_weights_are_told_by_row_side_and_model(
+    tmp_path: Path, models: tuple[str, str], value: float
+) -> None:
     broken = tmp_path / "broken"
     model = AutoModelForCausalLM.from_pretrained(models[0])
     with torch.no_grad():
-        model.lm_head.weight[5] = float("nan")
+        model.lm_head.weight[5] = value
     model.save_pretrained(broken)
     AutoTokenizer.from_pretrained(models[0]).save_pretrained(broken)
     with pytest.raises(ScoringError, match=r"row 0: .* chosen response under the oracle is not a finite"):

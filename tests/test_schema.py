@@ -40,6 +40,9 @@ def test_a_table_that_keeps_the_contract_passes() -> None:
         ({"chosen_token_mask": [False, False]}, 'row 1, column "chosen_token_mask": selects nothing'),
         ({"rejected_reward": 7.0}, 'row 1, column "rejected_reward": is not the sum'),
         ({"rejected_reward": None}, 'row 1, column "rejected_reward": is not the sum'),
+        ({"chosen_token_mask": [True, None]}, 'column "chosen_token_mask": holds nulls'),
+        ({"chosen_token_start": None}, 'column "chosen_token_start": holds nulls'),
+        ({"chosen": None}, 'column "chosen": holds nulls'),
     ],
 )
 def test_a_broken_row_is_named_with_its_column(changes: dict[str, object], message: str) -> None:
@@ -63,6 +66,23 @@ def test_missing_and_mistyped_columns_are_named() -> None:
     wide = table.set_column(0, "chosen_reward", table["chosen_reward"].cast(pa.float64()))
     with pytest.raises(SchemaError, match='column "chosen_reward" is double, it must be float'):
         validate(wide)
+
+
+def test_stored_logps_must_give_the_rewards() -> None:
+    table = annotated_table()
+    kind = pa.list_(pa.float32())
+    for side, rewards in (("chosen", [0.5] * 2), ("rejected", [-0.25] * 3)):
+        zeros = [[0.0] * len(rewards)] * 4
+        table = table.append_column(f"{side}_token_oracle_logps", pa.array([rewards] * 4, kind))
+        table = table.append_column(f"{side}_token_ref_logps", pa.array(zeros, kind))
+    validate(table)
+    index = table.schema.get_field_index("rejected_token_ref_logps")
+    wrong = table.set_column(index, "rejected_token_ref_logps", pa.array([[0.0] * 3] * 3 + [[0.1] * 3], kind))
+    with pytest.raises(SchemaError, match='row 3, column "rejected_token_rewards": is not oracle minus ref'):
+        validate(wrong)
+    short = table.set_column(index, "rejected_token_ref_logps", pa.array([[0.0]] * 4, kind))
+    with pytest.raises(SchemaError, match='row 0, column "rejected_token_ref_logps": is not as long'):
+        validate(short)
 
 
 def test_an_unknown_major_version_is_refused_and_a_later_minor_one_is_read() -> None:

@@ -117,6 +117,27 @@ def test_a_chunk_of_another_run_counts_as_not_done(tmp_path: Path) -> None:
     assert not is_done(ours, 0, 256)
 
 
+def test_chunks_of_another_ratio_are_not_mixed_in(tmp_path: Path) -> None:
+    other = record()
+    other["selection"]["chosen_ratio"] = 0.9
+    ours, theirs = open_run(tmp_path / "a", record()), open_run(tmp_path / "b", other)
+    write_all(theirs)
+    theirs.chunk(0, 256).replace(ours.chunk(0, 256))
+    assert not is_done(ours, 0, 256)
+
+
+def test_of_two_runs_begun_at_once_the_second_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_run(tmp_path / "out", record())
+    look = shards.read_record
+    answers = iter([None])  # it looked when nothing was there yet
+    monkeypatch.setattr(shards, "read_record", lambda output: next(answers, look(output)))
+    with pytest.raises(OutputError, match="this run has 'bfloat16'"):
+        open_run(tmp_path / "out", record(dtype="bfloat16"))
+    assert look(tmp_path / "out") == record()
+
+
 def test_rows_without_a_usable_pair_end_in_a_clear_line(tmp_path: Path) -> None:
     run = open_run(tmp_path / "out", record(3))
     notes = {"dropped": {"empty response": [0, 2], "no common prompt": [1]}, "counts": {}}
