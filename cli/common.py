@@ -32,7 +32,7 @@ class _OneLine:
         sys.exit(code if isinstance(code, int) else 0)
 
 
-class Command(_OneLine, click.RichCommand):  # type: ignore[misc]
+class Command(_OneLine, click.RichCommand):
     """A command."""
 
 

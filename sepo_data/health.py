@@ -16,8 +16,8 @@ from .schema import SIDES
 
 Numbers = npt.NDArray[np.float64]
 
-# Below these a run warns. One half is what tossing a coin gives; a released TF32 or
-# float32 forward is noisy by about 0.001 nats a token, so 0.01 is hardly a signal.
+# Below these a run warns. One half is what tossing a coin gives, and 0.01 nats a token
+# is what a checkpoint that was hardly trained gives.
 WEAK_ACCURACY = 0.55
 WEAK_REWARD = 0.01
 
