@@ -1,4 +1,4 @@
-"""Strings that break tokenizers, through the whole annotation with real tokenizers: wrong spans and drops."""
+"""Strings that break tokenizers, through the whole annotation with real tokenizers: wrong spans and drops.
 
     python benchmarks/nasty_strings.py STRINGS.jsonl TOKENIZER_FOLDER…
 
