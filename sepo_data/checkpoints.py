@@ -19,7 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .errors import ModelError, SepoError, TokenizerError
+from .errors import ModelError, SepoError, TokenizerError, first_line
+from .hashing import file_sha256
 from .hub import model_files, model_revision
 
 CONFIG, ADAPTER_CONFIG, BASE = "config.json", "adapter_config.json", "base_model_name_or_path"
@@ -155,11 +156,6 @@ def errors_as(kind: type[SepoError], place: Snapshot) -> Iterator[None]:
         raise kind(f"{place.location}: {first_line(error)}") from error
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _describe(name: str, revision: str | None) -> Checkpoint:
     """Open a model or an adapter, with everything but its weights."""
     base, adapter = _open(name, revision), None
@@ -191,8 +187,7 @@ def _content_hash(folder: Path) -> str:
     """``sha256:…`` of everything in a folder that decides on a model's numbers."""
     total = hashlib.sha256()
     for path in sorted({path for pattern in CONTENT for path in folder.glob(pattern)}):
-        with path.open("rb") as file:
-            total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{path.name} {file_sha256(path)}\n".encode())
     return f"sha256:{total.hexdigest()}"
 
 

@@ -53,3 +53,8 @@ class OutputError(SepoError):
 
 class HubError(SepoError):
     """The Hub refused a request, or could not be reached."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's exception says, or its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -34,7 +34,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx, parse_ratelimit_headers  # type: ignore[attr-defined]
 
-from .errors import HubError, ModelError, OutputError, PreferenceError, SchemaError, SepoError
+from .errors import HubError, ModelError, OutputError, PreferenceError, SchemaError, SepoError, first_line
 from .schema import MANIFEST_NAME, check_version, validate
 
 if TYPE_CHECKING:
@@ -390,4 +390,4 @@ def _no_answer(name: str, cause: BaseException) -> SepoError:
 def _line(error: BaseException) -> str:
     """The first line of a message: the Hub's own words if it has sent any."""
     said = error.server_message if isinstance(error, HfHubHTTPError) else None
-    return (said or str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return (said.splitlines()[0] if said else first_line(error)).rstrip(".")

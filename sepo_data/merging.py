@@ -4,7 +4,6 @@ The chunks have to tile the source's rows exactly. Memory holds one row group,
 however long the dataset.
 """
 
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from filelock import FileLock
 
 from .card import render_card
 from .errors import OutputError
+from .hashing import file_sha256
 from .health import HealthMeter
 from .schema import MANIFEST_NAME, annotation_columns
 from .shards import (
@@ -138,7 +138,7 @@ def _write_shards(
                 for _ in sizes:
                     writer.write_table(next(batches))
             shards.append(
-                {"file": name, "rows": sum(sizes), "bytes": path.stat().st_size, "sha256": _sha256(path)}
+                {"file": name, "rows": sum(sizes), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
             )
     return shards
 
@@ -180,8 +180,3 @@ def _layout(schema: pa.Schema) -> dict[str, Any]:
     names = {leaf.split(".")[0] for leaf in encodings}
     others = [field.name for field in schema if field.name not in names]
     return {"compression": "zstd", "use_dictionary": others, "column_encoding": encodings}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from .checkpoints import Checkpoint, PairFacts, Snapshot, errors_as, first_line, not_causal, same_model
-from .errors import ModelError, SettingsError
+from .checkpoints import Checkpoint, PairFacts, Snapshot, errors_as, not_causal, same_model
+from .errors import ModelError, SettingsError, first_line
 from .logprobs import Logps, TokenSequence, token_logps
 from .settings import Dtype
 

@@ -1,6 +1,5 @@
 """Where numbers come from: the facts of a run that its manifest keeps."""
 
-import hashlib
 import json
 import platform
 from dataclasses import asdict
@@ -8,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from .encoding import ResponseEncoder
+from .hashing import text_sha256
 from .preferences import Source
 from .schema import SCHEMA_VERSION
 from .settings import AnnotateSettings
@@ -45,7 +45,7 @@ def run_record(
                 for role, checkpoint in zip(("oracle", "ref"), facts.checkpoints, strict=True)
             },
             "tokenizer_sha256": _tokenizer_hash(encoder),
-            "chat_template_sha256": None if template is None else _sha256(template),
+            "chat_template_sha256": None if template is None else text_sha256(template),
             "dtype": settings.dtype,
             "max_length": max_length,
             "store_logps": settings.store_logps,
@@ -93,8 +93,4 @@ def _tokenizer_hash(encoder: ResponseEncoder) -> str:
     tokenizer = encoder.tokenizer
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     roles = {"special": special, "control": sorted(encoder.control_ids), "bos_ids": encoder.bos_ids}
-    return _sha256(tokenizer.backend_tokenizer.to_str() + json.dumps(roles, sort_keys=True))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text_sha256(tokenizer.backend_tokenizer.to_str() + json.dumps(roles, sort_keys=True))

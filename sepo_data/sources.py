@@ -12,7 +12,7 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import HubError, PreferenceError
+from .errors import HubError, PreferenceError, first_line
 from .text_files import SUFFIXES, DataFile, digest_of, is_text_file, read_text_files
 
 if TYPE_CHECKING:
@@ -130,14 +130,14 @@ def _builder(path: str, dataset: str, config: str | None, revision: str | None, 
         with _one_line(dataset):
             configs = datasets.get_dataset_config_names(path, revision=revision)
         if config in configs or (config is None and len(configs) < 2):
-            raise PreferenceError(f"{dataset}: cannot be read: {_first_line(error)}") from error
+            raise PreferenceError(f"{dataset}: cannot be read: {first_line(error)}") from error
         problem = "has several configs" if config is None else f'no config "{config}"'
         raise PreferenceError(
             f"{dataset}: {problem}. Choose with --config-name: {', '.join(configs)}."
         ) from error
     except Exception as error:  # whatever the HTTP client, the YAML reader or the file system raised
         failure = PreferenceError if revision is None else HubError
-        raise failure(f"{dataset}: cannot be opened: {_first_line(error)}") from error
+        raise failure(f"{dataset}: cannot be opened: {first_line(error)}") from error
 
 
 def _files_of(builder: Any, split: str, dataset: str, prefix: str) -> dict[str, str]:
@@ -163,7 +163,7 @@ def _downloaded(files: dict[str, str], dataset: str) -> list[DataFile]:
     try:
         paths = datasets.DownloadManager().download(list(files.values()))
     except Exception as error:
-        raise HubError(f"{dataset}: the download failed ({_first_line(error)}). Try again.") from error
+        raise HubError(f"{dataset}: the download failed ({first_line(error)}). Try again.") from error
     return [DataFile(label, Path(path)) for label, path in zip(files, paths, strict=True)]
 
 
@@ -189,9 +189,7 @@ def _prepared(
         return builder.as_dataset(split=split)
     except Exception as error:
         _find_corrupt_parquet(_downloaded(files, dataset))
-        raise PreferenceError(
-            f"{dataset}: cannot be read: {_first_line(error.__cause__ or error)}"
-        ) from error
+        raise PreferenceError(f"{dataset}: cannot be read: {first_line(error.__cause__ or error)}") from error
     finally:
         logging.set_verbosity(verbosity)
 
@@ -207,7 +205,7 @@ def _find_corrupt_parquet(files: Sequence[DataFile]) -> None:
             for _ in pq.ParquetFile(path).iter_batches():
                 pass
         except (pa.ArrowException, OSError) as error:
-            problem = f"corrupt or truncated parquet ({_first_line(error)})"
+            problem = f"corrupt or truncated parquet ({first_line(error)})"
             raise PreferenceError(f"{label}: {problem}. Copy or download it again.") from error
 
 
@@ -227,8 +225,4 @@ def _one_line(place: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise PreferenceError(f"{place}: cannot be read: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PreferenceError(f"{place}: cannot be read: {first_line(error)}") from error

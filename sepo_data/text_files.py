@@ -8,7 +8,6 @@ empty cell is null. Memory stays flat, save for a file that is one JSON array: i
 
 import csv
 import gzip
-import hashlib
 import json
 import sys
 import zlib
@@ -20,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from .errors import PreferenceError
+from .hashing import file_sha256, text_sha256
 
 if TYPE_CHECKING:
     import datasets
@@ -51,14 +51,9 @@ def _suffix(name: str) -> str:
 def digest_of(files: Sequence[DataFile]) -> str:
     """A lone file's SHA-256; of several, the SHA-256 of what ``sha256sum`` prints for them, sorted."""
     if len(files) == 1:
-        return _sha256(files[0].path)
-    lines = (f"{_sha256(path)}  {label}\n" for label, path in sorted(files))
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(files[0].path)
+    lines = (f"{file_sha256(path)}  {label}\n" for label, path in sorted(files))
+    return text_sha256("".join(lines))
 
 
 def read_text_files(files: Sequence[DataFile]) -> tuple["datasets.Dataset", dict[str, int]]:
