@@ -16,6 +16,7 @@ from sepo_data.preferences import (
     EMPTY_RESPONSE,
     LAST_NOT_ASSISTANT,
     NO_COMMON_PROMPT,
+    NOT_TEXT_ALONE,
     PROMPT_DISAGREES,
     PROMPT_MISSING,
     ROLE_MISSING,
@@ -336,3 +337,12 @@ def test_messages_of_untyped_json_are_refused(tmp_path: Path) -> None:
 def test_a_dataset_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PreferenceError, match='split "train" has no rows'):
         open_source(write_rows(tmp_path / "empty.jsonl"))
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "reasoning_content", "thinking"])
+def test_an_answer_that_is_more_than_its_text_is_dropped(key: str) -> None:
+    more = assistant("It rains.", **{key: [{"name": "weather"}]})
+    less = assistant("It snows.", **{key: None})
+    assert explicit([user("Weather?")], [more], [less]) == NOT_TEXT_ALONE
+    assert explicit([user("Weather?")], [less], [more]) == NOT_TEXT_ALONE
+    assert isinstance(explicit([user("Weather?")], [less], [assistant("It rains.")]), Pair)
