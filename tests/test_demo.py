@@ -41,9 +41,10 @@ def test_every_pair_is_annotated_and_the_oracle_is_a_good_one(annotated: tuple[P
     assert health["token_reward"] > 0.1
 
 
-def test_the_selected_rejected_tokens_are_mostly_the_swapped_words(annotated: tuple[Path, str]) -> None:
-    # Where chosen and rejected have as many words, a word was swapped if the two differ there. Swapped words
-    # are a fifth of all, so a mask that knew nothing would hit them about a fifth of the time.
+def test_selected_rejected_tokens_stand_in_swapped_words_more_than_in_others(
+    annotated: tuple[Path, str],
+) -> None:
+    # where chosen and rejected have as many words, a word was swapped if the two differ there
     hit = selected = swapped = words = 0
     for row in load_annotated(str(annotated[0]))["train"]:
         good, bad = row["chosen"][-1]["content"].split(" "), row["rejected"][-1]["content"].split(" ")
@@ -63,7 +64,8 @@ def test_the_selected_rejected_tokens_are_mostly_the_swapped_words(annotated: tu
             selected, hit = selected + marked, hit + (marked and ours != theirs)
             place = stop + 1
     assert words > 500
-    assert hit / selected > 1.5 * swapped / words
+    in_swapped, in_others = hit / swapped, (selected - hit) / (words - swapped)
+    assert in_swapped > 1.4 * in_others  # 66% and 41% when the models were made
 
 
 def test_inspect_shows_a_row_with_marks_and_the_health(annotated: tuple[Path, str]) -> None:
