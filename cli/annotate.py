@@ -90,7 +90,7 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
     "--selection",
     type=click.Choice(["ratio", "mass", "random", "all"]),
     default="ratio",
-    help="ratio: most extreme rewards; mass: fewest tokens that carry this share of the reward.",
+    help="ratio: most extreme rewards; mass: fewest tokens with this share of the positive (negative) ones.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For --selection random.")
 @click.option_panel(

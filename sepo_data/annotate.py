@@ -127,8 +127,14 @@ def annotate(
         log.warning("%s states no licence, so the card will have none; --license gives one", job.source.name)
     schema = output_schema(job)
     run = open_run(settings.output, run_record(job.source, job.facts, job.encoder, settings, job.max_length))
-    if not is_finished(run):
+    if is_finished(run):
+        log.info("%s is complete already", run.output)
+    else:
         own = chunk_ranges(run.rows, settings.shard)
+        if not own:
+            log.warning(
+                "no rows belong to shard %d/%d: work is shared in chunks of 256 rows", *settings.shard
+            )
         pending = [(lo, hi) for lo, hi in own if not is_done(run, lo, hi)]
         if pending and not _annotate_chunks(job, run, schema, own, pending, progress, stop):
             return Report(run.output, None, stopped=True)
@@ -168,7 +174,7 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
     max_length = settings.max_length
     if facts.max_context is not None and facts.max_context < max_length:
         max_length = facts.max_context
-        log.warning("responses are cut at %d tokens, all that the models can read", max_length)
+        log.info("maximum length %d instead of %d: the models read no more", max_length, settings.max_length)
     job = Job(source, facts, encoder, settings, max_length)
     _check_first_rows(job)
     return job

@@ -21,7 +21,7 @@ from transformers import (
 
 from .errors import ModelError, SepoError, TokenizerError, first_line
 from .hashing import file_sha256
-from .hub import model_files, model_revision
+from .hub import is_path, model_files, model_revision
 
 CONFIG, ADAPTER_CONFIG, BASE = "config.json", "adapter_config.json", "base_model_name_or_path"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -134,7 +134,7 @@ def describe_pair(
 def same_model(oracle: ModelFacts, ref: ModelFacts) -> ModelError:
     """The error for an oracle that is the reference."""
     return ModelError(
-        f"oracle {oracle.name} and reference {ref.name} are the same model, so all rewards would be 0. "
+        f"oracle ({oracle.name}) and reference ({ref.name}) are the same model, so all rewards would be 0. "
         "Give as the oracle the model that was trained with DPO from the reference."
     )
 
@@ -175,6 +175,10 @@ def _describe(name: str, revision: str | None) -> Checkpoint:
 def _open(name: str, revision: str | None) -> Snapshot:
     folder = Path(name)
     if not folder.is_dir():
+        if is_path(name):
+            raise ModelError(
+                f"{name}: no such folder. Check the path, or give a name on the Hub like user/name."
+            )
         commit = model_revision(name, revision)
         return Snapshot(name, commit, commit, model_files(name, commit, (CONFIG, ADAPTER_CONFIG)))
     if revision is not None:

@@ -20,6 +20,7 @@ Numbers = npt.NDArray[np.float64]
 # is what a checkpoint that was hardly trained gives.
 WEAK_ACCURACY = 0.55
 WEAK_REWARD = 0.01
+LENGTH_BIAS = 0.8
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Health:
             found.append(
                 f"the rewards are near zero ({self.token_reward:.4f} nats a token): oracle and reference "
                 "hardly differ. Train the oracle longer, or check that --oracle is the trained one."
+            )
+        if abs(self.length_correlation) > LENGTH_BIAS:
+            found.append(
+                f"the rewards follow length (correlation {self.length_correlation:+.2f}): the oracle may "
+                "judge little else. Compare its accuracy with that of judging by length alone."
             )
         return found
 

@@ -120,6 +120,8 @@ def load_annotated(name_or_folder: str, *, revision: str | None = None) -> "data
     import datasets
 
     folder = Path(name_or_folder).expanduser()
+    if not folder.is_dir() and is_path(name_or_folder):
+        raise SchemaError(f"{name_or_folder}: no such folder. Check the path, or give a name like user/name.")
     if not folder.is_dir():
         folder = _repeated(
             lambda: _download(name_or_folder, revision),
@@ -132,6 +134,12 @@ def load_annotated(name_or_folder: str, *, revision: str | None = None) -> "data
         raise SchemaError(f"{name_or_folder}: cannot be read: {_line(error)}.") from error
     validate(loaded)
     return loaded
+
+
+def is_path(name: str) -> bool:
+    """Whether a name that could be one on the Hub is a path with a slip: the folder it is in exists here."""
+    parent = Path(name).expanduser().parent
+    return parent != Path() and parent.is_dir()
 
 
 def dataset_revision(name: str, revision: str | None) -> SourceFacts:
@@ -383,7 +391,9 @@ def _no_answer(name: str, cause: BaseException) -> SepoError:
     if isinstance(cause, OfflineModeIsEnabled):
         return HubError(f"{name}: HF_HUB_OFFLINE is set. Unset it, or give a folder of this machine.")
     if _may_pass(cause):
-        return HubError(f"{name}: the Hub does not answer ({_line(cause)}). Try again later.")
+        return HubError(
+            f"{name}: the Hub does not answer ({_line(cause)}). Try again later, or check the path."
+        )
     return HubError(f"{name}: {_line(cause)}.")
 
 

@@ -40,7 +40,9 @@ def open_rows(dataset: str, config: str | None, split: str, revision: str | None
     """
     path = Path(dataset).expanduser()
     if not path.exists():
-        if _is_hub_id(dataset):
+        from .hub import is_path
+
+        if _is_hub_id(dataset) and not is_path(dataset):
             return _open_hub(dataset, config, split, revision)
         raise PreferenceError(
             f"{dataset}: no such file or folder. Check the path, or give a Hub id like user/name."

@@ -77,6 +77,18 @@ def test_an_oracle_at_chance_is_warned_of() -> None:
     assert "orders 50% of the pairs as the data does, about what chance gives" in warning
 
 
+def test_rewards_that_follow_length_are_warned_of() -> None:
+    table = random_table(np.random.default_rng(1), 50)
+    tokens = [len(ends) for ends in table["chosen_token_end"].to_pylist()]
+    zero = [-len(ends) for ends in table["rejected_token_end"].to_pylist()]
+    for name, values in (("chosen_reward", tokens), ("rejected_reward", [-value for value in zero])):
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, name, pa.array([float(value) for value in values], pa.float32()))
+    meter = HealthMeter()
+    meter.add(table)
+    assert any("follow length (correlation +" in warning for warning in meter.health().warnings())
+
+
 def test_rewards_near_zero_are_warned_of() -> None:
     table = annotated_table(rows=2)
     for side in ("chosen", "rejected"):
