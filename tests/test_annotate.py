@@ -26,6 +26,7 @@ from sepo_data import (
     PreferenceError,
     Progress,
     ScoringError,
+    SepoError,
     SettingsError,
     TokenizerError,
     annotate,
@@ -183,6 +184,19 @@ def test_other_rules_are_recorded_and_applied(
     assert recorded["seed"] == (7 if selection == "random" else None)
 
 
+def test_repeated_responses_get_equal_rewards_and_others_of_the_same_shape_do_not(
+    tmp_path: Path, models: tuple[str, str]
+) -> None:
+    rows = [
+        {"prompt": "Say it.", "chosen": chosen, "rejected": rejected}
+        for chosen, rejected in (("abc", "xyz"), ("bca", "abc"), ("abc", "zyx"))
+    ]
+    dataset = run(tmp_path, models, rows)
+    chosen, rejected = dataset["chosen_token_rewards"][:], dataset["rejected_token_rewards"][:]
+    assert chosen[0] == chosen[2] == rejected[1]
+    assert len({tuple(rewards) for rewards in [*chosen, *rejected]}) == 4
+
+
 def test_batching_moves_no_reward(tmp_path: Path, models: tuple[str, str]) -> None:
     tables = []
     for name, tokens in (("small", 32), ("large", 4096)):
@@ -259,6 +273,8 @@ def test_progress_adds_up_to_the_rows(tmp_path: Path, models: tuple[str, str]) -
     [
         ({}, {"chosen_ratio": 0.2}, r"chosen_ratio 0\.3, this run has 0\.2"),
         ({}, {"max_length": 64}, r"max_length 2048, this run has 64"),
+        ({}, {"dtype": "bfloat16"}, "dtype 'float32', this run has 'bfloat16'"),
+        ({}, {"chat_template": False}, "need a chat template"),
         ({}, {"store_logps": True}, "store_logps False, this run has True"),
         ({}, {"limit": 3}, r"source\.rows 5, this run has 3"),
     ],
@@ -267,7 +283,7 @@ def test_a_changed_run_is_refused_with_the_fields_that_differ(
     tmp_path: Path, models: tuple[str, str], first: dict[str, Any], second: dict[str, Any], message: str
 ) -> None:
     run(tmp_path, models, pairs(5), **first)
-    with pytest.raises(OutputError, match=message):
+    with pytest.raises(SepoError, match=message):
         run(tmp_path, models, pairs(5), **second)
 
 
