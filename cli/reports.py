@@ -9,6 +9,7 @@ import rich_click as click
 from sepo_data.annotate import Report
 from sepo_data.health import Health
 from sepo_data.planning import Plan
+from sepo_data.preferences import response_text
 from sepo_data.schema import SIDES
 
 
@@ -84,17 +85,14 @@ def describe_row(row: Mapping[str, Any], number: int) -> str:
 
 def marked_response(row: Mapping[str, Any], side: str, colour: str) -> str:
     """The response, its selected tokens in brackets, neighbours joined; ``[end]`` is the end of the turn."""
-    response = row[side] if isinstance(row[side], str) else row[side][-1]["content"]
+    response = response_text(row[side])
     pieces, done = [], 0
     for start, end in _selected_spans(row, side):
         # blanks in front of a word belong to its token; outside the bracket they read better
-        start = (
-            max(start, done)
-            + len(response[max(start, done) : end])
-            - len(response[max(start, done) : end].lstrip())
-        )
-        if start < end:
-            pieces += [response[done:start], click.style(f"[{response[start:end]}]", fg=colour, bold=True)]
+        shown = response[max(start, done) : end].lstrip()
+        if shown:
+            marked = click.style(f"[{shown}]", fg=colour, bold=True)
+            pieces += [response[done : end - len(shown)], marked]
             done = end
     pieces.append(response[done:])
     if row[f"{side}_eos_mask"]:

@@ -26,7 +26,7 @@ from .rows import encode_rows
 from .schema import annotated_schema, validate
 from .scoring import score_rows
 from .settings import AnnotateSettings
-from .shards import Run, chunk_ranges, is_done, is_finished, open_run, write_chunk
+from .shards import CHUNK_ROWS, Run, chunk_ranges, is_done, is_finished, open_run, write_chunk
 from .tables import annotated_table, passing_columns
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ def annotate(
         own = chunk_ranges(run.rows, settings.shard)
         if not own:
             log.warning(
-                "no rows belong to shard %d/%d: work is shared in chunks of 256 rows", *settings.shard
+                "no rows belong to shard %d/%d: work is shared in chunks of %d rows",
+                *settings.shard,
+                CHUNK_ROWS,
             )
         pending = [(lo, hi) for lo, hi in own if not is_done(run, lo, hi)]
         if pending and not _annotate_chunks(job, run, schema, own, pending, progress, stop):

@@ -4,15 +4,15 @@ Licence and language are carried over from the source's card, never invented. Th
 short facts stand in the custom ``sepo:`` block, all of them in the manifest.
 """
 
-import hashlib
 from typing import Any
 
 import jinja2
 import yaml
 
+from .hashing import text_sha256
 from .health import health_from_dict
 
-_CARRIED_OVER = ("license", "license_name", "license_link", "language")
+CARRIED_OVER = ("license", "license_name", "license_link", "language")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -41,7 +41,7 @@ def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:
     card = source["card"]
     gate = {key: value for key, value in card.items() if key.startswith("extra_gated_")}
     return {
-        **{key: card[key] for key in _CARRIED_OVER if key in card},
+        **{key: card[key] for key in CARRIED_OVER if key in card},
         "pretty_name": f"{source['name'].split('/')[-1]} with token rewards (SePO)",
         "annotations_creators": ["machine-generated"],
         **({"source_datasets": [source["name"]]} if source["on_hub"] else {}),
@@ -71,7 +71,7 @@ def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _content_hash(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256("".join(shard["sha256"] for shard in manifest["shards"]).encode()).hexdigest()
+    return text_sha256("".join(shard["sha256"] for shard in manifest["shards"]))
 
 
 def _size_category(rows: int) -> str:

@@ -46,12 +46,12 @@ class Pair:
     @property
     def chosen_response(self) -> str:
         """The text that gets tokens and rewards: the string itself, or the last message's content."""
-        return _response(self.chosen)
+        return response_text(self.chosen)
 
     @property
     def rejected_response(self) -> str:
         """As ``chosen_response``."""
-        return _response(self.rejected)
+        return response_text(self.rejected)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,8 @@ def read_pair(row: Mapping[str, Any], columns: PairColumns) -> Pair | str:
     return SAME_RESPONSE if pair.chosen_response == pair.rejected_response else pair
 
 
-def _response(side: str | list[Message]) -> str:
+def response_text(side: str | list[Message]) -> str:
+    """The text that spans point into: the string itself, or the last message's content."""
     return side if isinstance(side, str) else side[-1]["content"]
 
 

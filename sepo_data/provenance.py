@@ -6,6 +6,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from .card import CARRIED_OVER
 from .encoding import ResponseEncoder
 from .hashing import text_sha256
 from .preferences import Source
@@ -15,7 +16,6 @@ from .settings import AnnotateSettings
 if TYPE_CHECKING:
     from .checkpoints import Checkpoint, PairFacts
 
-_CARD_KEYS = ("license", "license_name", "license_link", "language")
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "huggingface_hub", "numpy", "pyarrow")
 
 
@@ -85,7 +85,9 @@ def _weights(checkpoint: "Checkpoint") -> dict[str, str | None]:
 
 def _carried_over(card: dict[str, Any]) -> dict[str, Any]:
     """Licence, language and gate of the source's card: what a derived dataset has to keep."""
-    return {key: value for key, value in card.items() if key in _CARD_KEYS or key.startswith("extra_gated_")}
+    return {
+        key: value for key, value in card.items() if key in CARRIED_OVER or key.startswith("extra_gated_")
+    }
 
 
 def _tokenizer_hash(encoder: ResponseEncoder) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import SchemaError
+from .preferences import response_text
 
 if TYPE_CHECKING:
     import datasets
@@ -114,12 +115,6 @@ def validate(dataset: "datasets.Dataset | datasets.DatasetDict | pa.Table") -> N
         first_row += table.num_rows
 
 
-def response_texts(column: pa.ChunkedArray) -> list[str]:
-    """The texts that spans point into: texts as they are, or the last message's content."""
-    rows = column.to_pylist()
-    return [row if isinstance(row, str) else row[-1]["content"] for row in rows]
-
-
 def _tables(dataset: "datasets.Dataset | pa.Table", rows: int = 1000) -> Iterator[pa.Table]:
     if isinstance(dataset, pa.Table):
         yield from (dataset.slice(i, rows) for i in range(0, dataset.num_rows, rows))
@@ -204,7 +199,7 @@ def _check_spans(side: _Side, table: pa.Table) -> None:
     side.refuse(side.rows_with(side.steps("token_end", "token_start") > 0), "token_start", "leaves a gap")
     side.refuse(side.rows_with(end <= start), "token_end", "is not behind token_start")
     last_end = end[side.firsts + side.lengths - 1]
-    text_length = np.array([len(text) for text in response_texts(table[side.name])])
+    text_length = np.array([len(response_text(response)) for response in table[side.name].to_pylist()])
     side.refuse(last_end > text_length, "token_end", "lies behind the response's end")
     ended = table[f"{side.name}_eos_reward"].is_valid().to_numpy()
     side.refuse(ended & (last_end < text_length), "token_end", "stops before the response's end")
