@@ -150,11 +150,11 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
         return
     run = Run()
     try:
-        report = annotate(dataset, oracle, ref, settings, progress=run, stop=run.should_stop)
+        report = annotate(dataset, oracle, ref, settings, progress=run, stop=run.stop.asked)
     finally:
         run.finish()
     if report.stopped:
-        run.exit_stopped()
+        run.stop.exit()
     click.echo(describe_report(report))
 
 

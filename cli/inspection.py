@@ -1,31 +1,59 @@
 """The ``sepo-inspect`` command."""
 
+from typing import TYPE_CHECKING
+
 import rich_click as click
 
 from .common import Command, one_line_errors
+
+if TYPE_CHECKING:
+    from sepo_data.encoding import ResponseEncoder
+    from sepo_data.policy_rows import ProjectionSettings
+    from sepo_data.preferences import Source
 
 
 @click.command("inspect", cls=Command, context_settings={"show_default": True})
 @click.argument("dataset", metavar="DIR|USER/NAME")
 @click.option("--row", type=click.IntRange(min=0), default=0, metavar="N", help="Which row to show.")
+@click.option(
+    "--tokenizer",
+    metavar="POLICY",
+    help="Show too what arrives on the tokens of this policy: a model or tokenizer, Hub id or folder.",
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=1),
+    default=2048,
+    metavar="N",
+    help="With --tokenizer: most tokens of prompt and response together; responses are cut.",
+)
 @one_line_errors
-def main(dataset: str, row: int) -> None:
+def main(dataset: str, row: int, tokenizer: str | None, max_length: int) -> None:
     """Show a row of an annotated dataset, selected tokens in brackets, and its oracle's health.
 
     \b
     Example:
         sepo-inspect me/prefs-sepo --row 3
+        sepo-inspect me/prefs-sepo --tokenizer other/model-8b
     """
     from sepo_data import SettingsError
+    from sepo_data.encoding import response_encoder
     from sepo_data.health import HealthMeter
-    from sepo_data.hub import load_annotated
+    from sepo_data.hub import open_annotated
+    from sepo_data.policy_rows import ProjectionSettings, annotated_source
 
     from .reports import describe_health, describe_row
     from .running import quiet_libraries
 
     quiet_libraries()
 
-    for split, rows in load_annotated(dataset).items():
+    encoder = None
+    if tokenizer is not None:
+        from sepo_data.checkpoints import load_tokenizer  # loads transformers
+
+        encoder = response_encoder(load_tokenizer(tokenizer))
+    annotated = open_annotated(dataset)
+    for split, rows in annotated.splits.items():
         if row >= len(rows):
             raise SettingsError(f"{dataset}, split {split}: no row {row}, it has {len(rows):,}.")
         meter = HealthMeter()
@@ -33,6 +61,37 @@ def main(dataset: str, row: int) -> None:
             meter.add(table)
         click.echo(describe_row(rows[row], row))
         click.echo("\n".join(["", f"{split}: {len(rows):,} pairs", *describe_health(meter.health())]))
+        if encoder is not None:
+            click.echo(f"\non the tokens of {tokenizer}, row {row}")
+            selection = annotated.manifest.get("selection", {})
+            settings = ProjectionSettings(
+                selection=selection.get("rule", "ratio"),
+                chosen_ratio=selection.get("chosen_ratio", 0.3),
+                rejected_ratio=selection.get("rejected_ratio", 0.3),
+                seed=selection.get("seed") or 0,
+                max_length=max_length,
+            )
+            _show_policy(annotated_source(rows, dataset), encoder, settings, row)
+
+
+def _show_policy(
+    source: "Source", encoder: "ResponseEncoder", settings: "ProjectionSettings", row: int
+) -> None:
+    from tqdm import tqdm
+
+    from sepo_data.policy_rows import project_rows
+    from sepo_data.transfer import transfer_report
+
+    from .reports import describe_projected, describe_transfer
+
+    shown = project_rows(source, encoder, settings, row, row + 1)
+    for pair in shown.pairs:
+        click.echo(describe_projected(source.rows[row], pair))
+    for reason in shown.dropped:
+        click.echo(f"cannot be trained on: {reason}")
+    with tqdm(total=len(source.rows), unit="pair", disable=None) as bar:
+        transfer = transfer_report(source, encoder, settings, lambda done: bar.update(len(done.pairs)))
+    click.echo("\n".join(["", *describe_transfer(transfer)]))
 
 
 if __name__ == "__main__":

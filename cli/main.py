@@ -5,7 +5,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from . import annotate, inspection
+from . import annotate, inspection, train
 from .common import Command, Group, one_line_errors
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -43,6 +43,7 @@ def push(folder: Path, repository: str, private: bool) -> None:
 
 
 main.add_command(annotate.main)
+main.add_command(train.main)
 main.add_command(inspection.main)
 
 if __name__ == "__main__":

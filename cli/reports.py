@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from sepo_data.annotate import Report
 from sepo_data.health import Health
 from sepo_data.planning import Plan
+from sepo_data.policy_rows import ProjectedPair
 from sepo_data.preferences import response_text
 from sepo_data.schema import SIDES
+from sepo_data.transfer import Transfer
+
+if TYPE_CHECKING:
+    from sepo_train import TrainReport  # loads torch
 
 
 def describe_report(report: Report) -> str:
@@ -71,6 +76,36 @@ def describe_plan(plan: Plan) -> str:
     return "\n".join([*lines, "dry run: nothing was written"])
 
 
+def describe_training(report: "TrainReport") -> str:
+    """Counts, figures before and after and, last, where the model is."""
+    record = report.record
+    assert record is not None
+    rows, figures = record["rows"], record["figures"]
+    held_out = f", held out {rows['held_out']:,}" if rows["held_out"] else ""
+    dropped = describe_dropped(rows["dropped"])
+    lines = [f"trained on {rows['used']:,} rows{held_out}{'; ' if dropped else ''}{dropped}"]
+    if figures:
+        changes = [
+            f"{label} {figures['start'][name]:{form}} -> {figures['end'][name]:{form}}"
+            for name, label, form in _TRAINING_FIGURES
+            if name in figures["start"] and name in figures["end"]
+        ]
+        lines.append(f"{'held out' if figures['held_out'] else 'training batches'}: {', '.join(changes)}")
+    lines.append(str(report.output_dir) if report.commit is None else f"{report.output_dir}\n{report.commit}")
+    return "\n".join(lines)
+
+
+_TRAINING_FIGURES = (
+    ("loss", "loss", ".4f"),
+    ("margin", "margin", "+.4f"),
+    ("accuracy", "ranked right", ".1%"),
+    ("logps/chosen", "chosen", ".3f"),
+    ("logps/rejected", "rejected", ".3f"),
+    ("logps/chosen_all", "all of chosen", ".3f"),
+    ("logps/rejected_all", "all of rejected", ".3f"),
+)
+
+
 def describe_row(row: Mapping[str, Any], number: int) -> str:
     """One pair, selected tokens marked: bold on a terminal, in brackets everywhere."""
     lines = [f"row {number}"]
@@ -81,6 +116,38 @@ def describe_row(row: Mapping[str, Any], number: int) -> str:
         head = click.style(f"{side} ({row[f'{side}_reward']:+.2f} nats):", fg=colour)
         lines.append(f"{head} {marked_response(row, side, colour)}")
     return "\n".join(lines)
+
+
+def describe_projected(row: Mapping[str, Any], pair: ProjectedPair) -> str:
+    """The responses of a row, the tokens marked that are selected for a policy."""
+    lines = []
+    for side, colour in zip(SIDES, ("green", "red"), strict=True):
+        projected = getattr(pair, side)
+        fields = ("token_start", "token_end", "token_mask", "eos_reward", "eos_mask")
+        marks = {f"{side}_{name}": getattr(projected, name) for name in fields}
+        selected = int((projected.weights > 0).sum())
+        head = click.style(f"{side} ({selected} of {projected.positions.size} tokens):", fg=colour)
+        lines.append(f"{head} {marked_response({**row, **marks}, side, colour)}")
+    return "\n".join(lines)
+
+
+def describe_transfer(transfer: Transfer) -> list[str]:
+    """What of an annotation arrives on a policy's tokens, and a warning where it is little."""
+    lost = describe_dropped(transfer.dropped)
+    lines = [f"{transfer.pairs:,} of {transfer.rows:,} rows can be trained on{'; ' if lost else ''}{lost}"]
+    for name in SIDES:
+        side = getattr(transfer, name)
+        lines += [
+            f"{name}: {side.tokens:,} tokens, {side.one_to_one:.1%} are one of the oracle's, "
+            f"{side.merged:.1%} merge several, {side.split:.1%} are a part of one, "
+            f"{side.crossing:.1%} cross its bounds",
+            f"{name}: {side.selected:.1%} selected; {side.recall:.1%} of the text that the dataset's masks "
+            f"select is kept (overlap over union {side.iou:.1%})",
+            f"{name}: {side.reward_cut:.1%} of the |reward| is cut off, {side.without_reward:.1%} of the "
+            "tokens have no reward"
+            + ("" if side.unknown is None else f", {side.unknown:.1%} are unknown tokens"),
+        ]
+    return lines + [f"warning: {warning}" for warning in transfer.warnings()]
 
 
 def marked_response(row: Mapping[str, Any], side: str, colour: str) -> str:

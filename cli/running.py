@@ -18,21 +18,63 @@ log = logging.getLogger("sepo")
 LOG_EVERY_S = 30
 
 
-class Run(Progress):
-    """Progress on stderr, and a stop after the chunk in hand when a signal asks for one.
+class Stop:
+    """How a run is asked to stop: the first Ctrl-C or SIGTERM lets it finish what it has in hand.
 
-    A bar on a terminal, else one line of log every 30 seconds. The first Ctrl-C or
-    SIGTERM lets the chunk finish, a second Ctrl-C ends the process at once.
+    A second Ctrl-C ends the process at once.
+
+    Attributes:
+        command: What the user typed, ``annotate`` or ``train``.
+        unit: What is finished first.
+        stopped_by: The signal that came, if one did.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, command: str, unit: str) -> None:
+        self.command, self.unit = command, unit
         self.stopped_by: signal.Signals | None = None
-        self.bar: tqdm[Any] | None = None
-        self.began = self.logged = time.monotonic()
         self.handlers: dict[signal.Signals, Any] = {}
 
+    def listen(self) -> None:
+        """Take over the signals; before this there is nothing to finish."""
+        if not self.handlers:
+            self.handlers = {
+                number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
+            }
+
+    def release(self) -> None:
+        """Give the signals back."""
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def asked(self) -> bool:
+        """Whether a signal asked for the end."""
+        self.listen()
+        return self.stopped_by is not None
+
+    def exit(self) -> None:
+        """Say how to go on, and exit as a stopped process does: 130 for Ctrl-C, 143 for SIGTERM."""
+        assert self.stopped_by is not None
+        arguments = sys.argv[2:] if sys.argv[1:2] == [self.command] else sys.argv[1:]
+        click.echo(f"Stopped. Go on with: {shlex.join(['sepo', self.command, *arguments])}", err=True)
+        sys.exit(128 + self.stopped_by)
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped_by is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stopped_by = signal.Signals(number)
+        click.echo(f"\nFinishing the {self.unit} in hand; Ctrl-C again stops at once.", err=True)
+
+
+class Run(Progress):
+    """Progress on stderr: a bar on a terminal, else one line of log every 30 seconds."""
+
+    def __init__(self) -> None:
+        self.stop = Stop("annotate", "chunk")
+        self.bar: tqdm[Any] | None = None
+        self.began = self.logged = time.monotonic()
+
     def start(self, rows: int, done: int) -> None:
-        """Show the bar, and take over the signals: before this there is nothing to finish."""
+        """Show the bar, and take over the signals."""
         self.bar = tqdm(
             total=rows,
             initial=done,
@@ -45,9 +87,7 @@ class Run(Progress):
         self.began = self.logged = time.monotonic()
         if done:
             log.info("%s of %s rows were done before", f"{done:,}", f"{rows:,}")
-        self.handlers = {
-            number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self.stop.listen()
 
     def advance(self, rows: float) -> None:
         """Move the bar, or log a line if the last one is old."""
@@ -66,28 +106,11 @@ class Run(Progress):
                 tqdm.format_interval((self.rows - self.done) / rate),
             )
 
-    def should_stop(self) -> bool:
-        """Whether a signal asked for the end."""
-        return self.stopped_by is not None
-
     def finish(self) -> None:
         """Leave the bar as it is, and give the signals back."""
         if self.bar is not None:
             self.bar.close()
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-    def exit_stopped(self) -> None:
-        """Say how to go on, and exit as a stopped process does: 130 for Ctrl-C, 143 for SIGTERM."""
-        assert self.stopped_by is not None
-        click.echo(f"Stopped. Go on with: {shlex.join(['sepo', 'annotate', *_arguments()])}", err=True)
-        sys.exit(128 + self.stopped_by)
-
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped_by is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.stopped_by = signal.Signals(number)
-        click.echo("\nFinishing the chunk in hand; Ctrl-C again stops at once.", err=True)
+        self.stop.release()
 
 
 def quiet_libraries() -> None:
@@ -101,8 +124,3 @@ def quiet_libraries() -> None:
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         datasets.disable_progress_bars()
-
-
-def _arguments() -> list[str]:
-    """The command's own arguments, called as `sepo-annotate …` or as `sepo annotate …`."""
-    return sys.argv[2:] if sys.argv[1:2] == ["annotate"] else sys.argv[1:]

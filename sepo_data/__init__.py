@@ -14,6 +14,7 @@ from .errors import (
     TokenizerError,
 )
 from .hub import load_annotated, push_annotated
+from .policy_rows import ProjectedPair, project_row
 from .schema import validate
 from .selection import select_tokens
 from .settings import AnnotateSettings
@@ -25,6 +26,7 @@ __all__ = [
     "OutputError",
     "PreferenceError",
     "Progress",
+    "ProjectedPair",
     "Report",
     "SchemaError",
     "ScoringError",
@@ -34,6 +36,7 @@ __all__ = [
     "TokenizerError",
     "annotate",
     "load_annotated",
+    "project_row",
     "push_annotated",
     "select_tokens",
     "validate",

@@ -1,4 +1,4 @@
-"""What oracle and reference are, found out without loading weights: revisions, tokenizer, context.
+"""What a model is, found out without loading weights: revisions, tokenizer, context.
 
 A model is a folder or a repository on the Hub, pinned to a commit; a PEFT adapter is
 one that names another as its base. Code from the Hub is never run, and pickled
@@ -83,6 +83,28 @@ class Checkpoint:
         base = f"{self.base.name}@{self.base.revision}"
         return ModelFacts(self.adapter.name, self.adapter.revision, base)
 
+    @property
+    def revisions(self) -> dict[str, str | None]:
+        """What decides on its numbers: revisions, not the names of folders."""
+        if self.adapter is None:
+            return {"revision": self.base.revision, "base": None}
+        return {"revision": self.adapter.revision, "base": self.base.revision}
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model as far as it is known without weights.
+
+    Attributes:
+        checkpoint: Where its weights are.
+        tokenizer: Its tokenizer.
+        max_context: Most tokens that it can read; None if nothing limits them.
+    """
+
+    checkpoint: Checkpoint
+    tokenizer: PreTrainedTokenizerBase
+    max_context: int | None
+
 
 @dataclass(frozen=True)
 class PairFacts:
@@ -129,6 +151,40 @@ def describe_pair(
     contexts = [_max_context(checkpoint.config) for checkpoint in checkpoints]
     limit = min((context for context in contexts if context is not None), default=None)
     return PairFacts(tokenizer, facts[0], facts[1], limit, checkpoints)
+
+
+def describe_model(name: str, revision: str | None = None) -> Description:
+    """Find out what a single model is; no weights are loaded.
+
+    Args:
+        name: Name on the Hub or folder, of a model or of a PEFT adapter.
+        revision: Branch, tag or commit of a model on the Hub.
+
+    Raises:
+        ModelError: If it cannot be used.
+        TokenizerError: If no tokenizer can be loaded.
+        HubError: If the Hub cannot be reached.
+    """
+    checkpoint = _describe(name, revision)
+    tokenizer = _load_tokenizer(checkpoint)
+    if tokenizer is None:
+        raise TokenizerError(f"{name}: has no tokenizer. Save the one that it was trained with beside it.")
+    _check_embeds(checkpoint, tokenizer)
+    return Description(checkpoint, tokenizer, _max_context(checkpoint.config))
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer alone, from a model's folder or repository, or one without a model.
+
+    Raises:
+        ModelError: If there is no such folder or repository.
+        TokenizerError: If there is no tokenizer in it.
+        HubError: If the Hub cannot be reached.
+    """
+    place = _open(name, revision)
+    if not place.files.intersection(TOKENIZERS):
+        raise TokenizerError(f"{name}: no tokenizer.json in it. Give the folder or name of a tokenizer.")
+    return _read_tokenizer(place)
 
 
 def same_model(oracle: ModelFacts, ref: ModelFacts) -> ModelError:
@@ -260,12 +316,16 @@ def _common_tokenizer(oracle: Checkpoint, ref: Checkpoint) -> PreTrainedTokenize
 def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
     for place in (checkpoint.adapter, checkpoint.base):
         if place is not None and place.files.intersection(TOKENIZERS):
-            with errors_as(TokenizerError, place):
-                tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                    place.location, revision=place.commit, trust_remote_code=False
-                )
-            return tokenizer
+            return _read_tokenizer(place)
     return None
+
+
+def _read_tokenizer(place: Snapshot) -> PreTrainedTokenizerBase:
+    with errors_as(TokenizerError, place):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place.location, revision=place.commit, trust_remote_code=False
+        )
+    return tokenizer
 
 
 def _check_embeds(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -2,7 +2,8 @@
 
 Prefix, response and suffix are tokenised together, verbatim, and a token is the
 response's if it owns at least one of its characters: tokens that reach over the
-seam are neither lost nor shifted. Spans are code points of the response text,
+seam are neither lost nor shifted. A conversation has many responses, and is
+tokenised once. Spans are code points of the response text,
 half-open, clean (see `projection.clean_spans`). Truncation cuts the response's end
 and never invents the token that ends the turn.
 """
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from .errors import TokenizerError
 from .projection import Spans, clean_spans
-from .rendering import Rendering, control_tokens
+from .rendering import RenderedChat, Rendering, control_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -52,6 +53,22 @@ class EncodedResponse:
     positions: Ids
     token_start: Spans
     token_end: Spans
+    ended: bool
+
+
+@dataclass(frozen=True)
+class EncodedTurns:
+    """The responses of one conversation, as tokens.
+
+    Attributes:
+        input_ids: The conversation, ``(S,)``, cut behind the last of ``positions``.
+        positions: Where the tokens of all responses, and the token that ends each
+            turn, stand in ``input_ids``: ``(n,)``, increasing, all at least 1.
+        ended: Whether the token that ends the last turn was reached.
+    """
+
+    input_ids: Ids
+    positions: Ids
     ended: bool
 
 
@@ -134,23 +151,39 @@ def encode_responses(
     Raises:
         TokenizerError: If nothing ends a turn: no control token in the suffix, no EOS.
     """
-    texts = [rendering.prefix + response + rendering.suffix for rendering, response in items]
-    typed = [
-        _typed_spans(encoder, rendering, text, response)
-        for (rendering, response), text in zip(items, texts, strict=True)
+    chats = [
+        RenderedChat((rendering.prefix, rendering.suffix), (response,), (rendering.typed, ()))
+        for rendering, response in items
     ]
-    plain = encoder.backend.encode_batch(
-        [text for text, spans in zip(texts, typed, strict=True) if not spans], add_special_tokens=False
-    )
-    encodings = iter([_Tokens(encoding.ids, encoding.offsets) for encoding in plain])
-    encoded: list[EncodedResponse | str] = []
-    for (rendering, response), text, spans in zip(items, texts, typed, strict=True):
-        try:
-            tokens = _encode_literally(encoder, text, spans) if spans else next(encodings)
-        except _UnreadableError:
-            encoded.append(WRITTEN_CONTROL)
-        else:
-            encoded.append(_place_response(encoder, tokens, rendering, response, max_length))
+    return [
+        tokens if isinstance(tokens, str) else _response(encoder, tokens, chat, max_length)
+        for tokens, chat in zip(_tokenise(encoder, chats), chats, strict=True)
+    ]
+
+
+def encode_turns(
+    encoder: ResponseEncoder, chats: Sequence[RenderedChat], max_length: int
+) -> list[EncodedTurns | str]:
+    """Tokenise conversations, and find the tokens of their responses.
+
+    The end of a turn is the first control token behind its response, before the
+    next one; behind the last response EOS stands in if there is none.
+
+    Args:
+        encoder: Made by `response_encoder`.
+        chats: Made by `rendering.render_chat`.
+        max_length: Most tokens of a conversation.
+
+    Returns:
+        One encoding a conversation, or the reason why it cannot be used.
+
+    Raises:
+        TokenizerError: As `encode_responses`.
+    """
+    encoded: list[EncodedTurns | str] = []
+    for tokens, chat in zip(_tokenise(encoder, chats), chats, strict=True):
+        placed = tokens if isinstance(tokens, str) else _place(encoder, tokens, chat, max_length)
+        encoded.append(placed if isinstance(placed, str) else placed.turns)
     return encoded
 
 
@@ -160,49 +193,82 @@ class _Tokens:
     offsets: list[tuple[int, int]]
 
 
-def _place_response(
-    encoder: ResponseEncoder, tokens: _Tokens, rendering: Rendering, response: str, max_length: int
-) -> EncodedResponse | str:
+def _tokenise(encoder: ResponseEncoder, chats: Sequence[RenderedChat]) -> list[_Tokens | str]:
+    texts = [chat.text for chat in chats]
+    typed = [_typed_spans(encoder, chat, text) for chat, text in zip(chats, texts, strict=True)]
+    plain = encoder.backend.encode_batch(
+        [text for text, spans in zip(texts, typed, strict=True) if not spans], add_special_tokens=False
+    )
+    encodings = iter([_Tokens(encoding.ids, encoding.offsets) for encoding in plain])
+    tokens: list[_Tokens | str] = []
+    for text, spans in zip(texts, typed, strict=True):
+        try:
+            tokens.append(_encode_literally(encoder, text, spans) if spans else next(encodings))
+        except _UnreadableError:
+            tokens.append(WRITTEN_CONTROL)
+    return tokens
+
+
+@dataclass(frozen=True)
+class _Placed:
+    turns: EncodedTurns
+    lead: int  # ids in front of the text's own
+    last: int  # the last token of the last response, among the text's own
+
+
+def _place(encoder: ResponseEncoder, tokens: _Tokens, chat: RenderedChat, max_length: int) -> _Placed | str:
     ids = np.array(tokens.ids, dtype=np.int64)
     start, end = np.array(tokens.offsets, dtype=np.int64).reshape(-1, 2).T
-    lo, hi = len(rendering.prefix), len(rendering.prefix) + len(response)
     control = np.isin(ids, list(encoder.control_ids))
-    # some control tokens swallow the blanks beside them: those blanks are the response's, the token is not
-    own = (end > lo) & (start < hi) & ~(control & ((start < lo) | (end > hi)))
-    if not own.any():
-        return NO_TOKENS
-    first, last = np.flatnonzero(own)[[0, -1]]
-    enders = np.flatnonzero(control[last + 1 :])
-    if enders.size:
-        eos_id, eos_at = ids[last + 1 + enders[0]], last + 1 + enders[0]
-    else:
-        eos_id, eos_at = _eos_id(encoder), last + 1
-    ids = np.append(ids[:eos_at], eos_id)
+    owned = []
+    for lo, hi in chat.spans:
+        # some control tokens swallow the blanks beside them: the blanks are the response's, the token is not
+        own = (end > lo) & (start < hi) & ~(control & ((start < lo) | (end > hi)))
+        if not own.any():
+            return NO_TOKENS
+        first, last = np.flatnonzero(own)[[0, -1]]
+        owned.append((int(first), int(last)))
 
-    lead = _lead(encoder, rendering, first)
+    scored = [np.arange(first, last + 1) for first, last in owned]
+    for (_, last), (following, _) in pairwise(owned):
+        scored.append(last + 1 + np.flatnonzero(control[last + 1 : following])[:1])
+    behind = owned[-1][1] + 1
+    enders = np.flatnonzero(control[behind:])
+    eos_at = behind + int(enders[0]) if enders.size else behind
+    eos_id = ids[eos_at] if enders.size else _eos_id(encoder)
+
+    lead = _lead(encoder, chat.segments[0], owned[0][0])
     if lead is None:
         return NO_CONTEXT
-    kept = min(last + 1, max_length - len(lead)) - first
-    if kept < 1:
+    positions = np.unique(np.concatenate([*scored, [eos_at]])) + len(lead)
+    positions = positions[positions < max_length]
+    if not positions.size:
         return PROMPT_TOO_LONG
-    ended = bool(len(lead) + eos_at < max_length)
-    stop = first + kept
-    seen = response if stop > last else response[: min(int(end[first:stop].max()), hi) - lo]
-    token_start, token_end = clean_spans(seen, start[first:stop] - lo, end[first:stop] - lo)
-    positions = np.arange(first, stop) if not ended else np.append(np.arange(first, stop), eos_at)
-    return EncodedResponse(
-        input_ids=np.concatenate([np.array(lead, dtype=np.int64), ids[: positions[-1] + 1]]),
-        positions=positions + len(lead),
-        token_start=token_start,
-        token_end=token_end,
-        ended=ended,
+    whole = np.concatenate([np.array(lead, dtype=np.int64), ids[:eos_at], [eos_id]])
+    ended = len(lead) + eos_at < max_length
+    return _Placed(
+        EncodedTurns(whole[: positions[-1] + 1], positions, ended), lead=len(lead), last=owned[-1][1]
     )
 
 
-def _lead(encoder: ResponseEncoder, rendering: Rendering, first: int) -> tuple[int, ...] | None:
+def _response(
+    encoder: ResponseEncoder, tokens: _Tokens, chat: RenderedChat, max_length: int
+) -> EncodedResponse | str:
+    placed = _place(encoder, tokens, chat, max_length)
+    if isinstance(placed, str):
+        return placed
+    turns, (response,), ((lo, hi),) = placed.turns, chat.responses, chat.spans
+    at = (turns.positions[:-1] if turns.ended else turns.positions) - placed.lead
+    start, end = np.array(tokens.offsets, dtype=np.int64)[at].T
+    seen = response if at[-1] == placed.last else response[: min(int(end.max()), hi) - lo]
+    token_start, token_end = clean_spans(seen, start - lo, end - lo)
+    return EncodedResponse(turns.input_ids, turns.positions, token_start, token_end, turns.ended)
+
+
+def _lead(encoder: ResponseEncoder, prefix: str, first: int) -> tuple[int, ...] | None:
     """Ids in front of the text: the BOS of a plain text, and something for a first token to follow."""
     bos = encoder.tokenizer.bos_token
-    already = bool(bos) and rendering.prefix.startswith(bos)
+    already = bool(bos) and prefix.startswith(bos)
     if encoder.bos_ids and not already:
         return encoder.bos_ids
     if first > 0:
@@ -221,13 +287,14 @@ def _eos_id(encoder: ResponseEncoder) -> int:
     return int(eos_id)
 
 
-def _typed_spans(
-    encoder: ResponseEncoder, rendering: Rendering, text: str, response: str
-) -> list[tuple[int, int]]:
-    """Where the text reads like a control token but is none: in messages, in the response, over its seams."""
-    lo, hi = len(rendering.prefix), len(rendering.prefix) + len(response)
+def _typed_spans(encoder: ResponseEncoder, chat: RenderedChat, text: str) -> list[tuple[int, int]]:
+    """Where the text reads like a control token but is none: in messages, in responses, over their seams."""
+    responses = chat.spans
     found = (match.span() for match in encoder.control.finditer(text))
-    return [*rendering.typed, *((start, end) for start, end in found if end > lo and start < hi)]
+    spans = [(start, end) for start, end in found if any(end > lo and start < hi for lo, hi in responses)]
+    for at, typed in zip([0, *(hi for _, hi in responses)], chat.typed, strict=True):
+        spans += [(at + start, at + end) for start, end in typed]
+    return sorted(spans)
 
 
 def _encode_literally(encoder: ResponseEncoder, text: str, typed: list[tuple[int, int]]) -> _Tokens:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
 
 from .errors import ModelError, ScoringError
 
@@ -153,33 +154,51 @@ def _out_of_memory(error: RuntimeError) -> bool:
 @torch.inference_mode()
 def _score(model: "PreTrainedModel", batch: Sequence[TokenSequence]) -> list[Logps]:
     sizes = [sequence.positions.size for sequence in batch]
-    input_ids = torch.zeros(len(batch), _reach(batch[0]), dtype=torch.long)  # (B, T)
-    read = torch.zeros_like(input_ids, dtype=torch.bool)  # (B, T)
+    input_ids = torch.zeros(len(batch), _reach(batch[0]) + 1, dtype=torch.long)  # (B, T)
+    targets = torch.zeros_like(input_ids, dtype=torch.bool)  # (B, T)
     for row, sequence in enumerate(batch):
-        input_ids[row, : _reach(sequence)] = torch.from_numpy(sequence.input_ids[: _reach(sequence)])
-        read[row, torch.from_numpy(sequence.positions - 1)] = True
-    labels = np.concatenate([sequence.input_ids[sequence.positions] for sequence in batch])  # (N,)
-    logits = _logits(model, input_ids.to(model.device), read.to(model.device))  # (N, V)
-    logps = _label_logps(logits, torch.from_numpy(labels).to(model.device)).cpu().numpy()
+        seen = _reach(sequence) + 1
+        input_ids[row, :seen] = torch.from_numpy(sequence.input_ids[:seen])
+        targets[row, torch.from_numpy(sequence.positions)] = True
+    logps = batch_logps(model, input_ids.to(model.device), targets.to(model.device)).cpu().numpy()
     return np.split(logps, np.cumsum(sizes)[:-1])
 
 
-def _logits(model: "PreTrainedModel", input_ids: Tensor, read: Tensor) -> Tensor:
+def batch_logps(model: "PreTrainedModel | nn.Module", input_ids: Tensor, targets: Tensor) -> Tensor:
+    """Take the log-probs of some tokens of a padded batch; with gradients where they are enabled.
+
+    Args:
+        model: A causal language model; wrapped for training (DDP, DeepSpeed, FSDP) will do.
+        input_ids: ``(B, T)``, padded on the right with any token.
+        targets: The tokens to read, bool, ``(B, T)``; none in the first column.
+
+    Returns:
+        Log-probs in nats, float32, ``(N,)``, row by row.
+
+    Raises:
+        ModelError: If the model's head cannot be found.
+    """
+    logits = _logits(model, input_ids[:, :-1], targets[:, 1:])  # (N, V)
+    return _label_logps(logits, input_ids[:, 1:][targets[:, 1:]])
+
+
+def _logits(model: "PreTrainedModel | nn.Module", input_ids: Tensor, read: Tensor) -> Tensor:
     """The logits where ``read`` is True, ``(N, V)``, row by row."""
 
     def keep_read(_: object, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return hidden[0][read][None], *hidden[1:]  # (B, T, H) -> (1, N, H)
 
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    bare = extract_model_from_parallel(model, keep_torch_compile=False)
+    head = bare.get_output_embeddings()
     if head is None:
-        raise ModelError(f"{type(model).__name__}: has no output embeddings, so it is no language model.")
+        raise ModelError(f"{type(bare).__name__}: has no output embeddings, so it is no language model.")
     hook = head.register_forward_pre_hook(keep_read)
     try:
         logits: Tensor = model(input_ids=input_ids, use_cache=False).logits
     finally:
         hook.remove()
     if logits.shape[:2] != (1, int(read.sum())):
-        raise ModelError(f"{type(model).__name__}: its logits do not come from its output embeddings alone.")
+        raise ModelError(f"{type(bare).__name__}: its logits do not come from its output embeddings alone.")
     return logits[0]
 
 

@@ -41,7 +41,10 @@ class Scorer:
     role: Callable[[], AbstractContextManager[object]]
 
     def logps(
-        self, sequences: Sequence[TokenSequence], batch_tokens: int, on_batch: Callable[[int], None]
+        self,
+        sequences: Sequence[TokenSequence],
+        batch_tokens: int,
+        on_batch: Callable[[int], None] = lambda tokens: None,
     ) -> list[Logps]:
         """As `logprobs.token_logps`."""
         with self.role():
@@ -102,11 +105,8 @@ def load_pair(facts: PairFacts, *, dtype: Dtype = "float32", device: str = "auto
         ModelError: If weights are missing or broken, a model is not causal, or both are the same.
         SettingsError: If there is no such device.
     """
-    place = _device(device)
-    if place.type == "cuda" and dtype == "float32":
-        # in a simulation of TF32 on CPU, selections of the top 30% overlapped with float32's by 0.98
-        torch.set_float32_matmul_precision("high")
-    load = partial(_load_base, dtype=getattr(torch, dtype), device=place)
+    place = _scoring_device(device, dtype)
+    load = partial(load_base, dtype=getattr(torch, dtype), device=place)
     oracle, ref = facts.checkpoints
     shared = _load_shared(oracle, ref, load) if oracle.base.revision == ref.base.revision else None
     scorers = shared or (_load_alone(oracle, load), _load_alone(ref, load))
@@ -115,8 +115,32 @@ def load_pair(facts: PairFacts, *, dtype: Dtype = "float32", device: str = "auto
         _check_causal(checkpoint, probe)
     if torch.equal(*probes):  # also when other folders hold the same weights, or an adapter was never trained
         raise same_model(facts.oracle, facts.ref)
-    on_cpu = place.type == "cpu"
-    return ModelPair(*scorers, batch_tokens=BATCH_TOKENS_CPU if on_cpu else BATCH_TOKENS_ACCELERATOR[dtype])
+    return ModelPair(*scorers, batch_tokens=_batch_tokens(place, dtype))
+
+
+def load_scorer(checkpoint: Checkpoint, *, device: str = "auto") -> tuple[Scorer, int]:
+    """Load a single model to score in float32, and the tokens that suit a forward pass of it.
+
+    Raises:
+        ModelError: If weights are missing or broken, or the model is not causal.
+        SettingsError: If there is no such device.
+    """
+    place = _scoring_device(device, "float32")
+    scorer = _load_alone(checkpoint, partial(load_base, dtype=torch.float32, device=place))
+    _check_causal(checkpoint, scorer.probe())
+    return scorer, _batch_tokens(place, "float32")
+
+
+def _scoring_device(name: str, dtype: Dtype) -> torch.device:
+    place = _device(name)
+    if place.type == "cuda" and dtype == "float32":
+        # in a simulation of TF32 on CPU, selections of the top 30% overlapped with float32's by 0.98
+        torch.set_float32_matmul_precision("high")
+    return place
+
+
+def _batch_tokens(place: torch.device, dtype: Dtype) -> int:
+    return BATCH_TOKENS_CPU if place.type == "cpu" else BATCH_TOKENS_ACCELERATOR[dtype]
 
 
 def _device(name: str) -> torch.device:
@@ -128,7 +152,17 @@ def _device(name: str) -> torch.device:
         raise SettingsError(f'device "{name}": {first_line(error)}. Pass --device auto.') from error
 
 
-def _load_base(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load_base(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device | None) -> PreTrainedModel:
+    """Load the weights of a checkpoint's base, in eval mode.
+
+    Args:
+        checkpoint: Where they are.
+        dtype: What they are kept in, whatever they are stored in.
+        device: Where to; None leaves it to whoever trains the model.
+
+    Raises:
+        ModelError: If weights are missing or broken.
+    """
     base = checkpoint.base
     soft_caps = getattr(checkpoint.config.get_text_config(), "attn_logit_softcapping", None) is not None
     with errors_as(ModelError, base):
@@ -136,7 +170,7 @@ def _load_base(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.devi
             base.location,
             revision=base.commit,
             dtype=dtype,  # transformers would take the dtype that the weights are stored in
-            device_map={"": device},
+            device_map=None if device is None else {"": device},
             attn_implementation="eager" if soft_caps else None,  # transformers 5.0: SDPA drops the caps
             use_safetensors=True,
             trust_remote_code=False,
@@ -156,7 +190,7 @@ def _load_base(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.devi
 def _load_alone(checkpoint: Checkpoint, load: LoadBase) -> Scorer:
     model = load(checkpoint)
     if checkpoint.adapter is not None:
-        model = _attach(model, checkpoint.adapter, "default")
+        model = attach(model, checkpoint.adapter, "default")
     return Scorer(model, nullcontext)
 
 
@@ -166,7 +200,7 @@ def _load_shared(oracle: Checkpoint, ref: Checkpoint, load: LoadBase) -> tuple[S
     untouched = Scorer(model, nullcontext).probe()
     for name, checkpoint in (("oracle", oracle), ("ref", ref)):
         if checkpoint.adapter is not None:
-            model = _attach(model, checkpoint.adapter, name)
+            model = attach(model, checkpoint.adapter, name)
     if not torch.equal(Scorer(model, model.disable_adapter).probe(), untouched):
         return None
     roles = [
@@ -176,14 +210,15 @@ def _load_shared(oracle: Checkpoint, ref: Checkpoint, load: LoadBase) -> tuple[S
     return Scorer(model, roles[0]), Scorer(model, roles[1])
 
 
-def _attach(model: Any, adapter: Snapshot, name: str) -> Any:
-    """Put an adapter on a model, or one more on a `PeftModel`; returns a `PeftModel`."""
+def attach(model: Any, adapter: Snapshot, name: str, *, trainable: bool = False) -> Any:
+    """Put an adapter on a model, or one more on a `PeftModel`; returns a `PeftModel` in eval mode."""
     from peft import PeftModel
 
     options: dict[str, Any] = {
         "adapter_name": name,
         "revision": adapter.commit,
         "autocast_adapter_dtype": False,
+        "is_trainable": trainable,
         "torch_device": str(model.device),
     }
     with errors_as(ModelError, adapter):

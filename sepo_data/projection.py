@@ -78,7 +78,8 @@ def clean_spans(text: str, token_start: npt.ArrayLike, token_end: npt.ArrayLike)
 def partition(token_start: npt.ArrayLike, token_end: npt.ArrayLike) -> Bounds:
     """Cut a text between its tokens.
 
-    A character that several tokens cover is split evenly, in their order.
+    The character that a token begins in is split evenly, in their order, among all
+    tokens that cover it.
 
     Args:
         token_start: First code point of each token, ``(T,)``, from `clean_spans`.
@@ -96,8 +97,8 @@ def partition(token_start: npt.ArrayLike, token_end: npt.ArrayLike) -> Bounds:
     end = np.asarray(token_end, dtype=np.int64)
     if start.size == 0:
         return np.zeros(1, dtype=np.int64)
-    first = np.searchsorted(end, start, side="right")  # of the tokens that cover a token's first character
-    sharing = np.searchsorted(start, start, side="right") - first
+    first = end.searchsorted(start, side="right")  # of the tokens that cover a token's first character
+    sharing = start.searchsorted(start, side="right") - first
     rank = np.arange(start.size) - first
     return np.append(start * TICKS + rank * TICKS // sharing, end[-1] * TICKS)
 
@@ -109,13 +110,16 @@ def overlaps(source: Bounds, target: Bounds) -> Overlaps:
         source: Bounds of ``S`` tokens, from `partition`.
         target: Bounds of ``T`` tokens of the same text; either may end earlier.
     """
-    cuts = np.union1d(source, target)
-    cuts = cuts[cuts <= min(source[-1], target[-1])]
-    left = cuts[:-1]
+    cuts = np.concatenate((source, target))
+    cuts.sort(kind="stable")  # two sorted runs: one merge
+    cuts = cuts[: cuts.searchsorted(min(source[-1], target[-1]), side="right")]
+    ticks = np.diff(cuts)
+    real = np.flatnonzero(ticks)  # a bound of both sides stands twice in the cuts
+    left = cuts[real]
     return Overlaps(
-        np.searchsorted(source, left, side="right") - 1,
-        np.searchsorted(target, left, side="right") - 1,
-        np.diff(cuts),
+        source.searchsorted(left, side="right") - 1,
+        target.searchsorted(left, side="right") - 1,
+        ticks[real],
     )
 
 

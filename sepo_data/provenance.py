@@ -14,7 +14,7 @@ from .schema import SCHEMA_VERSION
 from .settings import AnnotateSettings
 
 if TYPE_CHECKING:
-    from .checkpoints import Checkpoint, PairFacts
+    from .checkpoints import PairFacts
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "huggingface_hub", "numpy", "pyarrow")
 
@@ -41,10 +41,10 @@ def run_record(
                 "columns": asdict(source.columns),
             },
             **{
-                role: _weights(checkpoint)
+                role: checkpoint.revisions
                 for role, checkpoint in zip(("oracle", "ref"), facts.checkpoints, strict=True)
             },
-            "tokenizer_sha256": _tokenizer_hash(encoder),
+            "tokenizer_sha256": tokenizer_hash(encoder),
             "chat_template_sha256": None if template is None else text_sha256(template),
             "dtype": settings.dtype,
             "max_length": max_length,
@@ -62,7 +62,7 @@ def run_record(
             "on_hub": not source.revision.startswith("sha256:"),
             "card": {
                 **({"license": settings.license} if settings.license else {}),
-                **_carried_over(source.card),
+                **carried_over(source.card),
             },
             "restricted": source.restricted,
             "repairs": source.repairs,
@@ -76,21 +76,14 @@ def run_record(
     }
 
 
-def _weights(checkpoint: "Checkpoint") -> dict[str, str | None]:
-    """What decides on a model's numbers: revisions, not the names of folders."""
-    if checkpoint.adapter is None:
-        return {"revision": checkpoint.base.revision, "base": None}
-    return {"revision": checkpoint.adapter.revision, "base": checkpoint.base.revision}
-
-
-def _carried_over(card: dict[str, Any]) -> dict[str, Any]:
+def carried_over(card: dict[str, Any]) -> dict[str, Any]:
     """Licence, language and gate of the source's card: what a derived dataset has to keep."""
     return {
         key: value for key, value in card.items() if key in CARRIED_OVER or key.startswith("extra_gated_")
     }
 
 
-def _tokenizer_hash(encoder: ResponseEncoder) -> str:
+def tokenizer_hash(encoder: ResponseEncoder) -> str:
     """Of everything that makes ids: the tokenizer itself, and which tokens begin and end a text."""
     tokenizer = encoder.tokenizer
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}

@@ -4,16 +4,18 @@ Chat templates trim content and render a prompt alone differently from a whole
 conversation, so a response cannot be looked up in the rendered text. Instead the
 conversation is rendered twice with a probe in place of the response; what both
 renderings share before and behind the probe is the prefix and the suffix. The
-response itself never passes through the template. Annotation and all training
-stages render with this one function.
+response itself never passes through the template. Of a whole conversation every
+assistant turn is a response, each with a probe of its own. Annotation and all
+training stages render with this one procedure.
 """
 
 import json
 import logging
 import os.path
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from .errors import TokenizerError
@@ -35,7 +37,6 @@ _FIXED_CLOCK = (
     + "".join(f"|replace('{directive}', '{value}')" for directive, value in _DATE.items())
     + " }}{%- endmacro -%}"
 )
-_PROBES = ("Xprobe1x", "Yprobe2y")  # no first or last character in common, nothing a template would trim
 _TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 
 
@@ -53,6 +54,37 @@ class Rendering:
     prefix: str
     suffix: str
     typed: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class RenderedChat:
+    """A conversation as text: its ``n`` responses, and the ``n + 1`` segments around them.
+
+    Attributes:
+        segments: The text before each response, and the text behind the last one,
+            which is empty without a chat template.
+        responses: The assistant's contents, verbatim.
+        typed: For each segment, its spans that are text, as in `Rendering`.
+    """
+
+    segments: tuple[str, ...]
+    responses: tuple[str, ...]
+    typed: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def text(self) -> str:
+        """The whole conversation."""
+        return "".join(chain(*zip(self.segments, (*self.responses, ""), strict=True)))
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Half-open span of each response in ``text``."""
+        spans, end = [], 0
+        for segment, response in zip(self.segments[:-1], self.responses, strict=True):
+            start = end + len(segment)
+            end = start + len(response)
+            spans.append((start, end))
+        return spans
 
 
 def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
@@ -87,38 +119,105 @@ def render(
     Raises:
         TokenizerError: If the prompt is messages and no template is to be used.
     """
+    chat = _render(tokenizer, prompt, "", control, chat_template=chat_template, every_turn=False)
+    if isinstance(chat, str):
+        return chat
+    prefix, suffix = chat.segments
+    return Rendering(prefix, suffix, chat.typed[0])
+
+
+def render_chat(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str | list[Message],
+    response: str,
+    control: re.Pattern[str],
+    *,
+    chat_template: bool,
+) -> RenderedChat | str:
+    """Render a conversation into its responses and the text around them.
+
+    The responses are the contents of all assistant turns of the prompt, and the
+    one that follows the prompt. Of an assistant's message the template sees its
+    role and a probe: what it would cut out of an earlier turn (Qwen3: the thoughts)
+    stays in.
+
+    Args:
+        tokenizer: As for `render`.
+        prompt: As for `render`.
+        response: The last response.
+        control: As for `render`.
+        chat_template: As for `render`.
+
+    Returns:
+        The rendering, or the reason why the row cannot be used.
+
+    Raises:
+        TokenizerError: As `render`.
+    """
+    return _render(tokenizer, prompt, response, control, chat_template=chat_template, every_turn=True)
+
+
+def _render(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str | list[Message],
+    response: str,
+    control: re.Pattern[str],
+    *,
+    chat_template: bool,
+    every_turn: bool,
+) -> RenderedChat | str:
+    """As `render_chat`; without ``every_turn`` the assistant turns of the prompt are left to the template."""
     if not chat_template:
         if isinstance(prompt, str):
-            return Rendering(prompt, "")
+            return RenderedChat((prompt, ""), (response,), ((), ()))
         raise TokenizerError(
-            "the dataset holds messages, which need a chat template, and none is used. Take an oracle whose "
+            "the dataset holds messages, which need a chat template, and none is used. Take a model whose "
             "tokenizer has one, leave out --no-chat-template, or turn the messages into texts."
         )
     if isinstance(prompt, str) and control.match(prompt.lstrip()):
         return ALREADY_RENDERED
     turns = _turns(prompt) if isinstance(prompt, str) else prompt
-    marks = _marks(turns)
-    marked = _mark_typed(turns, control, marks)
+    own = [i for i, turn in enumerate(turns) if every_turn and turn["role"] == "assistant"]
+    responses = (*(turns[i]["content"] for i in own), response)
+    others = [None if i in own else turn for i, turn in enumerate(turns)]
+    marks = _marks(others)
+    # Arrow gives every message all keys of its column: templates test for keys, and print nulls
+    marked = [*compact(_mark_typed(others, control, marks)), None]
+    # a probe and its twin share neither first nor last character, and have nothing that a template would trim
+    probes = [(f"Xprobe{2 * i + 1}x", f"Yprobe{2 * i + 2}y") for i in range(len(responses))]
     try:
-        rendered = [_apply(tokenizer, marked, probe) for probe in _PROBES]
+        first, second = (_apply(tokenizer, marked, contents) for contents in zip(*probes, strict=True))
     except Exception as error:  # a template is a program of its author's: it raises what it likes
         log.debug("the chat template refuses a conversation: %s", error)
         return TEMPLATE_REFUSES
-    prefix = _common_prefix(*rendered)
-    suffix = _common_prefix(*(text[::-1] for text in rendered))[::-1]
-    if any(text != prefix + probe + suffix for text, probe in zip(rendered, _PROBES, strict=True)):
+    segments = _split(first, second, probes)
+    if segments is None:
         return TEMPLATE_REFUSES
-    prefix, typed = _unmark(prefix, marks)
-    return Rendering(prefix, _unmark(suffix, marks)[0], typed)
+    plain = [_unmark(segment, marks) for segment in segments]
+    return RenderedChat(tuple(text for text, _ in plain), responses, tuple(typed for _, typed in plain))
 
 
-def _common_prefix(first: str, second: str) -> str:
-    return os.path.commonprefix([first, second])  # noqa: RUF071, character by character is what is wanted
+def _split(first: str, second: str, probes: Sequence[tuple[str, str]]) -> list[str] | None:
+    """What two renderings share before, between and behind their probes; None if more than probes differ."""
+    segments = []
+    for pair in probes:
+        shared = os.path.commonprefix([first, second])  # noqa: RUF071, character by character is what is wanted
+        segments.append(shared)
+        first, second = first[len(shared) :], second[len(shared) :]
+        if not (first.startswith(pair[0]) and second.startswith(pair[1])):
+            return None
+        first, second = first[len(pair[0]) :], second[len(pair[1]) :]
+    return [*segments, first] if first == second else None
 
 
-def _apply(tokenizer: "PreTrainedTokenizerBase", turns: list[Message], response: str) -> str:
-    # Arrow gives every message all keys of its column: templates test for keys, and print nulls
-    conversation = [*compact(turns), {"role": "assistant", "content": response}]
+def _apply(
+    tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Message | None], responses: Sequence[str]
+) -> str:
+    """The conversation with the responses, in order, where a turn is None."""
+    answers = iter(responses)
+    conversation = [
+        {"role": "assistant", "content": next(answers)} if turn is None else turn for turn in turns
+    ]
     template = tokenizer.get_chat_template()
     clock = _FIXED_CLOCK if "strftime_now" in template else ""
     return str(tokenizer.apply_chat_template(conversation, chat_template=clock + template, tokenize=False))
@@ -140,7 +239,7 @@ def _turns(prompt: str) -> list[Message]:
     ]
 
 
-def _marks(turns: list[Message]) -> tuple[str, str]:
+def _marks(turns: Sequence[Message | None]) -> tuple[str, str]:
     """Two noncharacters that no message contains."""
     content = json.dumps(turns, ensure_ascii=False, default=str)
     first, second, *_ = (chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in content)

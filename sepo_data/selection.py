@@ -127,6 +127,30 @@ def select(
     raise SelectionError(f'selection "{rule}" is not known. Use one of {", ".join(SELECTIONS)}.')
 
 
+def reward_weights(token_rewards: npt.ArrayLike, mask: Mask, *, highest: bool) -> npt.NDArray[np.float32]:
+    """Weigh the selected tokens by how far the oracle is behind them.
+
+    With a log-ratio ``r`` of oracle to reference, ``sigmoid(r)`` is the probability that
+    of the two the oracle wrote the token: p_oracle / (p_oracle + p_ref).
+
+    Args:
+        token_rewards: Rewards of one response's tokens, in nats, ``(T,)``; NaN = unknown.
+        mask: The selected ones, ``(T,)``.
+        highest: ``sigmoid(r)`` for chosen responses, ``sigmoid(-r)`` for rejected ones.
+
+    Returns:
+        Weights in ``[0, 1]``, ``(T,)``; 0 for tokens that are unknown or not selected.
+
+    Example:
+        >>> reward_weights([0.0, 2.0], np.array([True, False]), highest=True)
+        array([0.5, 0. ], dtype=float32)
+    """
+    rewards = np.asarray(token_rewards, dtype=np.float64) * (1 if highest else -1)
+    weights, known = np.zeros(rewards.shape, dtype=np.float32), mask & ~np.isnan(rewards)
+    weights[known] = np.exp(-np.logaddexp(0, -rewards[known]))  # the sigmoid, without overflow
+    return weights
+
+
 def check_ratio(ratio: float, name: str = "ratio") -> None:
     """Refuse a share outside ``(0, 1]`` with a `SelectionError` that names the setting."""
     if not 0 < ratio <= 1:

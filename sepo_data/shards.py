@@ -204,7 +204,7 @@ def _refuse_other_run(run: Run, found: dict[str, Any]) -> None:
     differing = [
         f"{name} {theirs!r}, this run has {ours!r}"
         for part in _IDENTITY
-        for name, theirs, ours in _differences(found.get(part, {}), run.record[part])
+        for name, theirs, ours in differences(found.get(part, {}), run.record[part])
     ]
     if differing:
         raise OutputError(
@@ -212,10 +212,11 @@ def _refuse_other_run(run: Run, found: dict[str, Any]) -> None:
         )
 
 
-def _differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two records differ: the dotted name, and both values."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in sorted({*theirs, *ours}):
-            yield from _differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+            yield from differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
     elif theirs != ours:
         yield name, theirs, ours
 

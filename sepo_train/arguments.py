@@ -1,0 +1,115 @@
+"""A stage's settings as ``transformers.TrainingArguments``, whose every field can be set."""
+
+import dataclasses
+import difflib
+import os
+from typing import Any, NoReturn
+
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from sepo_data.errors import SettingsError, first_line
+
+from .settings import TrainSettings
+
+# They have options of their own, or would undo what the stages do.
+OWN_OPTIONS = {
+    "output_dir": "--output-dir",
+    "per_device_train_batch_size": "--micro-batch-size",
+    "gradient_accumulation_steps": "--batch-size",
+    "learning_rate": "--learning-rate",
+    "num_train_epochs": "--epochs",
+    "seed": "--seed",
+    "push_to_hub": "--push-to-hub",
+    "hub_model_id": "--push-to-hub",
+    "hub_private_repo": "--private",
+    "remove_unused_columns": "nothing, the stages keep the columns that they need",
+    "resume_from_checkpoint": "the same command again, which goes on by itself",
+    "label_names": "nothing, the losses have no labels",
+}
+
+_EVALUATION = {"eval_strategy": "steps", "eval_steps": "0.25", "eval_on_start": "true"}
+
+
+def training_arguments(settings: TrainSettings) -> TrainingArguments:
+    """Make the arguments of the trainer; prepares the process for distributed training.
+
+    Args:
+        settings: The stage's settings; ``training_arguments`` wins over the defaults here.
+
+    Raises:
+        SettingsError: If a field is unknown, its value cannot be read, or the batch cannot be divided.
+    """
+    micro = min(settings.micro_batch_size, settings.batch_size)
+    values = {
+        "output_dir": str(settings.output_dir),
+        "per_device_train_batch_size": str(micro),
+        "per_device_eval_batch_size": str(micro),
+        "gradient_accumulation_steps": str(_accumulation_steps(settings.batch_size, micro)),
+        "learning_rate": str(settings.learning_rate),
+        "num_train_epochs": str(settings.num_train_epochs),
+        "seed": str(settings.seed),
+        "remove_unused_columns": "false",
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": "0.03",
+        "weight_decay": "0",
+        "adam_beta2": "0.95",
+        "bf16": str(torch.cuda.is_available() and torch.cuda.is_bf16_supported()),
+        "logging_steps": "10",
+        "logging_first_step": "true",
+        "save_total_limit": "1",
+        "disable_tqdm": "true",
+        "dataloader_pin_memory": str(torch.cuda.is_available()),
+        **(
+            {"eval_strategy": "steps", "eval_steps": "0.25", "eval_on_start": "true"}
+            if settings.eval_fraction
+            else {}
+        ),
+        **_checked(settings),
+    }
+    flags = [part for name, value in values.items() for part in (f"--{name}", value)]
+    try:
+        parser = _Parser(TrainingArguments, add_help=False)  # type: ignore[arg-type]
+        (arguments,) = parser.parse_args_into_dataclasses(flags)
+    except (ValueError, ImportError, OSError) as error:
+        raise SettingsError(f"training arguments: {first_line(error)}") from error
+    if arguments.n_gpu > 1:
+        raise SettingsError(
+            f"{arguments.n_gpu} GPUs and one process. Start it with `accelerate launch -m sepo_cli.train …`, "
+            "or set CUDA_VISIBLE_DEVICES=0."
+        )
+    return arguments
+
+
+def _accumulation_steps(batch_size: int, micro_batch_size: int) -> int:
+    """How many micro-batches of all devices make a step."""
+    devices = int(os.environ.get("WORLD_SIZE", "1"))
+    steps, rest = divmod(batch_size, micro_batch_size * devices)
+    if rest or not steps:
+        raise SettingsError(
+            f"batch size {batch_size} is not a multiple of {micro_batch_size} (micro-batch size) times "
+            f"{devices} (processes). Change --batch-size or --micro-batch-size."
+        )
+    return steps
+
+
+class _Parser(HfArgumentParser):
+    """Reads values of every type that the fields have, and raises instead of exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"--set: {message}.")
+
+
+def _checked(settings: TrainSettings) -> dict[str, str]:
+    """What ``--set`` said, refused where there is no such field or an option of ours sets it."""
+    known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    found: dict[str, Any] = {}
+    for name, value in settings.training_arguments.items():
+        if name in OWN_OPTIONS:
+            raise SettingsError(f"--set {name}: use {OWN_OPTIONS[name]}.")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise SettingsError(f"--set {name}: TrainingArguments has no such field.{hint}")
+        found[name] = value
+    return found

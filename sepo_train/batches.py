@@ -1,0 +1,89 @@
+"""Tokens with weights to padded batches, one form for all three stages.
+
+An example holds one sequence (SFT) or two (chosen, then rejected). Training reads
+only tokens that carry weight, and cuts a sequence behind the last of them; held-out
+examples read every response token, so that the others can be watched.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class WeightedSequence:
+    """A sequence and what its tokens count for.
+
+    Attributes:
+        input_ids: All token ids, ``(S,)``.
+        positions: Where the response's tokens stand, ``(n,)``, increasing, all at least 1.
+        weights: Their weights, ``(n,)``; at least one is positive.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the loss takes as one: a conversation, or a pair.
+
+    Attributes:
+        row: Number of its row in the source.
+        sequences: One, or the chosen and the rejected one.
+        items: What it counts for in the mean of a batch.
+        ref_logps: For DPO, log-probs of the responses under the reference, in nats.
+    """
+
+    row: int
+    sequences: tuple[WeightedSequence, ...]
+    items: int = 1
+    ref_logps: tuple[float, float] | None = None
+
+    def __len__(self) -> int:
+        """Number of tokens, for batches of similar lengths."""
+        return sum(sequence.input_ids.size for sequence in self.sequences)
+
+
+def selected_only(sequence: WeightedSequence) -> WeightedSequence:
+    """The tokens with weight; whatever is behind the last of them changes nothing and is cut."""
+    kept = sequence.weights > 0
+    positions = sequence.positions[kept]
+    return WeightedSequence(sequence.input_ids[: positions[-1] + 1], positions, sequence.weights[kept])
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Pad examples on the right.
+
+    Returns:
+        ``items`` ``(B,)`` float32; ``input_ids`` ``(R, T)`` and ``targets`` ``(R, T)`` bool, the
+        tokens to read, with ``R`` = B or, for pairs, 2B: chosen and rejected in turn;
+        ``weights`` ``(R, N)`` and ``read`` ``(R, N)`` bool, per token read, padded;
+        for DPO ``ref_logps`` ``(B, 2)``.
+    """
+    sequences = [sequence for example in examples for sequence in example.sequences]
+    input_ids = torch.zeros(len(sequences), max(s.input_ids.size for s in sequences), dtype=torch.long)
+    targets = torch.zeros_like(input_ids, dtype=torch.bool)
+    weights = torch.zeros(len(sequences), max(s.positions.size for s in sequences))
+    read = torch.zeros_like(weights, dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        input_ids[row, : sequence.input_ids.size] = torch.from_numpy(sequence.input_ids)
+        targets[row, torch.from_numpy(sequence.positions)] = True
+        weights[row, : sequence.positions.size] = torch.from_numpy(sequence.weights)
+        read[row, : sequence.positions.size] = True
+    batch = {
+        "items": torch.tensor([float(example.items) for example in examples]),
+        "input_ids": input_ids,
+        "targets": targets,
+        "weights": weights,
+        "read": read,
+    }
+    ref_logps = [example.ref_logps for example in examples if example.ref_logps is not None]
+    return {**batch, "ref_logps": torch.tensor(ref_logps)} if ref_logps else batch

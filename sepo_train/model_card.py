@@ -1,0 +1,120 @@
+"""The model card: YAML that the Hub accepts, and a page that says how the model was trained.
+
+It renders what the training record holds and leaves out what it does not. No licence
+is derived: that of a dataset is not that of the weights.
+"""
+
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import jinja2
+import yaml
+
+from sepo_data.shards import write_atomically
+
+_LICENCE = ("license", "license_name", "license_link")
+
+
+def write_card(folder: Path, record: dict[str, Any]) -> None:
+    """Write the README.md of a trained model or adapter.
+
+    Args:
+        folder: The model's; whether it is an adapter is read from it.
+        record: What ``sepo_training.json`` says.
+    """
+    is_adapter = (folder / "adapter_config.json").exists()
+    write_atomically(folder / "README.md", render_card(record, is_adapter=is_adapter).encode())
+
+
+def render_card(record: dict[str, Any], *, is_adapter: bool) -> str:
+    """The text of a model card.
+
+    Args:
+        record: What ``sepo_training.json`` says; absent, null and empty facts are left out.
+        is_adapter: Whether the model is a PEFT adapter and not all the weights.
+    """
+    record = _known(record)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sepo_train", "."),
+        undefined=jinja2.ChainableUndefined,  # what is absent is false
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, and no text of a row ever reaches it
+    )
+    environment.filters |= {"code": _code, "shown": _shown, "figure": _figure}
+    metadata = _metadata(record, is_adapter=is_adapter)
+    header = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
+    names = {part: _name(record.get(part, {})) for part in ("model", "dataset")}
+    page = environment.get_template("model_card.md.j2")
+    return f"---\n{header}---\n\n" + page.render(r=record, names=names, is_adapter=is_adapter)
+
+
+def _metadata(record: dict[str, Any], *, is_adapter: bool) -> dict[str, Any]:
+    model, dataset = record.get("model", {}), record.get("dataset", {})
+    licence = model.get("card", {})
+    tags = ["sepo", "alignment", record["stage"], *(["lora"] if is_adapter else [])]
+    return {
+        "library_name": "peft" if is_adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        **({"base_model": model["name"]} if model.get("on_hub") else {}),
+        **({"datasets": [dataset["name"]]} if dataset.get("on_hub") else {}),
+        **{key: licence[key] for key in _LICENCE if key in licence},
+        **_language(dataset.get("card", {}).get("language")),
+        "tags": list(dict.fromkeys(tags)),
+    }
+
+
+def _language(stated: Any) -> dict[str, Any]:
+    """The dataset's; YAML has read the code of Norwegian, ``no``, as False."""
+    if stated is None:
+        return {}
+    codes = stated if isinstance(stated, list) else [stated]
+    return {"language": ["no" if code is False else str(code) for code in codes]}
+
+
+def _known(value: Any) -> Any:
+    """The same record without nulls and without what is empty."""
+    if isinstance(value, dict):
+        return {
+            key: known for key, item in value.items() if (known := _known(item)) not in (None, {}, [], "")
+        }
+    return value
+
+
+def _name(facts: dict[str, Any]) -> str:
+    """A name on the Hub; of a folder, what it is called without the folders that it is in."""
+    name = str(facts.get("name", ""))
+    return name if facts.get("on_hub") else re.split(r"[\\/]", name.rstrip("\\/"))[-1]
+
+
+def _code(text: object) -> str:
+    """A code span that keeps a table's cell whole, without folders of the machine."""
+    shown = str(text)
+    if PurePosixPath(shown).is_absolute() or PureWindowsPath(shown).is_absolute() or shown.startswith("~"):
+        shown = PureWindowsPath(shown).name  # it splits at both slashes
+    shown = " ".join(shown.split()).replace("`", "'")
+    return f"`{shown}`".replace("|", r"\|")
+
+
+def _shown(value: object) -> str:
+    """A setting in a table's cell."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{_code(key)} = {_shown(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return (
+        f"{value:,}" if isinstance(value, int) else str(value) if isinstance(value, float) else _code(value)
+    )
+
+
+def _figure(value: float | None) -> str:
+    """A figure with four decimals, or as many digits as a very small one needs."""
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.4f}" if value == 0 or not abs(value) < 1e-3 else f"{value:.2e}"

@@ -1,0 +1,204 @@
+"""The settings of the three stages, checked before any work; the commands' options map to them one to one.
+
+The defaults are those of the authors' released scripts (arXiv 2408.13518's
+repository) where those state one; `docs/training.md` lists them with their source.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sepo_data.errors import SettingsError
+from sepo_data.policy_rows import Projection, ProjectionSettings, Weights
+from sepo_data.selection import Selection, check_ratio
+from sepo_data.settings import DTYPES, Dtype
+
+Side = Literal["chosen", "rejected"]
+
+RATIO = 0.3  # the paper's
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What all stages have in common.
+
+    Attributes:
+        output_dir: Folder that becomes the trained model.
+        config_name: Which configuration, of a dataset that has several.
+        split: Which split to train on; None: ``train``, or the only one of an annotated dataset.
+        revision: Branch, tag or commit of a dataset on the Hub.
+        model_revision: Branch, tag or commit of a model on the Hub.
+        chat_template: Render prompts with the model's chat template, if it has one.
+        max_length: Most tokens of a sequence; responses are cut.
+        fraction: Share of the rows to use, drawn with ``seed``, in ``(0, 1]``.
+        eval_fraction: Share of the used rows that are held out, in ``[0, 1)``.
+        seed: For the draws above, the order of the data, dropout, and ``random`` selection.
+        learning_rate: Its peak.
+        num_train_epochs: How often the data is gone through.
+        batch_size: Examples a step, over all devices.
+        micro_batch_size: Examples a device takes at once; the rest is accumulated.
+        dtype: What the weights are kept in; bfloat16 and float16 make sense under LoRA.
+        lora_rank: Train a LoRA adapter of this rank on all linear layers instead of all weights.
+        push_to_hub: Repository that the finished model is pushed to.
+        private: Make that repository private.
+        training_arguments: Any other field of ``transformers.TrainingArguments``, as text.
+    """
+
+    output_dir: Path
+    config_name: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    model_revision: str | None = None
+    chat_template: bool = True
+    max_length: int = 2048
+    fraction: float = 1.0
+    eval_fraction: float = 0.0
+    seed: int = 0
+    learning_rate: float
+    num_train_epochs: float = 1.0
+    batch_size: int
+    micro_batch_size: int
+    dtype: Dtype = "float32"
+    lora_rank: int | None = None
+    push_to_hub: str | None = None
+    private: bool = False
+    training_arguments: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            SettingsError: Naming the setting, its value and what it may be.
+            SelectionError: If a ratio is out of range.
+        """
+        check_ratio(self.fraction, "fraction")
+        if not 0 <= self.eval_fraction < 1:
+            raise SettingsError(f"eval fraction must be in [0, 1), got {self.eval_fraction}.")
+        if self.dtype not in DTYPES:
+            raise SettingsError(f'dtype "{self.dtype}" is not one of {", ".join(DTYPES)}.')
+        for name in ("max_length", "batch_size", "micro_batch_size", "lora_rank"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} must be at least 1, got {value}.")
+        for name in ("learning_rate", "num_train_epochs"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.seed < 0:
+            raise SettingsError(f"seed must not be negative, got {self.seed}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftSettings(TrainSettings):
+    """Stage 1, the reference.
+
+    Attributes:
+        side: Train on this side of a preference dataset; None: the dataset holds conversations.
+        prompt_column: Name of the prompt's column, if it is not ``prompt``.
+        chosen_column: Name of the preferred response's column, if it is not ``chosen``.
+        rejected_column: Name of the other response's column, if it is not ``rejected``.
+    """
+
+    side: Side | None = None
+    prompt_column: str | None = None
+    chosen_column: str | None = None
+    rejected_column: str | None = None
+    learning_rate: float = 5e-6
+    batch_size: int = 256
+    micro_batch_size: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoSettings(TrainSettings):
+    """Stage 2, the oracle.
+
+    Attributes:
+        beta: How strongly the oracle is held to its reference.
+        label_smoothing: Assumed share of swapped pairs, in ``[0, 0.5)``.
+        prompt_column: As for SFT.
+        chosen_column: As for SFT.
+        rejected_column: As for SFT.
+    """
+
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    prompt_column: str | None = None
+    chosen_column: str | None = None
+    rejected_column: str | None = None
+    learning_rate: float = 5e-7
+    batch_size: int = 256
+    micro_batch_size: int = 2
+
+    def __post_init__(self) -> None:
+        """As for all stages."""
+        super().__post_init__()
+        if not self.beta > 0:
+            raise SettingsError(f"beta must be above 0, got {self.beta}.")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise SettingsError(f"label smoothing must be in [0, 0.5), got {self.label_smoothing}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SepoSettings(TrainSettings):
+    """Stage 3, the policy.
+
+    Attributes:
+        selection: Rule that selects the key tokens, see `sepo_data.selection`; None: the one
+            that the dataset was annotated with.
+        chosen_ratio: Share of the chosen response's tokens to select, in ``(0, 1]``; None: as
+            annotated, or 0.3 where another rule was.
+        rejected_ratio: The same for the rejected response.
+        projection: ``sum`` selects on the rewards at the policy's own tokens, ``majority``
+            carries the masks of the dataset.
+        weights: ``mask`` counts selected tokens equally, ``rewards`` by their rewards.
+        scale: Factor of the gap in the loss.
+        margin: What the scaled gap should exceed.
+    """
+
+    selection: Selection | None = None
+    chosen_ratio: float | None = None
+    rejected_ratio: float | None = None
+    projection: Projection = "sum"
+    weights: Weights = "mask"
+    scale: float = 1.0
+    margin: float = 0.0
+    learning_rate: float = 5e-7
+    batch_size: int = 128
+    micro_batch_size: int = 2
+
+    def __post_init__(self) -> None:
+        """As for all stages."""
+        super().__post_init__()
+        for name in ("chosen_ratio", "rejected_ratio"):
+            if (ratio := getattr(self, name)) is not None:
+                check_ratio(ratio, name.replace("_", " "))
+        if not self.scale > 0:
+            raise SettingsError(f"scale must be above 0, got {self.scale}.")
+        if self.projection == "majority" and (self.selection, self.chosen_ratio, self.rejected_ratio) != (
+            None,
+            None,
+            None,
+        ):
+            raise SettingsError(
+                "projection majority carries the masks of the dataset, so a selection or a ratio says "
+                "nothing. Leave them out, or use --projection sum."
+            )
+        self.projection_settings({})
+
+    def projection_settings(self, annotated: Mapping[str, Any]) -> ProjectionSettings:
+        """How annotated rows become the policy's.
+
+        Args:
+            annotated: What the manifest of the dataset says of its own selection.
+        """
+        rule = self.selection or annotated.get("rule", "ratio")
+        shares = annotated if self.selection is None or annotated.get("rule") in ("ratio", "random") else {}
+        return ProjectionSettings(
+            selection=rule,
+            chosen_ratio=self.chosen_ratio or shares.get("chosen_ratio", RATIO),
+            rejected_ratio=self.rejected_ratio or shares.get("rejected_ratio", RATIO),
+            projection=self.projection,
+            weights=self.weights,
+            seed=self.seed,
+            max_length=self.max_length,
+        )

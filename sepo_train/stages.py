@@ -1,0 +1,258 @@
+"""The three stages: data to examples, an objective, one trainer.
+
+train_sft   base model + conversations        -> reference
+train_dpo   reference + preferences           -> oracle
+train_sepo  any policy + annotated dataset    -> policy
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sepo_data.conversations import ChatSource, encode_chats, open_chats
+
+from sepo_data.checkpoints import Description, describe_model
+from sepo_data.encoding import EncodedResponse, Ids, ResponseEncoder, response_encoder
+from sepo_data.errors import PreferenceError
+from sepo_data.hub import Annotated, open_annotated
+from sepo_data.policy_rows import ProjectedRows, ProjectedSide, annotated_source
+from sepo_data.preferences import Source, open_source
+from sepo_data.provenance import carried_over
+from sepo_data.rows import encode_rows
+from sepo_data.transfer import transfer_report
+
+from .arguments import training_arguments
+from .batches import Example, WeightedSequence
+from .objectives import dpo_objective, sepo_objective, sft_objective
+from .reference import reference_logps
+from .settings import DpoSettings, SepoSettings, SftSettings, TrainSettings
+from .training import Data, TrainReport, run_training
+
+if TYPE_CHECKING:
+    import datasets
+
+log = logging.getLogger("sepo")
+
+ROWS_AT_ONCE = 512
+
+
+def train_sft(
+    model: str, dataset: str, settings: SftSettings, *, stop: Callable[[], bool] = lambda: False
+) -> TrainReport:
+    """Train a model on the assistant's tokens of conversations: stage 1, the reference.
+
+    Args:
+        model: Base model, Hub id or folder.
+        dataset: Conversations, prompts with completions or, with ``settings.side``, preferences.
+        settings: Everything else.
+        stop: Asked after every step; True ends the run there, with a checkpoint.
+
+    Raises:
+        SepoError: One of its children, see `sepo_data.errors`.
+    """
+    arguments = training_arguments(settings)
+    description, encoder, max_length = _prepare(model, settings)
+    source = open_chats(
+        dataset,
+        side=settings.side,
+        config=settings.config_name,
+        split=settings.split or "train",
+        revision=settings.revision,
+        prompt_column=settings.prompt_column,
+        chosen_column=settings.chosen_column,
+        rejected_column=settings.rejected_column,
+    )
+    source = replace(source, rows=_drawn(source.rows, settings))
+    examples, dropped, notes = [], Counter[str](), Counter[str]()
+    for lo, hi in _ranges(len(source.rows)):
+        encoded = encode_chats(source, encoder, max_length, lo, hi)
+        dropped.update({reason: len(rows) for reason, rows in encoded.dropped.items()})
+        notes.update(encoded.counts)
+        examples += [
+            Example(chat.row, (_weighted(chat.input_ids, chat.positions),), items=chat.positions.size)
+            for chat in encoded.chats
+        ]
+    data = Data(examples, dict(dropped), _facts(source), dict(notes))
+    return run_training("sft", description, data, settings, arguments, sft_objective, stop=stop)
+
+
+def train_dpo(
+    model: str, dataset: str, settings: DpoSettings, *, stop: Callable[[], bool] = lambda: False
+) -> TrainReport:
+    """Train a model with DPO from itself as the reference: stage 2, the oracle.
+
+    Args:
+        model: The reference, Hub id or folder.
+        dataset: Preference dataset: Hub id, folder or file.
+        settings: Everything else.
+        stop: Asked after every step; True ends the run there, with a checkpoint.
+
+    Raises:
+        SepoError: One of its children, see `sepo_data.errors`.
+    """
+    arguments = training_arguments(settings)
+    description, encoder, max_length = _prepare(model, settings)
+    source = open_source(
+        dataset,
+        config=settings.config_name,
+        split=settings.split or "train",
+        revision=settings.revision,
+        prompt_column=settings.prompt_column,
+        chosen_column=settings.chosen_column,
+        rejected_column=settings.rejected_column,
+    )
+    source = replace(source, rows=_drawn(source.rows, settings))
+    examples, dropped, notes = [], Counter[str](), Counter[str]()
+    for lo, hi in _ranges(len(source.rows)):
+        encoded = encode_rows(source, encoder, max_length, lo, hi)
+        dropped.update({reason: len(rows) for reason, rows in encoded.dropped.items()})
+        notes.update(encoded.counts)
+        examples += [
+            Example(pair.row, (_whole(pair.chosen), _whole(pair.rejected))) for pair in encoded.pairs
+        ]
+    return run_training(
+        "dpo",
+        description,
+        Data(examples, dict(dropped), _facts(source), dict(notes)),
+        settings,
+        arguments,
+        dpo_objective(settings.beta, settings.label_smoothing),
+        prepare=partial(_with_reference, description),
+        stop=stop,
+    )
+
+
+def train_sepo(
+    policy: str, dataset: str, settings: SepoSettings, *, stop: Callable[[], bool] = lambda: False
+) -> TrainReport:
+    """Train any policy on the key tokens of an annotated dataset: stage 3.
+
+    Args:
+        policy: Hub id or folder; its tokenizer need not be the oracle's.
+        dataset: Annotated dataset, Hub id or folder.
+        settings: Everything else.
+        stop: Asked after every step; True ends the run there, with a checkpoint.
+
+    Raises:
+        SepoError: One of its children, see `sepo_data.errors`.
+    """
+    arguments = training_arguments(settings)
+    description, encoder, max_length = _prepare(policy, settings)
+    annotated = open_annotated(dataset, revision=settings.revision)
+    split = _split(annotated, settings.split)
+    projection = settings.projection_settings(annotated.manifest.get("selection", {}))
+    projection = replace(projection, max_length=max_length)
+    if settings.projection == "sum":  # the record says what was chosen, by whomever
+        settings = replace(
+            settings,
+            selection=projection.selection,
+            chosen_ratio=projection.chosen_ratio,
+            rejected_ratio=projection.rejected_ratio,
+        )
+    source = annotated_source(_drawn(annotated.splits[split], settings), annotated.name)
+    examples: list[Example] = []
+    notes = Counter[str]()
+
+    def collect(projected: ProjectedRows) -> None:
+        notes.update(projected.counts)
+        examples.extend(
+            Example(pair.row, (_key_tokens(pair.chosen), _key_tokens(pair.rejected)))
+            for pair in projected.pairs
+        )
+
+    transfer = transfer_report(source, encoder, projection, collect)
+    if examples:
+        log.info("%s", transfer.short())
+    for warning in transfer.warnings():
+        log.warning("%s", warning)
+    return run_training(
+        "sepo",
+        description,
+        Data(examples, transfer.dropped, _annotated_facts(annotated, split), dict(notes), transfer.short()),
+        settings,
+        arguments,
+        sepo_objective(settings.scale, settings.margin),
+        stop=stop,
+    )
+
+
+def _prepare(model: str, settings: TrainSettings) -> tuple[Description, ResponseEncoder, int]:
+    """The model without its weights, its tokenizer, and the most tokens that it is given."""
+    description = describe_model(model, settings.model_revision)
+    encoder = response_encoder(description.tokenizer, chat_template=settings.chat_template)
+    context = description.max_context
+    if context is not None and context < settings.max_length:
+        log.info("maximum length %d instead of %d: the model reads no more", context, settings.max_length)
+        return description, encoder, context
+    return description, encoder, settings.max_length
+
+
+def _drawn(rows: "datasets.Dataset", settings: TrainSettings) -> "datasets.Dataset":
+    """The share of the rows that is asked for, drawn by the seed, in their order."""
+    if settings.fraction == 1:
+        return rows
+    number = max(1, round(settings.fraction * len(rows)))
+    drawn = np.random.default_rng((settings.seed, 0)).permutation(len(rows))[:number]
+    return rows.select(np.sort(drawn))
+
+
+def _ranges(num_rows: int) -> list[tuple[int, int]]:
+    return [(lo, min(lo + ROWS_AT_ONCE, num_rows)) for lo in range(0, num_rows, ROWS_AT_ONCE)]
+
+
+def _weighted(input_ids: Ids, positions: Ids) -> WeightedSequence:
+    return WeightedSequence(input_ids, positions, np.ones(positions.size, np.float32))
+
+
+def _whole(response: EncodedResponse) -> WeightedSequence:
+    return _weighted(response.input_ids, response.positions)
+
+
+def _key_tokens(side: ProjectedSide) -> WeightedSequence:
+    return WeightedSequence(side.input_ids, side.positions, side.weights)
+
+
+def _with_reference(description: Description, examples: list[Example]) -> list[Example]:
+    logps = reference_logps(description, examples)
+    return [replace(example, ref_logps=pair) for example, pair in zip(examples, logps, strict=True)]
+
+
+def _split(annotated: Annotated, name: str | None) -> str:
+    """The split that is asked for, or the only one."""
+    splits = [str(split) for split in annotated.splits]
+    if name is None and len(splits) == 1:
+        return splits[0]
+    if (name or "train") not in splits:
+        problem = "has several splits" if name is None else f'no split "{name}"'
+        raise PreferenceError(f"{annotated.name}: {problem}. Choose with --split: {', '.join(splits)}.")
+    return name or "train"
+
+
+def _facts(source: Source | ChatSource) -> dict[str, Any]:
+    """What the record says of a dataset."""
+    return {
+        "name": source.name,
+        "revision": source.revision,
+        "config": source.config,
+        "split": source.split,
+        "on_hub": not source.revision.startswith("sha256:"),
+        "card": carried_over(source.card),
+        "restricted": source.restricted,
+    }
+
+
+def _annotated_facts(annotated: Annotated, split: str) -> dict[str, Any]:
+    source = annotated.manifest.get("source", {})
+    return {
+        "name": annotated.name,
+        "revision": annotated.revision,
+        "config": None,
+        "split": split,
+        "on_hub": not annotated.revision.startswith("sha256:"),
+        "card": source.get("card", {}),
+        "restricted": bool(source.get("restricted")),
+    }

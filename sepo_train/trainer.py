@@ -1,0 +1,190 @@
+"""One trainer for the three stages: ``transformers.Trainer`` with another loss and other figures.
+
+Everything else (precision, checkpoints, schedules, trackers, DDP, FSDP, DeepSpeed) is the
+Trainer's own. The loss of a step is the mean over all examples of the step, however they are
+divided into micro-batches and devices.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from sepo_data.logprobs import batch_logps
+
+from .batches import Batch, Example, collate
+from .objectives import Objective, Outcome
+
+log = logging.getLogger("sepo")
+
+DRIFTING = ("logps/chosen", "logps/rejected", "logps/chosen_all", "logps/rejected_all")
+COLLAPSE = -1.0  # nats a token: on average e times less likely than at the start
+
+
+class Examples(Dataset[Example]):
+    """Examples in memory."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
+
+
+class _StopWhenAsked(TrainerCallback):
+    """Ends the training behind the step in hand, with a checkpoint."""
+
+    def __init__(self, trainer: "StageTrainer") -> None:
+        self.trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Save and stop, if any process was asked to."""
+        if self.trainer.stopping and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
+        else:
+            self.trainer.stopping = False  # the last step: nothing is left to stop
+
+
+class StageTrainer(Trainer):
+    """Trains a causal language model on one stage's objective."""
+
+    loss_is_scaled_for_ga = True  # by `compute_loss`
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        arguments: TrainingArguments,
+        objective: Objective,
+        train: Sequence[Example],
+        held_out: Sequence[Example],
+        tokenizer: PreTrainedTokenizerBase,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.objective: Objective = objective
+        self.stop = stop
+        self.stopping = False
+        self.names: list[str] = []  # of the figures that an evaluation gathers
+        self.sums: dict[str, Tensor] = {}  # since the last log: sum and number, (2,)
+        self.warned = False
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=Examples(train),
+            eval_dataset=Examples(held_out) if held_out else None,
+            processing_class=tokenizer,
+            compute_metrics=self._mean_figures,
+        )
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
+        self.add_callback(_StopWhenAsked(self))
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | int | None]:
+        """The micro-batches of a step, and how many items the step has over all devices."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        items = sum(float(batch["items"].sum()) for batch in batches)
+        # with the items goes whether any process was asked to stop: all have to stop at the same step
+        gathered = self.accelerator.gather(torch.tensor([[items, float(self.stop())]], device=device))
+        self.stopping = bool(gathered[:, 1].any())
+        return batches, gathered[:, 0].sum()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """This micro-batch's share of the step's mean loss, times the processes: their gradients are averaged."""
+        outcome = self._outcome(model, inputs)
+        for name, values in self._figures(outcome, inputs).items():
+            if not name.endswith("_all"):  # training reads the selected tokens only
+                self.sums[name] = self.sums.get(name, torch.zeros_like(values[0])) + values.sum(0)
+        items = inputs["items"].sum() if num_items_in_batch is None else num_items_in_batch
+        loss = (outcome.losses * inputs["items"]).sum() / items * self.accelerator.num_processes
+        return (loss, outcome) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss and figures of a held-out batch; the Trainer gathers them over all devices."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            figures = self._figures(self._outcome(model, inputs), inputs)
+        self.names = list(figures)
+        values = torch.stack(list(figures.values()), dim=1)  # (B, figures, 2)
+        return values[:, 0, 0].mean(), values, values
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the figures since the last log, and how far the log-probs are from the start."""
+        if "loss" in logs:
+            for name, sums in self.sums.items():
+                total, number = self.accelerator.reduce(sums, "sum").tolist()
+                logs.setdefault(name, total / number)
+            self.sums = {}
+        for prefix in ("", "eval_"):
+            logs |= self._drift(logs, prefix)
+        super().log(logs, start_time)
+
+    def _outcome(self, model: nn.Module, inputs: Batch) -> Outcome:
+        flat = batch_logps(model, inputs["input_ids"], inputs["targets"])  # (sum of tokens read,)
+        parts = torch.split(flat, inputs["read"].sum(-1).tolist())
+        return self.objective(pad_sequence(list(parts), batch_first=True), inputs)
+
+    def _figures(self, outcome: Outcome, inputs: Batch) -> dict[str, Tensor]:
+        """Values and what they count for, ``(B, 2)`` each; the loss first."""
+        items = inputs["items"]
+        ones = torch.ones_like(items)
+        found = {"loss": torch.stack([outcome.losses.detach().float() * items, items], dim=1)}
+        for name, values in outcome.figures.items():
+            found[name] = torch.stack([values.float(), ones], dim=1)
+        return found
+
+    def _mean_figures(self, gathered: EvalPrediction) -> dict[str, float]:
+        totals, numbers = np.asarray(gathered.predictions).sum(0).T  # (figures,) each
+        return {name: float(t / n) for name, t, n in zip(self.names, totals, numbers, strict=True)}
+
+    def _drift(self, logs: dict[str, float], prefix: str) -> dict[str, float]:
+        """Mean log-probs minus those logged first; warns when chosen responses become unlikely."""
+        found = {}
+        for name in DRIFTING:
+            key = prefix + name
+            first = next((entry[key] for entry in self.state.log_history if key in entry), logs.get(key))
+            if key in logs and first is not None:
+                found[prefix + name.replace("logps", "drift")] = logs[key] - first
+        if found.get(f"{prefix}drift/chosen", 0.0) < COLLAPSE and not self.warned:
+            self.warned = True
+            log.warning(
+                "the selected tokens of chosen responses are %.1f nats less likely than at the start: the "
+                "policy collapses, as losses without a reference do. Lower --learning-rate, or train less.",
+                -found[f"{prefix}drift/chosen"],
+            )
+        return found

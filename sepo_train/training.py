@@ -1,0 +1,264 @@
+"""From examples to a trained model in its folder: the part that all stages share."""
+
+import logging
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+
+from sepo_data.checkpoints import Description
+from sepo_data.errors import PreferenceError
+from sepo_data.hub import check_push_target, push_model
+
+from .batches import Example, WeightedSequence, selected_only
+from .model_card import write_card
+from .objectives import Objective
+from .policies import load_trainable
+from .runs import SCHEMA_VERSION, finish_training, last_checkpoint, not_writable, open_training
+from .settings import TrainSettings
+from .trainer import StageTrainer
+
+log = logging.getLogger("sepo")
+
+# Settings that say where things are or go, or that stand elsewhere in the record.
+_NOT_IN_RECORD = {
+    "output_dir", "config_name", "split", "revision", "model_revision", "push_to_hub", "private",
+    "training_arguments", "learning_rate", "num_train_epochs", "batch_size", "micro_batch_size", "dtype",
+}  # fmt: skip
+_TRAINING = (
+    "max_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2",
+    "max_grad_norm", "optim", "bf16", "fp16", "train_sampling_strategy",
+)  # fmt: skip
+_RECORDED = ("loss", "margin", "accuracy", "logps/", "drift/", "length/")  # of what the Trainer logs
+_PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a stage trains on.
+
+    Attributes:
+        examples: With all tokens of the responses, in the order of the rows.
+        dropped: Rows that could not be used, by reason.
+        facts: What the record says of the dataset.
+        notes: How often something happened that a user should know, by description.
+        transfer: How an annotation fits the policy's vocabulary, in one line.
+    """
+
+    examples: list[Example]
+    dropped: dict[str, int]
+    facts: dict[str, Any]
+    notes: dict[str, int] = field(default_factory=dict)
+    transfer: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What came of a run.
+
+    Attributes:
+        output_dir: The folder.
+        record: What ``sepo_training.json`` says; None if the run was asked to stop.
+        commit: Where on the Hub the model was pushed to; None if it was not.
+    """
+
+    output_dir: Path
+    record: dict[str, Any] | None
+    commit: str | None = None
+
+
+def run_training(
+    stage: str,
+    description: Description,
+    data: Data,
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    objective: Objective,
+    *,
+    prepare: Callable[[list[Example]], list[Example]] = lambda examples: examples,
+    stop: Callable[[], bool] = lambda: False,
+) -> TrainReport:
+    """Train a model on examples, and leave a model folder with a card and a record.
+
+    The folder is the run's memory: the same call goes on from the last checkpoint, and does
+    nothing where the model is complete.
+
+    Args:
+        stage: ``sft``, ``dpo`` or ``sepo``.
+        description: The model to start from.
+        data: What to train on.
+        settings: The stage's.
+        arguments: Made of them by `arguments.training_arguments`.
+        objective: The stage's.
+        prepare: What remains to be done to the examples once it is clear that they are needed.
+        stop: Asked after every step; True ends the run there, with a checkpoint.
+
+    Raises:
+        SepoError: One of its children, see `sepo_data.errors`.
+    """
+    if not arguments.should_log:
+        log.setLevel(logging.ERROR)
+    if not data.examples:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in data.dropped.items())
+        raise PreferenceError(f"{data.facts['name']}: nothing is left to train on: {reasons}.")
+    private = settings.private or data.facts["restricted"]
+    if settings.push_to_hub is not None and arguments.should_save:
+        check_push_target(settings.push_to_hub, private=private, repo_type="model")
+    record = training_record(stage, description, data, settings, arguments)
+    output_dir = settings.output_dir
+    finished = open_training(output_dir, record, may_write=arguments.should_save)
+    if finished is not None:
+        log.info("%s is complete already", output_dir)
+        return TrainReport(output_dir, finished, _push(settings, private=private))
+    train, held_out = _hold_out(prepare(data.examples), settings)
+    set_seed(settings.seed)  # a new adapter is random
+    trainer = StageTrainer(
+        load_trainable(description, settings),
+        arguments,
+        objective,
+        [_selected_only(example) for example in train],
+        held_out,
+        description.tokenizer,
+        stop,
+    )
+    trainer.add_callback(_Figures())
+    checkpoint = last_checkpoint(output_dir)
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if trainer.stopping:
+            return TrainReport(output_dir, None)
+        _save(trainer, output_dir)
+        record = {**record, "figures": _figures(trainer, held_out)}
+        if arguments.should_save:
+            write_card(output_dir, record)
+            finish_training(output_dir, record)
+    except OSError as error:
+        raise not_writable(output_dir, error) from error
+    if not arguments.should_save:
+        return TrainReport(output_dir, record)
+    return TrainReport(output_dir, record, _push(settings, private=private))
+
+
+def training_record(
+    stage: str, description: Description, data: Data, settings: TrainSettings, arguments: TrainingArguments
+) -> dict[str, Any]:
+    """The facts of a run, plain JSON; ``runs`` decides by them whether a folder is this run's."""
+    facts = description.checkpoint.facts
+    held_out = _num_held_out(len(data.examples), settings.eval_fraction)
+    said = asdict(settings)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sepo_version": version("sepo"),
+        "stage": stage,
+        "model": {**asdict(facts), "on_hub": description.checkpoint.base.commit is not None},
+        "dataset": data.facts,
+        "settings": {name: said[name] for name in sorted(said.keys() - _NOT_IN_RECORD)},
+        "training": {
+            **{name: _plain(getattr(arguments, name)) for name in _TRAINING},
+            **{name: said[name] for name in ("learning_rate", "num_train_epochs", "batch_size", "dtype")},
+            **({"set": dict(settings.training_arguments)} if settings.training_arguments else {}),
+        },
+        "rows": {"used": len(data.examples) - held_out, "held_out": held_out, "dropped": data.dropped},
+        "transfer": data.transfer,
+        "figures": {},
+        "environment": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+        },
+    }
+
+
+class _Figures(TrainerCallback):
+    """Says in one line of log what people look at."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """One line for the training batches since the last, one for an evaluation."""
+        assert logs is not None
+        held_out = any(name.startswith("eval_") for name in logs)
+        named = {name.removeprefix("eval_"): value for name, value in logs.items()}
+        shown = [f"{label} {named[name]:{form}}" for name, label, form in _SHOWN if name in named]
+        if shown and "train_loss" not in named:
+            kind = "held out" if held_out else "training"
+            log.info("step %d/%d, %s: %s", state.global_step, state.max_steps, kind, ", ".join(shown))
+
+
+_SHOWN = (
+    ("loss", "loss", ".4f"),
+    ("margin", "margin", "+.4f"),
+    ("accuracy", "ranked right", ".1%"),
+    ("logps/chosen", "chosen", ".3f"),
+    ("logps/rejected", "rejected", ".3f"),
+    ("drift/chosen", "drift of chosen", "+.3f"),
+    ("grad_norm", "gradient", ".3g"),
+    ("learning_rate", "rate", ".2g"),
+)
+
+
+def _hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list[Example], list[Example]]:
+    """Examples to train on, and those held out: a random draw that the seed decides."""
+    number = _num_held_out(len(examples), settings.eval_fraction)
+    drawn = set(np.random.default_rng((settings.seed, 1)).permutation(len(examples))[:number].tolist())
+    train = [example for i, example in enumerate(examples) if i not in drawn]
+    if not train:
+        raise PreferenceError(
+            f"{len(examples)} rows and --eval-fraction {settings.eval_fraction} leave none to train on."
+        )
+    return train, [examples[i] for i in sorted(drawn)]
+
+
+def _num_held_out(num_examples: int, fraction: float) -> int:
+    return max(1, round(fraction * num_examples)) if fraction else 0
+
+
+def _selected_only(example: Example) -> Example:
+    sequences: tuple[WeightedSequence, ...] = tuple(map(selected_only, example.sequences))
+    return Example(example.row, sequences, example.items, example.ref_logps)
+
+
+def _figures(trainer: StageTrainer, held_out: Sequence[Example]) -> dict[str, Any]:
+    """Figures of the held-out examples before and after; without any, of the first and the last log."""
+    prefix = "eval_" if held_out else ""
+    step = trainer.state.global_step
+    history = trainer.state.log_history
+    if held_out and not any("eval_loss" in entry and entry["step"] == step for entry in history):
+        trainer.evaluate()
+    logged = [entry for entry in history if f"{prefix}loss" in entry]
+
+    def shown(entry: Mapping[str, float]) -> dict[str, float]:
+        named = {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
+        return {name: value for name, value in named.items() if name.startswith(_RECORDED)}
+
+    if not logged:
+        return {}
+    return {"held_out": bool(held_out), "start": shown(logged[0]), "end": shown(logged[-1])}
+
+
+def _save(trainer: StageTrainer, output_dir: Path) -> None:
+    trainer.save_model(str(output_dir))
+    if trainer.args.should_save:
+        (output_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use to anyone
+
+
+def _push(settings: TrainSettings, *, private: bool) -> str | None:
+    if settings.push_to_hub is None:
+        return None
+    return push_model(settings.output_dir, settings.push_to_hub, private=private)
+
+
+def _plain(value: Any) -> Any:
+    """Enumerations by their value."""
+    return getattr(value, "value", value)

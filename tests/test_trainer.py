@@ -1,0 +1,257 @@
+"""Tests of the trainer on tiny models: the gradient it follows, and that nothing but speed depends on how work is cut up."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import VOCABULARY, tiny_model, tiny_tokenizer
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from transformers import PreTrainedModel
+
+from sepo_data.logprobs import batch_logps
+from sepo_train.arguments import training_arguments
+from sepo_train.batches import Example, WeightedSequence, collate, selected_only
+from sepo_train.objectives import Objective, dpo_objective, sepo_objective, sft_objective
+from sepo_train.settings import SepoSettings
+from sepo_train.trainer import StageTrainer
+
+
+def sequence(rng: np.random.Generator, *, weights: str = "mask") -> WeightedSequence:
+    prompt, response = int(rng.integers(1, 6)), int(rng.integers(3, 12))
+    chance = rng.random(response).astype(np.float32)
+    mask = (chance < 0.4).astype(np.float32)
+    mask[int(rng.integers(response))] = 1.0
+    return WeightedSequence(
+        rng.integers(3, VOCABULARY, prompt + response),
+        np.arange(prompt, prompt + response),
+        {"mask": mask, "rewards": mask * chance, "all": np.ones(response, np.float32)}[weights],
+    )
+
+
+def pairs(count: int, *, weights: str = "mask", seed: int = 0) -> list[Example]:
+    rng = np.random.default_rng(seed)
+    return [
+        Example(
+            row,
+            (sequence(rng, weights=weights), sequence(rng, weights=weights)),
+            ref_logps=(-20.0, -30.0),
+        )
+        for row in range(count)
+    ]
+
+
+def conversations(count: int) -> list[Example]:
+    rng = np.random.default_rng(1)
+    found = [sequence(rng, weights="all") for _ in range(count)]
+    return [Example(row, (item,), items=item.positions.size) for row, item in enumerate(found)]
+
+
+def train(
+    output_dir: Path,
+    examples: Sequence[Example],
+    objective: Objective,
+    *,
+    held_out: Sequence[Example] = (),
+    stop: Callable[[], bool] = lambda: False,
+    resume: bool = False,
+    batch_size: int = 4,
+    micro_batch_size: int = 4,
+    epochs: float = 1.0,
+    model: PreTrainedModel | None = None,
+    **training_arguments_: str,
+) -> StageTrainer:
+    settings = SepoSettings(
+        output_dir=output_dir,
+        learning_rate=1e-2,
+        num_train_epochs=epochs,
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
+        eval_fraction=0.5 if held_out else 0.0,
+        training_arguments={"logging_steps": "1", **training_arguments_},
+    )
+    trainer = StageTrainer(
+        model or tiny_model(),
+        training_arguments(settings),
+        objective,
+        [Example(e.row, tuple(map(selected_only, e.sequences)), e.items, e.ref_logps) for e in examples],
+        held_out,
+        tiny_tokenizer(),
+        stop,
+    )
+    trainer.train(resume_from_checkpoint=resume or None)
+    return trainer
+
+
+def losses(trainer: StageTrainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def parameters(trainer: StageTrainer) -> Tensor:
+    return torch.cat([weights.detach().flatten() for weights in trainer.model.parameters()])
+
+
+def test_what_is_behind_the_last_selected_token_is_cut() -> None:
+    found = selected_only(
+        WeightedSequence(np.arange(10), np.arange(4, 10), np.array([0, 1, 0, 0.5, 0, 0], np.float32))
+    )
+    assert found.input_ids.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert found.positions.tolist() == [5, 7]
+    assert found.weights.tolist() == [1.0, 0.5]
+
+
+def naive_loss(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
+    """SePO's loss from all logits of each sequence alone."""
+    found = []
+    for example in examples:
+        means = []
+        for item in example.sequences:
+            ids = torch.from_numpy(item.input_ids)
+            logps = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+            places = torch.from_numpy(item.positions)
+            weights = torch.from_numpy(item.weights)
+            means.append((logps[places - 1, ids[places]] * weights).sum() / weights.sum())
+        found.append(-logsigmoid(2.0 * (means[0] - means[1]) - 0.5))
+    return torch.stack(found).mean()
+
+
+@pytest.mark.parametrize("weights", ["mask", "rewards"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "granite"])
+def test_the_gradient_is_that_of_the_naive_formula_on_all_logits(family: str, weights: str) -> None:
+    examples = pairs(5, weights=weights)
+    model = tiny_model(family).double()
+    naive_loss(model, examples).backward()
+    expected = {name: weights.grad.clone() for name, weights in model.named_parameters()}
+    model.zero_grad()
+
+    batch = collate([Example(e.row, tuple(map(selected_only, e.sequences)), e.items) for e in examples])
+    flat = batch_logps(model, batch["input_ids"], batch["targets"])
+    padded = torch.nn.utils.rnn.pad_sequence(list(flat.split(batch["read"].sum(-1).tolist())), True)
+    sepo_objective(2.0, 0.5)(padded, batch).losses.mean().backward()
+
+    for name, parameter in model.named_parameters():
+        # log-softmax is float32 here, whatever the model computes in
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("examples", "objective"),
+    [
+        (conversations(8), sft_objective),
+        (pairs(8), sepo_objective(1.0, 0.0)),
+        (pairs(8), dpo_objective(0.1, 0.0)),
+    ],
+    ids=["sft", "sepo", "dpo"],
+)
+def test_one_times_four_trains_like_four_times_one(
+    tmp_path: Path, examples: list[Example], objective: Objective
+) -> None:
+    # conversations have different numbers of tokens: a mean of means would differ
+    whole = train(tmp_path / "4x1", examples, objective, micro_batch_size=4)
+    parts = train(tmp_path / "1x4", examples, objective, micro_batch_size=1)
+    assert losses(whole) == pytest.approx(losses(parts), rel=1e-5)
+    assert len(losses(whole)) == 2
+    torch.testing.assert_close(parameters(whole), parameters(parts), rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_pairs(tmp_path: Path) -> None:
+    examples = pairs(4)
+    logged = losses(train(tmp_path, examples, sepo_objective(2.0, 0.5), micro_batch_size=2))
+    assert logged == pytest.approx([naive_loss(tiny_model(), examples).item()], rel=1e-5)
+
+
+def test_sft_weighs_every_token_of_a_step_the_same(tmp_path: Path) -> None:
+    examples = conversations(4)
+    logged = losses(train(tmp_path, examples, sft_objective, micro_batch_size=1))
+    model, total = tiny_model(), 0.0
+    for example in examples:
+        ids = torch.from_numpy(example.sequences[0].input_ids)
+        places = torch.from_numpy(example.sequences[0].positions)
+        logps = model(input_ids=ids[None]).logits[0].log_softmax(-1)[places - 1, ids[places]]
+        total -= logps.sum().item()
+    assert logged == pytest.approx([total / sum(example.items for example in examples)], rel=1e-5)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, stop_after: int) -> None:
+    arguments: dict[str, Any] = {
+        "objective": sepo_objective(1.0, 0.0),
+        "held_out": pairs(3, seed=9),
+        "epochs": 2.0,
+        "micro_batch_size": 2,
+    }
+
+    def dropping() -> PreTrainedModel:
+        return tiny_model(attention_dropout=0.2)  # the state of the random numbers counts, too
+
+    whole = train(tmp_path / "whole", pairs(8), model=dropping(), **arguments)
+    steps = iter(range(10))
+    first = train(
+        tmp_path / "parts", pairs(8), model=dropping(), stop=lambda: next(steps) == stop_after, **arguments
+    )
+    assert first.state.global_step == stop_after + 1
+    second = train(tmp_path / "parts", pairs(8), model=dropping(), resume=True, **arguments)
+    assert second.state.global_step == whole.state.global_step == 4
+    assert torch.equal(parameters(whole), parameters(second))
+    assert losses(whole) == losses(second)
+
+
+def test_held_out_figures_are_those_of_the_whole_set(tmp_path: Path) -> None:
+    held_out = pairs(5, seed=3)
+    trainer = train(tmp_path, pairs(4), sepo_objective(2.0, 0.5), held_out=held_out, micro_batch_size=2)
+    model = tiny_model()
+    first = next(entry for entry in trainer.state.log_history if "eval_loss" in entry)
+    assert first["eval_loss"] == pytest.approx(naive_loss(model, held_out).item(), rel=1e-5)
+    means = {"selected": [], "all": []}
+    for example in held_out:
+        for item in example.sequences:
+            ids, places = torch.from_numpy(item.input_ids), torch.from_numpy(item.positions)
+            logps = model(input_ids=ids[None]).logits[0].log_softmax(-1)[places - 1, ids[places]]
+            means["all"].append(float(logps.mean()))
+            means["selected"].append(float(logps[torch.from_numpy(item.weights) > 0].mean()))
+    gaps = np.subtract(means["selected"][0::2], means["selected"][1::2])
+    assert first["eval_margin"] == pytest.approx(gaps.mean(), rel=1e-4)
+    assert first["eval_accuracy"] == pytest.approx((gaps > 0).mean())
+    assert first["eval_logps/chosen"] == pytest.approx(np.mean(means["selected"][0::2]), rel=1e-5)
+    assert first["eval_logps/rejected_all"] == pytest.approx(np.mean(means["all"][1::2]), rel=1e-5)
+    sizes = [example.sequences[0].positions.size for example in held_out]
+    assert first["eval_length/chosen"] == pytest.approx(np.mean(sizes))
+    assert first["eval_drift/chosen_all"] == 0.0
+
+
+def test_drift_is_the_change_since_the_first_evaluation(tmp_path: Path) -> None:
+    trainer = train(tmp_path, pairs(8), sepo_objective(1.0, 0.0), held_out=pairs(3, seed=3), epochs=3.0)
+    entries = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    change = entries[-1]["eval_logps/chosen"] - entries[0]["eval_logps/chosen"]
+    assert entries[-1]["eval_drift/chosen"] == pytest.approx(change)
+    assert change != 0.0
+
+
+def test_a_collapse_of_the_chosen_log_probs_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # nothing holds the chosen responses up when only the rejected ones' fall is rewarded
+    def falling(token_logps: Tensor, batch: dict[str, Tensor]) -> Any:
+        outcome = sepo_objective(1.0, 0.0)(token_logps, batch)
+        return outcome._replace(losses=token_logps.sum(-1).view(-1, 2).sum(-1))
+
+    train(tmp_path, pairs(8), falling, epochs=10.0)
+    said = [record for record in caplog.records if "collapses" in record.getMessage()]
+    assert len(said) == 1
+    assert "--learning-rate" in said[0].getMessage()
+
+
+def test_gradient_checkpointing_changes_no_number(tmp_path: Path) -> None:
+    plain = train(tmp_path / "plain", pairs(8), sepo_objective(1.0, 0.0))
+    saving = train(tmp_path / "saving", pairs(8), sepo_objective(1.0, 0.0), activation_checkpointing="true")
+    assert losses(plain) == pytest.approx(losses(saving), rel=1e-6)
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    found = losses(train(tmp_path, pairs(4), sepo_objective(1.0, 0.0), epochs=8.0))
+    assert found[-1] < 0.8 * found[0]
+    assert all(math.isfinite(loss) for loss in found)
