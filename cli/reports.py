@@ -101,6 +101,8 @@ _TRAINING_FIGURES = (
     ("accuracy", "ranked right", ".1%"),
     ("logps/chosen", "chosen", ".3f"),
     ("logps/rejected", "rejected", ".3f"),
+    ("margin_all", "margin of all tokens", "+.4f"),
+    ("accuracy_all", "ranked right by all tokens", ".1%"),
     ("logps/chosen_all", "all of chosen", ".3f"),
     ("logps/rejected_all", "all of rejected", ".3f"),
 )

@@ -60,6 +60,8 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "save_total_limit": "1",
         "disable_tqdm": "true",
         "dataloader_pin_memory": str(torch.cuda.is_available()),
+        # without this, processes that have no accelerator do not find each other
+        "use_cpu": str(not torch.accelerator.is_available()),
         **(
             {"eval_strategy": "steps", "eval_steps": "0.25", "eval_on_start": "true"}
             if settings.eval_fraction

@@ -49,7 +49,8 @@ def sepo_objective(scale: float, margin: float) -> Objective:
     """Stage 3: the contrast of key tokens.
 
     Figures: ``margin`` is the mean log-prob of the selected chosen tokens minus that of the
-    selected rejected ones, in nats a token, before scale and margin.
+    selected rejected ones, in nats a token, before scale and margin; ``margin_all`` is the same
+    over all tokens, which compares runs that select others.
     """
     return partial(_sepo, scale=scale, margin=margin)
 
@@ -70,7 +71,13 @@ def _sepo(token_logps: Tensor, batch: Batch, *, scale: float, margin: float) -> 
     chosen, rejected = _means(token_logps, weights)
     figures = _pair_figures(token_logps, batch, chosen - rejected)
     chosen_all, rejected_all = _means(token_logps, batch["read"])
-    return Outcome(losses, {**figures, "logps/chosen_all": chosen_all, "logps/rejected_all": rejected_all})
+    everything = {
+        "margin_all": chosen_all - rejected_all,
+        "accuracy_all": (chosen_all > rejected_all).float(),
+        "logps/chosen_all": chosen_all,
+        "logps/rejected_all": rejected_all,
+    }
+    return Outcome(losses, {**figures, **everything})
 
 
 def _pair_figures(token_logps: Tensor, batch: Batch, margin: Tensor) -> dict[str, Tensor]:

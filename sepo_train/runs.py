@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sepo_data.errors import OutputError
+from sepo_data.hub_files import RECORD_NAME
 from sepo_data.shards import differences, json_bytes, write_atomically
 
-RECORD_NAME = "sepo_training.json"
 SCHEMA_VERSION = "1.0"
 
 _IDENTITY = ("stage", "model", "dataset", "settings", "training")  # what changes the trained weights

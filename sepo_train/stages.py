@@ -165,6 +165,7 @@ def train_sepo(
         )
 
     transfer = transfer_report(source, encoder, projection, collect)
+    same_tokens = transfer.chosen.one_to_one == transfer.rejected.one_to_one == 1
     if examples:
         log.info("%s", transfer.short())
     for warning in transfer.warnings():
@@ -172,7 +173,13 @@ def train_sepo(
     return run_training(
         "sepo",
         description,
-        Data(examples, transfer.dropped, _annotated_facts(annotated, split), dict(notes), transfer.short()),
+        Data(
+            examples,
+            transfer.dropped,
+            _annotated_facts(annotated, split),
+            dict(notes),
+            None if same_tokens else transfer.short(),
+        ),
         settings,
         arguments,
         sepo_objective(settings.scale, settings.margin),

@@ -151,13 +151,14 @@ def training_record(
 ) -> dict[str, Any]:
     """The facts of a run, plain JSON; ``runs`` decides by them whether a folder is this run's."""
     facts = description.checkpoint.facts
+    top = description.checkpoint.adapter or description.checkpoint.base
     held_out = _num_held_out(len(data.examples), settings.eval_fraction)
     said = asdict(settings)
     return {
         "schema_version": SCHEMA_VERSION,
         "sepo_version": version("sepo"),
         "stage": stage,
-        "model": {**asdict(facts), "on_hub": description.checkpoint.base.commit is not None},
+        "model": {**asdict(facts), "on_hub": top.commit is not None},
         "dataset": data.facts,
         "settings": {name: said[name] for name in sorted(said.keys() - _NOT_IN_RECORD)},
         "training": {

@@ -1,7 +1,7 @@
 """A Hugging Face Hub on 127.0.0.1, in memory, that fails on demand: the other end for the real clients.
 
-It serves what `huggingface_hub`, `datasets` and `transformers` ask for: datasets are read and written,
-models are read. Pull requests, tags, Xet storage and uploads in parts are left out.
+It serves what `huggingface_hub`, `datasets`, `transformers` and `peft` ask for: datasets and models are
+created, written, listed and read. Pull requests, tags, Xet storage and uploads in parts are left out.
 """
 
 import base64
@@ -20,6 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 OWNER, READER, STRANGER = "hf_owner", "hf_reader", "hf_stranger"  # tokens
 USERS = {OWNER: ("me", True), READER: ("me", False), STRANGER: ("stranger", True)}  # name, may write
+
+PREFIXES = {"dataset": "datasets/", "model": ""}  # of the pages of a repository
 
 # an HTTP status, "reset" (nothing is done), "lost" (done, but the answer never arrives), or a call before it
 Fault = int | str | Callable[[], object]
@@ -98,14 +100,14 @@ class HubServer:
         repo = self.repos.setdefault((kind, repo_id), Repo(repo_id.split("/")[0], private, gated))
         return repo.commit(dict(files))
 
-    def files(self, repo_id: str) -> dict[str, bytes]:
-        """The files of a dataset at its head, without the one that the Hub itself makes."""
-        tree = self.repos["dataset", repo_id].commits[-1][1]
+    def files(self, repo_id: str, kind: str = "dataset") -> dict[str, bytes]:
+        """The files of a repository at its head, without the one that the Hub itself makes."""
+        tree = self.repos[kind, repo_id].commits[-1][1]
         return {path: data for path, data in tree.items() if path != ".gitattributes"}
 
-    def num_commits(self, repo_id: str) -> int:
-        """Commits of a dataset, without the one that creates it."""
-        return len(self.repos["dataset", repo_id].commits) - 1
+    def num_commits(self, repo_id: str, kind: str = "dataset") -> int:
+        """Commits of a repository, without the one that creates it."""
+        return len(self.repos[kind, repo_id].commits) - 1
 
     def fail(
         self, pattern: str, kinds: Sequence[Fault], times: int = 1, *, retry_after_s: int | None = None
@@ -147,6 +149,10 @@ def is_large(path: str) -> bool:
 
 def _etag(path: str, data: bytes) -> str:
     return sha256(data) if is_large(path) else git_sha(data)
+
+
+def _kind(prefix: str) -> str:
+    return next(kind for kind, found in PREFIXES.items() if found == prefix)
 
 
 def _json(value: object) -> Answer:
@@ -249,15 +255,15 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.body)
         owner = asked["organization"] or self.user
         self.check_write(owner)
-        repo_id = f"{owner}/{asked['name']}"
-        url = f"{self.hub.url}/datasets/{repo_id}"
-        if ("dataset", repo_id) in self.hub.repos:
-            body = {"error": "You already created this dataset repo", "url": url}
+        kind, repo_id = asked.get("type", "model"), f"{owner}/{asked['name']}"
+        url = f"{self.hub.url}/{PREFIXES[kind]}{repo_id}"
+        if (kind, repo_id) in self.hub.repos:
+            body = {"error": f"You already created this {kind} repo", "url": url}
             return Answer(409, json.dumps(body).encode())
         self.hub.add(
-            "dataset",
+            kind,
             repo_id,
-            {".gitattributes": b"*.parquet filter=lfs\n"},
+            {".gitattributes": b"*.parquet filter=lfs\n*.safetensors filter=lfs\n"},
             private=asked.get("private", asked.get("visibility") == "private"),
         )
         return _json({"url": url, "name": repo_id})
@@ -313,13 +319,13 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         return _json({"files": files})
 
-    def batch(self, repo_id: str) -> Answer:
-        self.check_write(self.repo("dataset", repo_id).owner)
+    def batch(self, prefix: str, repo_id: str) -> Answer:
+        self.check_write(self.repo(_kind(prefix), repo_id).owner)
         objects = json.loads(self.body)["objects"]
         for wanted in objects:
             if wanted["oid"] not in self.hub.uploads:
                 upload = {"href": f"{self.hub.url}/upload/{repo_id}/{wanted['oid']}", "header": {}}
-                verify = {"href": f"{self.hub.url}/datasets/{repo_id}.git/info/lfs/verify"}
+                verify = {"href": f"{self.hub.url}/{prefix}{repo_id}.git/info/lfs/verify"}
                 wanted["actions"] = {"upload": upload, "verify": verify}
         return _json({"transfer": "basic", "objects": objects})
 
@@ -329,7 +335,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.uploads[oid] = self.body
         return Answer()
 
-    def verify(self, repo_id: str) -> Answer:
+    def verify(self, prefix: str, repo_id: str) -> Answer:
         if json.loads(self.body)["oid"] not in self.hub.uploads:
             raise Refusal(404, "The object was not uploaded")
         return Answer()
@@ -355,11 +361,11 @@ class _Handler(BaseHTTPRequestHandler):
             if key == "deletedFile" and tree.pop(value["path"], None) is None:
                 raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
         sha = repo.commit(tree)
-        url = f"{self.hub.url}/datasets/{repo_id}/commit/{sha}"
+        url = f"{self.hub.url}/{PREFIXES[kind]}{repo_id}/commit/{sha}"
         return _json({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
 
     def resolve(self, prefix: str, repo_id: str, rev: str, path: str) -> Answer:
-        repo, sha, tree = self.tree("dataset" if prefix else "model", repo_id, rev)
+        repo, sha, tree = self.tree(_kind(prefix), repo_id, rev)
         headers = {"X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
         if repo.gated and self.user != repo.owner:
             raise Refusal(403, "Access to this repository is restricted", "GatedRepo")
@@ -388,6 +394,7 @@ def _fault_answer(status: int, headers: dict[str, str]) -> Answer:
 
 def _routes() -> list[tuple[str, Callable[..., Answer]]]:
     repo = r"(?P<repo_id>[^/]+/[^/]+?)"
+    page = rf"/(?P<prefix>(datasets/)?){repo}"
     api = rf"/api/(?P<kind>dataset|model)s/{repo}"
     rev = r"(?P<rev>[^/]+)"
     return [
@@ -400,10 +407,10 @@ def _routes() -> list[tuple[str, Callable[..., Answer]]]:
         (f"GET {api}/tree/{rev}(/(?P<folder>.+))?", _Handler.list_tree),
         (f"POST {api}/preupload/{rev}", _Handler.preupload),
         (f"POST {api}/commit/{rev}", _Handler.commit),
-        (rf"POST /datasets/{repo}\.git/info/lfs/objects/batch", _Handler.batch),
-        (rf"POST /datasets/{repo}\.git/info/lfs/verify", _Handler.verify),
+        (rf"POST {page}\.git/info/lfs/objects/batch", _Handler.batch),
+        (rf"POST {page}\.git/info/lfs/verify", _Handler.verify),
         (f"PUT /upload/{repo}/(?P<oid>[0-9a-f]+)", _Handler.upload),
-        (f"(GET|HEAD) /(?P<prefix>(datasets/)?){repo}/resolve/{rev}/(?P<path>.+)", _Handler.resolve),
+        (f"(GET|HEAD) {page}/resolve/{rev}/(?P<path>.+)", _Handler.resolve),
     ]
 
 

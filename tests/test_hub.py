@@ -1,5 +1,6 @@
 """Tests of the Hub: the real clients, over HTTP, against a Hub on this machine that fails on demand."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -7,41 +8,50 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import READER, STRANGER, Fault, HubServer
+from hub_server import PREFIXES, READER, STRANGER, Fault, HubServer
 from huggingface_hub import HfApi
+from safetensors.numpy import save_file
 
 from sepo_data.errors import HubError, ModelError, OutputError, PreferenceError, SchemaError, SepoError
 from sepo_data.hub import (
     TRIES,
+    annotated_revision,
     check_push_target,
     dataset_revision,
     load_annotated,
     model_revision,
+    open_annotated,
     push_annotated,
+    push_model,
 )
+from sepo_data.hub_files import RECORD_NAME, RepoType
 from sepo_data.schema import MANIFEST_NAME, SCHEMA_VERSION, annotated_schema
 
+KINDS: list[RepoType] = ["dataset", "model"]
+PUSH = {"dataset": push_annotated, "model": push_model}
 # what a push asks for; the client itself repeats the uploads, after a second
 ASKS = {
     "whoami": "GET /api/whoami-v2",
     "create": "POST /api/repos/create",
-    "rights": "auth-check/write",
-    "info": "GET /api/datasets/{repo_id}$",
+    "rights": "GET /api/{kind}s/{repo_id}/auth-check/write",
+    "info": "GET /api/{kind}s/{repo_id}$",
     "card": "POST /api/validate-yaml",
-    "commit": "POST /api/datasets/{repo_id}/commit",
+    "commit": "POST /api/{kind}s/{repo_id}/commit",
 }
 UPLOADS = {
-    "preupload": "POST /api/datasets/{repo_id}/preupload",
-    "batch": "POST /datasets/{repo_id}.git/info/lfs/objects/batch",
+    "preupload": "POST /api/{kind}s/{repo_id}/preupload",
+    "batch": "POST /{page}{repo_id}.git/info/lfs/objects/batch",
     "put": "PUT /upload/{repo_id}/",
-    "verify": "POST /datasets/{repo_id}.git/info/lfs/verify",
+    "verify": "POST /{page}{repo_id}.git/info/lfs/verify",
 }
 FAULTS: list[Fault] = [500, 503, 429, 409, "reset", "lost"]
 
@@ -84,19 +94,52 @@ def write_folder(folder: Path, shards: int = 2, first_row: int = 0) -> Path:
     return folder
 
 
+def write_model(folder: Path, shards: int = 2, first_row: int = 0) -> Path:
+    """A finished model of one weight a shard, with what a training leaves beside it."""
+    (folder / "checkpoint-2").mkdir(parents=True)
+    weights = {}
+    for shard in range(shards):
+        name = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
+        save_file({f"w{shard}": np.array([first_row + shard], np.float32)}, folder / name)
+        weights[f"w{shard}"] = name
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    for name, text in {
+        "config.json": '{"model_type": "llama"}',
+        "tokenizer.json": "{}",
+        "chat_template.jinja": "{{ messages }}",
+        "README.md": "---\nlicense: mit\n---\n# Trained\n",
+        RECORD_NAME: json.dumps({"schema_version": "1.0", "dataset": {"restricted": False}}),
+    }.items():
+        (folder / name).write_text(text)
+    left = ["checkpoint-2/model.safetensors", "training_args.bin", "optimizer.pt", "rng_state.pth", ".token"]
+    for name in [*left, "trainer_state.json"]:
+        (folder / name).write_bytes(b"stays behind")
+    return folder
+
+
+WRITE = {"dataset": write_folder, "model": write_model}
+MODEL_FILES = ["*.safetensors", "*.index.json", "config.json", "tokenizer.json", "*.jinja", RECORD_NAME]
+FILES = {"dataset": ["data/*", MANIFEST_NAME], "model": MODEL_FILES}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "out")
 
 
-def pushed_files(folder: Path) -> dict[str, bytes]:
-    paths = [*folder.glob("data/*"), folder / "README.md", folder / MANIFEST_NAME]
+def asks(call: str, kind: str, repo_id: str) -> str:
+    """The pattern of one of the requests of a push."""
+    return (ASKS | UPLOADS)[call].format(kind=kind, repo_id=repo_id, page=PREFIXES[kind])
+
+
+def pushed_files(folder: Path, kind: str = "dataset") -> dict[str, bytes]:
+    paths = [path for pattern in ["README.md", *FILES[kind]] for path in folder.glob(pattern)]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def assert_pushed_once(hub: HubServer, repo_id: str, folder: Path) -> None:
-    assert hub.num_commits(repo_id) == 1
-    assert hub.files(repo_id) == pushed_files(folder)
+def assert_pushed_once(hub: HubServer, repo_id: str, folder: Path, kind: str = "dataset") -> None:
+    assert hub.num_commits(repo_id, kind) == 1
+    assert hub.files(repo_id, kind) == pushed_files(folder, kind)
 
 
 def one_line(error: pytest.ExceptionInfo[SepoError]) -> str:
@@ -117,104 +160,144 @@ def test_a_pushed_folder_loads_by_name_and_without_sepo(hub: HubServer, repo_id:
     assert [r["prompt"] for r in rows] == [f"Question {number}?" for number in range(4)]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_pushing_the_same_folder_again_makes_no_second_commit(
-    hub: HubServer, repo_id: str, folder: Path
+    hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType
 ) -> None:
-    assert push_annotated(folder, repo_id) == push_annotated(folder, repo_id)
-    assert_pushed_once(hub, repo_id, folder)
+    folder = WRITE[kind](tmp_path / "out")
+    first = PUSH[kind](folder, repo_id)
+    assert first == PUSH[kind](folder, repo_id) == hub.repos[kind, repo_id].head
+    assert_pushed_once(hub, repo_id, folder, kind)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_folder_is_a_second_commit_and_leaves_no_stale_shards(
-    hub: HubServer, repo_id: str, folder: Path, tmp_path: Path
+    hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType
 ) -> None:
-    push_annotated(folder, repo_id)
-    push_annotated(write_folder(tmp_path / "other", shards=1, first_row=10), repo_id)
-    assert hub.num_commits(repo_id) == 2
-    assert hub.files(repo_id) == pushed_files(tmp_path / "other")
+    PUSH[kind](WRITE[kind](tmp_path / "out"), repo_id)
+    PUSH[kind](WRITE[kind](tmp_path / "other", shards=1, first_row=10), repo_id)
+    assert hub.num_commits(repo_id, kind) == 2
+    assert hub.files(repo_id, kind) == pushed_files(tmp_path / "other", kind)
 
 
-def test_two_pushes_of_one_folder_at_once_make_one_commit(hub: HubServer, repo_id: str, folder: Path) -> None:
-    check_push_target(repo_id, private=False)
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_pushes_of_one_folder_at_once_make_one_commit(
+    hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType
+) -> None:
+    folder = WRITE[kind](tmp_path / "out")
+    check_push_target(repo_id, private=False, repo_type=kind)
     with ThreadPoolExecutor() as pool:
-        commits = set(pool.map(lambda _: push_annotated(folder, repo_id), range(4)))
+        commits = set(pool.map(lambda _: PUSH[kind](folder, repo_id), range(4)))
     assert len(commits) == 1
-    assert_pushed_once(hub, repo_id, folder)
+    assert_pushed_once(hub, repo_id, folder, kind)
 
 
+@pytest.mark.parametrize(("kind", "old"), [("dataset", "data/old.parquet"), ("model", "old.safetensors")])
 def test_a_push_goes_on_top_of_what_somebody_commits_meanwhile(
-    hub: HubServer, repo_id: str, folder: Path
+    hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType, old: str
 ) -> None:
-    check_push_target(repo_id, private=False)
-    theirs = {"LICENSE": b"MIT", "data/old.parquet": b"old"}
-    hub.fail(ASKS["commit"].format(repo_id=repo_id), [lambda: hub.add("dataset", repo_id, theirs)])
-    push_annotated(folder, repo_id)
-    assert hub.num_commits(repo_id) == 2  # theirs, and ours after a 412
-    assert hub.files(repo_id) == {"LICENSE": b"MIT", **pushed_files(folder)}
+    folder = WRITE[kind](tmp_path / "out")
+    check_push_target(repo_id, private=False, repo_type=kind)
+    theirs = {"LICENSE": b"MIT", old: b"old"}
+    hub.fail(asks("commit", kind, repo_id), [lambda: hub.add(kind, repo_id, theirs)])
+    PUSH[kind](folder, repo_id)
+    assert hub.num_commits(repo_id, kind) == 2  # theirs, and ours after a 412
+    assert hub.files(repo_id, kind) == {"LICENSE": b"MIT", **pushed_files(folder, kind)}
+
+
+def test_an_adapter_takes_the_place_of_a_model_and_what_others_have_added_stays(
+    hub: HubServer, repo_id: str, tmp_path: Path
+) -> None:
+    model, adapter = write_model(tmp_path / "model"), tmp_path / "adapter"
+    push_model(model, repo_id)
+    theirs = {"LICENSE": b"MIT", "model.gguf": b"converted", "onnx/model.json": b"{}"}
+    stale = {"additional_chat_templates/rag.jinja": b"old", "merges.txt": b"old"}
+    hub.add("model", repo_id, {**hub.files(repo_id, "model"), **theirs, **stale})
+    (adapter / "additional_chat_templates").mkdir(parents=True)
+    (adapter / "additional_chat_templates" / "tool_use.jinja").write_text("new")
+    save_file({"lora": np.ones(1, np.float32)}, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text("{}")
+    for name in ("README.md", RECORD_NAME):
+        (adapter / name).write_bytes((model / name).read_bytes())
+    push_model(adapter, repo_id)
+    names = ["README.md", RECORD_NAME, "adapter_config.json", "adapter_model.safetensors"]
+    expected = {*names, "additional_chat_templates/tool_use.jinja", *theirs}
+    assert set(hub.files(repo_id, "model")) == expected
 
 
 # Faults that pass
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("call", "fault"), [*itertools.product(ASKS, FAULTS), ("commit", 412)])
 def test_a_fault_of_the_hub_is_survived_with_one_commit(
-    hub: HubServer, repo_id: str, folder: Path, call: str, fault: Fault
+    hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType, call: str, fault: Fault
 ) -> None:
-    hub.fail(ASKS[call].format(repo_id=repo_id), [fault])
-    push_annotated(folder, repo_id)
-    assert_pushed_once(hub, repo_id, folder)
+    folder = WRITE[kind](tmp_path / "out")
+    hub.fail(asks(call, kind, repo_id), [fault])
+    PUSH[kind](folder, repo_id)
+    assert_pushed_once(hub, repo_id, folder, kind)
     assert not hub.pending_faults
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_during_the_upload_is_survived_with_one_commit(
-    hub: HubServer, repo_id: str, folder: Path, fault: Fault
+    hub: HubServer, repo_id: str, tmp_path: Path, fault: Fault
 ) -> None:
-    # the client waits a second after each of these; one dataset for each call waits for all at once
-    names = {call: f"{repo_id}-{call}" for call in UPLOADS}
+    # the client waits a second after each of these; one repository for each call waits for all at once
     hub.uploads.clear()
-    folders = {call: write_folder(folder / call, first_row=10 * i) for i, call in enumerate(names)}
-    for call, name in names.items():
-        hub.fail(UPLOADS[call].format(repo_id=name), [fault])
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(push_annotated, folders.values(), names.values()))
-    for call, name in names.items():
-        assert_pushed_once(hub, name, folders[call])
+    jobs = []
+    for number, (kind, call) in enumerate(itertools.product(KINDS, UPLOADS)):
+        name = f"{repo_id}-{kind}-{call}"
+        hub.fail(asks(call, kind, name), [fault])
+        jobs.append((kind, WRITE[kind](tmp_path / f"{kind}-{call}", first_row=10 * number), name))
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        list(pool.map(lambda job: PUSH[job[0]](*job[1:]), jobs))
+    for kind, folder, name in jobs:
+        assert_pushed_once(hub, name, folder, kind)
     assert not hub.pending_faults
 
 
-def test_faults_one_after_the_other_are_survived(hub: HubServer, repo_id: str, folder: Path) -> None:
-    hub.fail(ASKS["commit"].format(repo_id=repo_id), [412, 503, "reset", 409, "lost"])
-    push_annotated(folder, repo_id)
-    assert_pushed_once(hub, repo_id, folder)
+@pytest.mark.parametrize("kind", KINDS)
+def test_faults_one_after_the_other_are_survived(
+    hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType
+) -> None:
+    folder = WRITE[kind](tmp_path / "out")
+    hub.fail(asks("commit", kind, repo_id), [412, 503, "reset", 409, "lost"])
+    PUSH[kind](folder, repo_id)
+    assert_pushed_once(hub, repo_id, folder, kind)
 
 
 def test_a_wait_that_the_hub_asks_for_is_kept(hub: HubServer, repo_id: str, folder: Path) -> None:
-    hub.fail(ASKS["commit"].format(repo_id=repo_id), [429], retry_after_s=1)
+    hub.fail(asks("commit", "dataset", repo_id), [429], retry_after_s=1)
     start = time.monotonic()
     push_annotated(folder, repo_id)
     assert time.monotonic() - start >= 1
     assert_pushed_once(hub, repo_id, folder)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_hub_that_stays_down_is_one_line_and_a_later_push_works(
-    hub: HubServer, repo_id: str, folder: Path
+    hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType
 ) -> None:
-    hub.fail(ASKS["commit"].format(repo_id=repo_id), [503], times=TRIES)
+    folder = WRITE[kind](tmp_path / "out")
+    hub.fail(asks("commit", kind, repo_id), [503], times=TRIES)
     with pytest.raises(HubError, match=f"{repo_id}: the Hub does not answer .*503.*Try again later") as error:
-        push_annotated(folder, repo_id)
+        PUSH[kind](folder, repo_id)
     one_line(error)
-    assert hub.num_commits(repo_id) == 0
-    push_annotated(folder, repo_id)
-    assert_pushed_once(hub, repo_id, folder)
+    assert hub.num_commits(repo_id, kind) == 0
+    PUSH[kind](folder, repo_id)
+    assert_pushed_once(hub, repo_id, folder, kind)
 
 
 # Faults that do not pass: one line, before any work
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_target_without_rights_is_refused_before_work(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, kind: RepoType
 ) -> None:
-    hub.add("dataset", "other/theirs", {"README.md": b"theirs"})
+    hub.add(kind, "other/theirs", {"README.md": b"theirs"})
     refused = "no right to write there. Use a token that may write to"
     cases = [
         ("hf_wrong", "me/new", "the Hub refuses the token. Log in with `hf auth login`"),
@@ -227,18 +310,26 @@ def test_a_target_without_rights_is_refused_before_work(
     for token, repo_id, message in cases:
         monkeypatch.setenv("HF_TOKEN", token)
         with pytest.raises(HubError) as error:
-            check_push_target(repo_id, private=False)
+            check_push_target(repo_id, private=False, repo_type=kind)
         assert one_line(error).startswith(message)
-    assert ("dataset", "me/new") not in hub.repos
+    assert (kind, "me/new") not in hub.repos
 
 
-def test_rights_to_read_an_own_dataset_are_not_rights_to_push(
-    hub: HubServer, repo_id: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", KINDS)
+def test_rights_to_read_an_own_repository_are_not_rights_to_push(
+    hub: HubServer, repo_id: str, monkeypatch: pytest.MonkeyPatch, kind: RepoType
 ) -> None:
-    check_push_target(repo_id, private=True)
+    check_push_target(repo_id, private=True, repo_type=kind)
     monkeypatch.setenv("HF_TOKEN", READER)
     with pytest.raises(HubError, match="no right to write there"):
-        check_push_target(repo_id, private=True)
+        check_push_target(repo_id, private=True, repo_type=kind)
+
+
+def test_a_model_and_a_dataset_may_have_the_same_name(hub: HubServer, repo_id: str, tmp_path: Path) -> None:
+    for kind in KINDS:
+        PUSH[kind](WRITE[kind](tmp_path / kind), repo_id)
+    for kind in KINDS:
+        assert_pushed_once(hub, repo_id, tmp_path / kind, kind)
 
 
 @pytest.mark.parametrize("name", ["prefs", "me/", "me/a/b", "me/a--b", "me/a b", "/tmp/out", "me/x.git"])
@@ -248,19 +339,30 @@ def test_a_bad_name_is_refused_with_a_good_one(hub: HubServer, name: str) -> Non
     assert name in one_line(error)
 
 
-def test_private_data_never_goes_to_a_public_dataset(hub: HubServer, repo_id: str, folder: Path) -> None:
-    check_push_target(repo_id, private=False)
+@pytest.mark.parametrize("kind", KINDS)
+def test_private_work_never_goes_to_a_public_repository(
+    hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType
+) -> None:
+    folder = WRITE[kind](tmp_path / "out")
+    check_push_target(repo_id, private=False, repo_type=kind)
     with pytest.raises(HubError, match="is public, you asked for private"):
-        push_annotated(folder, repo_id, private=True)
-    push_annotated(folder, f"{repo_id}-private", private=True)
-    assert hub.repos["dataset", f"{repo_id}-private"].private
-    assert hub.num_commits(repo_id) == 0
+        PUSH[kind](folder, repo_id, private=True)
+    PUSH[kind](folder, f"{repo_id}-private", private=True)
+    assert hub.repos[kind, f"{repo_id}-private"].private
+    assert hub.num_commits(repo_id, kind) == 0
 
 
-def test_a_dataset_that_sepo_did_not_write_is_not_replaced(hub: HubServer, repo_id: str) -> None:
-    hub.add("dataset", repo_id, {"README.md": b"", "data/train.parquet": b"theirs"})
-    with pytest.raises(HubError, match=r"holds data/train.parquet, which sepo did not write"):
-        check_push_target(repo_id, private=False)
+@pytest.mark.parametrize(
+    ("kind", "file"), [("dataset", "data/train.parquet"), ("model", "model.safetensors")]
+)
+def test_what_sepo_did_not_write_is_not_replaced(
+    hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType, file: str
+) -> None:
+    hub.add(kind, repo_id, {"README.md": b"", file: b"theirs"})
+    with pytest.raises(HubError, match=rf"{repo_id}: holds {file}, which sepo did not write"):
+        check_push_target(repo_id, private=False, repo_type=kind)
+    with pytest.raises(HubError, match=rf"{repo_id}: holds {file}, which sepo did not write"):
+        PUSH[kind](WRITE[kind](tmp_path / "out"), repo_id)
 
 
 def test_a_card_that_the_hub_refuses_is_one_line(hub: HubServer, repo_id: str, folder: Path) -> None:
@@ -292,6 +394,70 @@ def test_data_that_breaks_the_contract_is_not_pushed(hub: HubServer, folder: Pat
     assert not hub.requests
 
 
+@pytest.mark.parametrize(
+    "missing", ["config.json", "model-00002-of-00002.safetensors", "README.md", RECORD_NAME]
+)
+def test_an_unfinished_model_is_not_pushed(hub: HubServer, tmp_path: Path, missing: str) -> None:
+    folder = write_model(tmp_path / "out")
+    (folder / missing).unlink()
+    problem = f"{folder}: not a finished model ({missing} is missing). Let sepo-train finish first."
+    with pytest.raises(OutputError, match=re.escape(problem)):
+        push_model(folder, "me/new")
+    assert not hub.requests
+
+
+def test_a_model_whose_training_goes_on_is_not_pushed(hub: HubServer, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "out")
+    (folder / RECORD_NAME).write_text(json.dumps({"dataset": {}, "finished": False}))
+    with pytest.raises(OutputError, match=r"not a finished model \(.* of a run that goes on\)"):
+        push_model(folder, "me/new")
+    assert not hub.requests
+
+
+def test_a_folder_without_weights_or_with_half_an_adapter_is_not_pushed(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    folder = write_model(tmp_path / "out", shards=0)
+    (folder / "model.safetensors.index.json").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(OutputError, match=r"model.safetensors is missing"):
+        push_model(folder, "me/new")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"adapter_model.safetensors is missing"):
+        push_model(folder, "me/new")
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model-00001-of-00002.safetensors", lambda data: data[:-1]),
+        ("model.safetensors.index.json", lambda data: data[:-1]),
+        ("model.safetensors.index.json", lambda data: b"[]"),
+        (RECORD_NAME, lambda data: b"[]"),
+        (RECORD_NAME, lambda data: b"{}"),
+    ],
+)
+def test_a_damaged_model_is_not_pushed(
+    hub: HubServer, tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    path = write_model(tmp_path / "out") / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(OutputError, match=f"{re.escape(str(path))}: cannot be read") as error:
+        push_model(path.parent, "me/new")
+    one_line(error)
+    assert not hub.requests
+
+
+def test_a_model_trained_on_restricted_data_is_pushed_private(
+    hub: HubServer, repo_id: str, tmp_path: Path
+) -> None:
+    folder = write_model(tmp_path / "out")
+    (folder / RECORD_NAME).write_text(json.dumps({"dataset": {"restricted": True}}))
+    push_model(folder, repo_id)
+    assert HfApi().model_info(repo_id).private
+
+
 def test_a_hub_without_xet_storage_gets_a_hint(repo_id: str, folder: Path) -> None:
     code = (
         "import sys, pathlib; from sepo_data import hub; hub.BACKOFF_S = 0.01\n"
@@ -315,6 +481,58 @@ def test_an_annotated_dataset_loads_from_folder_and_hub(
     assert load_annotated(str(folder))["train"][0]["prompt"] == "Question 0?"
     assert load_annotated(repo_id)["train"][0]["prompt"] == "Question 10?"
     assert load_annotated(repo_id, revision=first)["train"][0]["prompt"] == "Question 0?"
+
+
+def test_a_revision_names_one_dataset_for_good(
+    hub: HubServer, repo_id: str, folder: Path, tmp_path: Path
+) -> None:
+    sha = push_annotated(folder, repo_id)
+    local = annotated_revision(str(folder))
+    assert annotated_revision(repo_id) == annotated_revision(repo_id, "main") == sha
+    assert local == f"sha256:{hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()}"
+    push_annotated(write_folder(tmp_path / "other", first_row=10), repo_id)
+    assert annotated_revision(repo_id) != annotated_revision(repo_id, sha) == sha
+    for name, revision, known_as in [(repo_id, sha, repo_id), (str(folder), local, "out")]:
+        assert load_annotated(name, revision=revision)["train"][0]["prompt"] == "Question 0?"
+        found = open_annotated(name, revision=revision)
+        assert (found.name, found.revision) == (known_as, revision)
+        assert found.manifest == json.loads((folder / MANIFEST_NAME).read_text())
+
+
+def test_a_folder_that_is_of_another_revision_is_refused(folder: Path, tmp_path: Path) -> None:
+    before = annotated_revision(str(folder))
+    (folder / MANIFEST_NAME).write_text(json.dumps({"schema_version": SCHEMA_VERSION, "new": True}))
+    for revision in (before, "main"):
+        with pytest.raises(SchemaError, match=f'holds sha256:.*, not revision "{revision}"') as error:
+            load_annotated(str(folder), revision=revision)
+        one_line(error)
+    with pytest.raises(SchemaError, match="not an annotated dataset"):
+        annotated_revision(str(tmp_path))
+    with pytest.raises(SchemaError, match="no such folder"):
+        annotated_revision(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(("revision", "problem"), [("v9", 'no revision "v9"'), (None, "not on the Hub")])
+def test_a_revision_that_is_not_there_is_one_line(
+    hub: HubServer, repo_id: str, revision: str | None, problem: str
+) -> None:
+    if revision:
+        hub.add("dataset", repo_id, {"README.md": b""})
+    with pytest.raises(HubError, match=f"{repo_id}: {problem}") as error:
+        annotated_revision(repo_id, revision)
+    one_line(error)
+
+
+def test_offline_a_dataset_loads_from_the_cache_at_its_revision(
+    hub: HubServer, repo_id: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha = push_annotated(folder, repo_id)
+    load_annotated(repo_id)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hub.clear()
+    assert annotated_revision(repo_id, sha) == sha
+    assert load_annotated(repo_id, revision=sha)["train"].num_rows == 4
+    assert hub.requests == []
 
 
 def test_a_dataset_made_from_a_restricted_source_is_pushed_private(

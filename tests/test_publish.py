@@ -1,15 +1,22 @@
-"""From the Hub to the Hub: source and models by name; the result pushed, loaded and pushed again."""
+"""From the Hub to the Hub: source and models by name; what comes out pushed, loaded and pushed again."""
 
+import json
 from pathlib import Path
 
 import datasets
 import pytest
+import torch
 from hub_server import HubServer
-from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub import DatasetCard, HfApi, ModelCard
+from tiny_models import save_tiny, save_tiny_adapter
 from tiny_pair import pairs, save_pair, write_jsonl
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sepo_data import AnnotateSettings, HubError, annotate, load_annotated
+from sepo_data.hub import push_model
+from sepo_data.hub_files import RECORD_NAME
 from sepo_data.shards import read_record
+from sepo_train.model_card import write_card
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +103,65 @@ def test_a_push_that_fails_leaves_the_dataset_and_the_same_call_pushes_it(
     assert len(load_annotated(str(tmp_path / "out"))["train"]) == 3
     annotate(data, *models, settings)
     assert len(datasets.load_dataset(repo_id)["train"]) == 3
+
+
+def finish(folder: Path, base: str) -> Path:
+    """Put card and record beside the weights, as a training does."""
+    record = {
+        "stage": "sepo",
+        "model": {"name": base, "on_hub": True},
+        "dataset": {"name": "me/prefs-sepo", "on_hub": True},
+    }
+    write_card(folder, record)
+    (folder / RECORD_NAME).write_text(json.dumps(record))
+    return folder
+
+
+@torch.no_grad()
+def logits(name: str | Path, revision: str | None = None) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
+    output: torch.Tensor = model(torch.arange(10)[None]).logits
+    return output
+
+
+@pytest.mark.parametrize("shard_size", ["50GB", "20KB"])
+def test_a_pushed_model_loads_by_name_with_its_tokenizer(
+    tmp_path: Path, hub: HubServer, repo_id: str, shard_size: str
+) -> None:
+    folder = save_tiny(tmp_path / "out")
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size=shard_size)
+    commit = push_model(finish(folder, "me/base"), repo_id)
+    assert (len(list(folder.glob("*.safetensors"))) > 1) == (shard_size == "20KB")
+    torch.testing.assert_close(logits(repo_id), logits(folder), rtol=0, atol=0)
+    assert AutoTokenizer.from_pretrained(repo_id)("the cat").input_ids
+    assert ModelCard.load(repo_id).data.to_dict()["base_model"] == "me/base"
+
+    push_model(finish(save_tiny(tmp_path / "new", seed=1), "me/base"), repo_id)
+    assert not torch.equal(logits(repo_id), logits(folder))
+    torch.testing.assert_close(logits(repo_id, commit), logits(folder), rtol=0, atol=0)
+
+
+def test_a_pushed_adapter_loads_by_name_on_its_base(tmp_path: Path, hub: HubServer, repo_id: str) -> None:
+    base = f"{repo_id}-base"
+    push_model(finish(save_tiny(tmp_path / "base"), "me/base"), base)
+    adapter = finish(save_tiny_adapter(tmp_path / "adapter", Path(base)), base)
+    push_model(adapter, repo_id)
+    assert set(hub.files(repo_id, "model")) == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        RECORD_NAME,
+    }
+    torch.testing.assert_close(logits(repo_id), logits(adapter), rtol=0, atol=0)
+    assert not torch.equal(logits(repo_id), logits(base))
+    card = ModelCard.load(repo_id).data
+    assert (card.library_name, card.base_model) == ("peft", base)
+
+
+def test_a_model_that_takes_the_place_of_an_adapter_is_what_loads(
+    tmp_path: Path, hub: HubServer, repo_id: str
+) -> None:
+    model = finish(save_tiny(tmp_path / "model"), "me/base")
+    push_model(finish(save_tiny_adapter(tmp_path / "adapter", model), "me/base"), repo_id)
+    push_model(model, repo_id)
+    torch.testing.assert_close(logits(repo_id), logits(model), rtol=0, atol=0)

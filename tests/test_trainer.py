@@ -1,4 +1,4 @@
-"""Tests of the trainer on tiny models: the gradient it follows, and that nothing but speed depends on how work is cut up."""
+"""Tests of the trainer on tiny models: its gradient, its figures, and how work is cut up."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -218,6 +218,9 @@ def test_held_out_figures_are_those_of_the_whole_set(tmp_path: Path) -> None:
     assert first["eval_accuracy"] == pytest.approx((gaps > 0).mean())
     assert first["eval_logps/chosen"] == pytest.approx(np.mean(means["selected"][0::2]), rel=1e-5)
     assert first["eval_logps/rejected_all"] == pytest.approx(np.mean(means["all"][1::2]), rel=1e-5)
+    all_gaps = np.subtract(means["all"][0::2], means["all"][1::2])
+    assert first["eval_margin_all"] == pytest.approx(all_gaps.mean(), rel=1e-4)
+    assert first["eval_accuracy_all"] == pytest.approx((all_gaps > 0).mean())
     sizes = [example.sequences[0].positions.size for example in held_out]
     assert first["eval_length/chosen"] == pytest.approx(np.mean(sizes))
     assert first["eval_drift/chosen_all"] == 0.0

@@ -1,0 +1,488 @@
+"""Tests of the three stages and of ``sepo-train``, from the command line to a model that others can load."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from tiny_models import save_tiny_adapter
+from tiny_pair import pairs, save_pair, write_jsonl
+from tiny_tokenizers import tiny_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from cli.main import main
+from sepo_data import AnnotateSettings, annotate
+from sepo_data.hub_files import RECORD_NAME
+from sepo_train import DpoSettings, SepoSettings, train_dpo, train_sepo
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return save_pair(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def prefs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_jsonl(tmp_path_factory.mktemp("data") / "prefs.jsonl", pairs(24))
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory: pytest.TempPathFactory, models: tuple[str, str], prefs: str) -> str:
+    output = tmp_path_factory.mktemp("annotated") / "out"
+    annotate(prefs, *models, AnnotateSettings(output=output, chosen_ratio=0.4, rejected_ratio=0.2))
+    return str(output)
+
+
+def save_policy(folder: Path, family: str, **changes: Any) -> str:
+    """A policy whose tokenizer is of another family than the oracle's."""
+    tokenizer = tiny_tokenizer(family)
+    size = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+    }
+    torch.manual_seed(1)
+    config = LlamaConfig(**{**size, **changes})
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["train", *map(str, arguments)])
+
+
+def last_line(result: Result) -> str:
+    assert not isinstance(result.exception, Exception), result.exception
+    return result.stderr.strip().splitlines()[-1]
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / RECORD_NAME).read_text())
+    return found
+
+
+def weights_of(folder: Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    return torch.cat([weights.detach().flatten() for weights in model.parameters()])
+
+
+FAST = ("--batch-size", 4, "--learning-rate", 0.01)
+
+
+def test_the_whole_pipeline_runs_from_base_model_to_a_policy_with_another_vocabulary(
+    tmp_path: Path, models: tuple[str, str], prefs: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = models[1]
+    ref, oracle, policy = (tmp_path / name for name in ("ref", "oracle", "policy"))
+    result = invoke(
+        "sft", "--model", base, "--dataset", prefs, "--side", "chosen", "--output-dir", ref, *FAST
+    )
+    assert result.exit_code == 0, result.output
+    result = invoke("dpo", "--model", ref, "--dataset", prefs, "--output-dir", oracle, "--epochs", 4, *FAST)
+    assert result.exit_code == 0, result.output
+    runner = CliRunner()
+    annotation = tmp_path / "annotated"
+    flags = ["--oracle", oracle, "--ref", ref, "--dataset", prefs, "--output", annotation]
+    result = runner.invoke(main, ["annotate", *map(str, flags)])
+    assert result.exit_code == 0, result.output
+    assert "reward accuracy 100.0%" in result.stdout  # an oracle knows the pairs that it was trained on
+
+    other = save_policy(tmp_path / "other", "sentencepiece_bpe")
+    result = invoke(
+        "sepo", "--policy", other, "--dataset", annotation, "--output-dir", policy,
+        "--epochs", 4, "--eval-fraction", 0.25, *FAST,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "of the tokens one to one" in caplog.text
+    assert result.stdout.strip().endswith(str(policy))
+    record = record_of(policy)
+    assert record["rows"] == {"used": 18, "held_out": 6, "dropped": {}}
+    figures = record["figures"]
+    assert figures["end"]["loss"] < figures["start"]["loss"]
+    assert figures["end"]["margin"] > figures["start"]["margin"]
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    assert tokenizer.chat_template == tiny_tokenizer("sentencepiece_bpe").chat_template
+    assert not torch.equal(weights_of(policy), weights_of(Path(other)))
+    assert not (policy / "training_args.bin").exists()
+    assert "sepo" in (policy / "README.md").read_text()
+
+
+def test_a_policy_with_the_oracles_tokenizer_trains_on_the_stored_masks(
+    tmp_path: Path, models: tuple[str, str], annotated: str
+) -> None:
+    by_sum = train_sepo(models[1], annotated, SepoSettings(output_dir=tmp_path / "sum", batch_size=4))
+    carried = train_sepo(
+        models[1],
+        annotated,
+        SepoSettings(output_dir=tmp_path / "carried", batch_size=4, projection="majority"),
+    )
+    assert by_sum.record is not None
+    assert by_sum.record["settings"]["chosen_ratio"] == 0.4  # as annotated
+    assert by_sum.record["settings"]["rejected_ratio"] == 0.2
+    assert carried.record is not None
+    assert torch.equal(weights_of(by_sum.output_dir), weights_of(carried.output_dir))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--ratio", 0.9),
+        ("--chosen-ratio", 0.9),
+        ("--selection", "random"),
+        ("--selection", "all"),
+        ("--selection", "mass"),
+        ("--weights", "rewards"),
+        ("--scale", 2.5),
+        ("--margin", 1.0),
+        ("--seed", 1),
+    ],
+)
+def test_every_option_of_the_loss_changes_what_is_trained(
+    tmp_path: Path, models: tuple[str, str], annotated: str, options: tuple[object, ...]
+) -> None:
+    trained = []
+    for name, extra in (("plain", ()), ("changed", options)):
+        result = invoke(
+            "sepo",
+            "--policy",
+            models[1],
+            "--dataset",
+            annotated,
+            "--output-dir",
+            tmp_path / name,
+            *FAST,
+            *extra,
+        )
+        assert result.exit_code == 0, result.output
+        trained.append(weights_of(tmp_path / name))
+    assert not torch.equal(*trained)
+
+
+def test_dpo_starts_at_log_2_and_keeps_the_reference_log_probs(
+    tmp_path: Path, models: tuple[str, str], prefs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def first_loss(name: str) -> float:
+        report = train_dpo(
+            models[1],
+            prefs,
+            DpoSettings(output_dir=tmp_path / name, batch_size=4, learning_rate=1e-9, eval_fraction=0.5),
+        )
+        assert report.record is not None
+        return float(report.record["figures"]["start"]["loss"])
+
+    assert first_loss("one") == pytest.approx(np.log(2), abs=1e-5)
+    (kept,) = (tmp_path / "cache" / "sepo").glob("ref-*/*.npy")
+    np.save(kept, np.load(kept) - np.tile([2.0, 0.0], 24))  # chosen responses less likely than they are
+    # read, not computed: beta 0.1 and 2 nats make the margin 0.2, and log(1 + e^-0.2) = 0.5981389
+    assert first_loss("two") == pytest.approx(0.5981389, abs=1e-5)
+
+
+def test_fraction_and_seed_choose_the_rows_of_an_oracle(
+    tmp_path: Path, models: tuple[str, str], prefs: str
+) -> None:
+    trained = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        settings = DpoSettings(output_dir=tmp_path / name, batch_size=4, fraction=0.25, seed=seed)
+        report = train_dpo(models[1], prefs, settings)
+        assert report.record is not None
+        assert report.record["rows"]["used"] == 6
+        trained[name] = weights_of(tmp_path / name)
+    assert torch.equal(trained["a"], trained["b"])
+    assert not torch.equal(trained["a"], trained["c"])
+
+
+def test_sft_trains_on_conversations_from_the_command_line(tmp_path: Path, models: tuple[str, str]) -> None:
+    turns = [
+        {"role": "user", "content": "Say Paris."},
+        {"role": "assistant", "content": "Paris Paris"},
+        {"role": "user", "content": "Again."},
+        {"role": "assistant", "content": "Paris"},
+    ]
+    chats = write_jsonl(tmp_path / "chats.jsonl", [{"messages": turns}] * 8 + [{"messages": turns[:1]}])
+    result = invoke(
+        "sft",
+        "--model",
+        models[1],
+        "--dataset",
+        chats,
+        "--output-dir",
+        tmp_path / "ref",
+        *FAST,
+        "--epochs",
+        10,
+    )
+    assert result.exit_code == 0, result.output
+    assert "trained on 8 rows; dropped 1: 1 no assistant message" in result.stdout
+    figures = record_of(tmp_path / "ref")["figures"]
+    assert figures["end"]["loss"] < 0.5 * figures["start"]["loss"]
+
+
+def test_lora_leaves_an_adapter_that_annotates(tmp_path: Path, models: tuple[str, str], prefs: str) -> None:
+    oracle = tmp_path / "oracle"
+    result = invoke(
+        "dpo", "--model", models[1], "--dataset", prefs, "--output-dir", oracle, "--lora-rank", 4, *FAST
+    )
+    assert result.exit_code == 0, result.output
+    assert (oracle / "adapter_model.safetensors").exists()
+    assert not (oracle / "model.safetensors").exists()
+    report = annotate(prefs, str(oracle), models[1], AnnotateSettings(output=tmp_path / "out"))
+    assert report.manifest is not None
+    # and trains further as it is
+    again = tmp_path / "again"
+    result = invoke("dpo", "--model", oracle, "--dataset", prefs, "--output-dir", again, *FAST)
+    assert result.exit_code == 0, result.output
+    assert (again / "adapter_model.safetensors").exists()
+    result = invoke(
+        "dpo", "--model", oracle, "--dataset", prefs, "--output-dir", tmp_path / "x", "--lora-rank", 4, *FAST
+    )
+    assert "is an adapter already" in last_line(result)
+
+
+def test_the_same_command_does_nothing_to_a_finished_model(
+    tmp_path: Path, models: tuple[str, str], annotated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = (
+        "sepo",
+        "--policy",
+        models[1],
+        "--dataset",
+        annotated,
+        "--output-dir",
+        tmp_path / "policy",
+        *FAST,
+    )
+    first = invoke(*command)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "policy").iterdir()}
+    second = invoke(*command)
+    assert second.exit_code == 0
+    assert "is complete already" in caplog.text
+    assert second.stdout == first.stdout
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "policy").iterdir()} == before
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_weights(
+    tmp_path: Path, models: tuple[str, str], annotated: str
+) -> None:
+    settings = {"batch_size": 2, "learning_rate": 0.01, "training_arguments": {"save_steps": "3"}}
+    whole = train_sepo(models[1], annotated, SepoSettings(output_dir=tmp_path / "whole", **settings))
+    calls = iter(range(100))
+
+    def killed() -> bool:
+        if next(calls) == 7:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        train_sepo(models[1], annotated, SepoSettings(output_dir=tmp_path / "parts", **settings), stop=killed)
+    # a checkpoint that a kill left half-written is not taken up
+    half = tmp_path / "parts" / "checkpoint-9"
+    shutil.copytree(tmp_path / "parts" / "checkpoint-6", half)
+    (half / "trainer_state.json").unlink()
+    report = train_sepo(models[1], annotated, SepoSettings(output_dir=tmp_path / "parts", **settings))
+    assert report.record is not None
+    assert torch.equal(weights_of(whole.output_dir), weights_of(report.output_dir))
+
+
+def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(
+    tmp_path: Path, models: tuple[str, str], annotated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = [
+        sys.executable, "-m", "cli.train", "sepo", "--policy", models[1], "--dataset", annotated,
+        "--output-dir", str(tmp_path / "policy"), "--batch-size", "2", "--epochs", "40",
+        "--learning-rate", "1e-4", "--set", "logging_steps=1",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 2/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 143, stderr
+    assert "Go on with: sepo train sepo" in stderr
+    assert list((tmp_path / "policy").glob("checkpoint-*"))
+    result = invoke(
+        "sepo", "--policy", models[1], "--dataset", annotated, "--output-dir", tmp_path / "policy",
+        "--batch-size", 2, "--epochs", 40, "--learning-rate", "1e-4", "--set", "logging_steps=1",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "going on from" in caplog.text
+
+
+Check = Callable[[Path, tuple[str, str], str, str], tuple[tuple[object, ...], str]]
+
+
+def refused(*extra: object, stage: str = "sepo", dataset: str | None = None) -> Check:
+    def arguments(tmp_path: Path, models: tuple[str, str], annotated: str, prefs: str) -> Any:
+        data = dataset or (annotated if stage == "sepo" else prefs)
+        model = ("--policy" if stage == "sepo" else "--model", models[1])
+        return (stage, *model, "--dataset", data, "--output-dir", tmp_path / "new", *extra)
+
+    return arguments  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (refused("--ratio", 0), 2, "0 is not in the range"),
+        (refused("--ratio", 1.5), 2, "1.5 is not in the range"),
+        (refused("--dataset", "nowhere/at-all"), 1, "nowhere/at-all"),
+        (refused("--batch-size", 3), 1, "batch size 3 is not a multiple of 2"),
+        (refused("--set", "weight_dekay=1"), 1, "Did you mean weight_decay?"),
+        (refused("--set", "weight_decay=much"), 1, "weight_decay"),
+        (refused("--set", "weight_decay"), 2, "is not field=value"),
+        (refused("--set", "output_dir=x"), 1, "use --output-dir"),
+        (refused("--projection", "majority", "--ratio", 0.3), 1, "carries the masks of the dataset"),
+        (refused("--max-length", 4), 1, "prompt longer than the maximum length"),
+        (refused("--split", "test"), 1, 'no split "test"'),
+        (refused("--learning-rate", 0, stage="dpo"), 2, "0 is not in the range"),
+        (refused(stage="sft"), 1, "--side chosen"),
+        (refused("--eval-fraction", 0.99, "--fraction", 0.05, stage="dpo"), 1, "leave none to train on"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(
+    tmp_path: Path,
+    models: tuple[str, str],
+    annotated: str,
+    prefs: str,
+    arguments: Check,
+    code: int,
+    said: str,
+) -> None:
+    result = invoke(*arguments(tmp_path, models, annotated, prefs))
+    assert result.exit_code == code, result.output
+    assert said in last_line(result)
+    assert not list(tmp_path.glob("new/*.safetensors"))
+
+
+def test_a_dataset_that_is_not_annotated_is_refused(
+    tmp_path: Path, models: tuple[str, str], prefs: str
+) -> None:
+    result = invoke(
+        "sepo", "--policy", models[1], "--dataset", Path(prefs).parent, "--output-dir", tmp_path / "p"
+    )
+    assert result.exit_code == 1
+    assert "not an annotated dataset" in last_line(result)
+
+
+def test_a_newer_schema_is_refused_with_what_to_upgrade(
+    tmp_path: Path, models: tuple[str, str], annotated: str
+) -> None:
+    newer = tmp_path / "newer"
+    shutil.copytree(annotated, newer)
+    manifest = json.loads((newer / "sepo_manifest.json").read_text())
+    (newer / "sepo_manifest.json").write_text(json.dumps({**manifest, "schema_version": "2.0"}))
+    result = invoke("sepo", "--policy", models[1], "--dataset", newer, "--output-dir", tmp_path / "p")
+    assert result.exit_code == 1
+    assert "schema version 2.0" in last_line(result)
+    assert "pip install -U sepo" in last_line(result)
+
+
+def test_a_folder_of_another_run_is_refused_with_what_differs(
+    tmp_path: Path, models: tuple[str, str], annotated: str
+) -> None:
+    command = ("sepo", "--policy", models[1], "--dataset", annotated, "--output-dir", tmp_path / "p", *FAST)
+    assert invoke(*command).exit_code == 0
+    result = invoke(*command, "--scale", 2)
+    assert result.exit_code == 1
+    assert "settings.scale 1.0, this run has 2.0" in last_line(result) or "scale 1.0" in last_line(result)
+    result = invoke(*command, "--set", "weight_decay=0.5")
+    assert "weight_decay" in last_line(result)
+
+
+def test_a_folder_with_something_else_in_it_is_refused(
+    tmp_path: Path, models: tuple[str, str], annotated: str
+) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "thesis.tex").touch()
+    result = invoke(
+        "sepo", "--policy", models[1], "--dataset", annotated, "--output-dir", tmp_path / "p", *FAST
+    )
+    assert result.exit_code == 1
+    assert "holds thesis.tex and no run of sepo" in last_line(result)
+
+
+def test_a_policy_without_offsets_is_refused(tmp_path: Path, annotated: str) -> None:
+    from transformers import ByT5Tokenizer
+
+    policy = save_policy(tmp_path / "policy", "byte_bpe", vocab_size=400)
+    (tmp_path / "policy" / "tokenizer.json").unlink()
+    ByT5Tokenizer().save_pretrained(policy)
+    result = invoke("sepo", "--policy", policy, "--dataset", annotated, "--output-dir", tmp_path / "p", *FAST)
+    assert result.exit_code == 1
+    assert "no character offsets" in last_line(result) or "tokenizer" in last_line(result)
+
+
+def test_a_short_context_drops_the_prompts_that_do_not_fit(
+    tmp_path: Path, models: tuple[str, str], annotated: str
+) -> None:
+    policy = save_policy(tmp_path / "policy", "byte_bpe", max_position_embeddings=24)
+    result = invoke("sepo", "--policy", policy, "--dataset", annotated, "--output-dir", tmp_path / "p", *FAST)
+    assert result.exit_code == 0, result.output
+    assert "prompt longer than the maximum length" in result.stdout
+    assert 0 < record_of(tmp_path / "p")["rows"]["used"] < 24
+
+
+def test_an_adapter_can_be_the_start_of_stage_three(
+    tmp_path: Path, models: tuple[str, str], annotated: str
+) -> None:
+    adapter = save_tiny_adapter(tmp_path / "adapter", Path(models[1]))
+    result = invoke(
+        "sepo", "--policy", adapter, "--dataset", annotated, "--output-dir", tmp_path / "p", *FAST
+    )
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "p" / "adapter_model.safetensors").exists()
+
+
+def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(
+    tmp_path: Path, models: tuple[str, str], annotated: str
+) -> None:
+    def curve(name: str, launcher: list[str], micro_batch_size: int) -> list[dict[str, float]]:
+        command = [
+            *launcher, "-m", "cli.train", "sepo", "--policy", models[1], "--dataset", annotated,
+            "--output-dir", str(tmp_path / name), "--batch-size", "4",
+            "--micro-batch-size", str(micro_batch_size), "--learning-rate", "0.01",
+            "--epochs", "2", "--eval-fraction", "0.15", "--set", "logging_steps=1",
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        state = max((tmp_path / name).glob("checkpoint-*")) / "trainer_state.json"
+        history: list[dict[str, float]] = json.loads(state.read_text())["log_history"]
+        return history
+
+    one = curve("one", [sys.executable], 4)
+    two = curve(
+        "two", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], 2
+    )
+    assert len(one) == len(two) > 10
+    for alone, together in zip(one, two, strict=True):
+        for name in ("loss", "margin", "accuracy", "eval_loss", "eval_margin", "eval_logps/chosen_all"):
+            assert (name in alone) == (name in together)
+            if name in alone:
+                assert together[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-5), name
+    torch.testing.assert_close(
+        weights_of(tmp_path / "one"), weights_of(tmp_path / "two"), rtol=1e-3, atol=1e-4
+    )
