@@ -38,10 +38,12 @@ def _options(*, learning_rate: float, batch_size: int, micro_batch_size: int) ->
             "--model-revision", metavar="REV", help="Branch, tag or commit of the model on the Hub."
         ),
         click.option(
-            "--chat-template/--no-chat-template",
-            default=True,
-            help="Render prompts with the model's chat template, if it has one.",
+            "--chat-template",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Jinja file to give the model. Default: its own; Zephyr's for messages if it has none.",
         ),
+        click.option("--no-chat-template", is_flag=True, help="Use prompts as they are."),
         click.option(
             "--max-length",
             type=click.IntRange(min=2),
@@ -172,7 +174,8 @@ def sft(model: str, dataset: str, **options: Any) -> None:
     """
     from sepo_train import SftSettings, train_sft
 
-    _train(lambda stop: train_sft(model, dataset, SftSettings(**options), stop=stop))
+    settings = SftSettings(**_settings(**options))
+    _train(lambda stop: train_sft(model, dataset, settings, stop=stop))
 
 
 @_command("dpo")
@@ -199,7 +202,8 @@ def dpo(model: str, dataset: str, **options: Any) -> None:
     """
     from sepo_train import DpoSettings, train_dpo
 
-    _train(lambda stop: train_dpo(model, dataset, DpoSettings(**options), stop=stop))
+    settings = DpoSettings(**_settings(**options))
+    _train(lambda stop: train_dpo(model, dataset, settings, stop=stop))
 
 
 @_command("sepo")
@@ -243,7 +247,15 @@ def sepo(policy: str, dataset: str, ratio: float | None, **options: Any) -> None
 
     for side in ("chosen_ratio", "rejected_ratio"):
         options[side] = ratio if options[side] is None else options[side]
-    _train(lambda stop: train_sepo(policy, dataset, SepoSettings(**options), stop=stop))
+    settings = SepoSettings(**_settings(**options))
+    _train(lambda stop: train_sepo(policy, dataset, settings, stop=stop))
+
+
+def _settings(*, chat_template: Path | None, no_chat_template: bool, **options: Any) -> dict[str, Any]:
+    """The options as a stage's settings have them."""
+    if chat_template is not None and no_chat_template:
+        raise click.UsageError("--chat-template and --no-chat-template exclude each other.")
+    return {**options, "chat_template": chat_template or not no_chat_template}
 
 
 def _train(train: Callable[[Callable[[], bool]], Any]) -> None:

@@ -240,7 +240,7 @@ def project_row(
 
     checked, table = ProjectionSettings(**settings), _one_row(row)
     encoder = _encoder(tokenizer, chat_template, f"{tokenizer!r}{tokenizer.chat_template}")
-    source = annotated_source(datasets.Dataset(table), "row")
+    source = annotated_source(datasets.Dataset(table, fingerprint="row"), "row")  # to hash it takes longer
     encoded = encode_rows(source, encoder, checked.max_length, 0, 1)
     pair: ProjectedPair | str = "".join(encoded.dropped)
     for item in encoded.pairs:

@@ -62,9 +62,10 @@ def clean_spans(text: str, token_start: npt.ArrayLike, token_end: npt.ArrayLike)
         (array([0, 1], dtype=int32), array([1, 4], dtype=int32))
     """
     length = len(text)
-    start = np.clip(np.maximum.accumulate(np.asarray(token_start, dtype=np.int32)), 0, length)
-    end = np.asarray(token_end, dtype=np.int32)
-    end = np.clip(np.maximum.accumulate(np.maximum(end, start)), 0, length)
+    start = np.maximum(np.asarray(token_start, dtype=np.int32), 0)
+    start = np.minimum(np.maximum.accumulate(start), length)
+    end = np.maximum(np.asarray(token_end, dtype=np.int32), start)
+    end = np.minimum(np.maximum.accumulate(end), length)
     if start.size == 0 or length == 0:
         return start, end
     for i in np.flatnonzero(start[1:] > end[:-1]) + 1:

@@ -29,7 +29,8 @@ class TrainSettings:
         split: Which split to train on; None: ``train``, or the only one of an annotated dataset.
         revision: Branch, tag or commit of a dataset on the Hub.
         model_revision: Branch, tag or commit of a model on the Hub.
-        chat_template: Render prompts with the model's chat template, if it has one.
+        chat_template: A Jinja file to use; True: the model's own template, or for messages a
+            default one; False: none.
         max_length: Most tokens of a sequence; responses are cut.
         fraction: Share of the rows to use, drawn with ``seed``, in ``(0, 1]``.
         eval_fraction: Share of the used rows that are held out, in ``[0, 1)``.
@@ -50,7 +51,7 @@ class TrainSettings:
     split: str | None = None
     revision: str | None = None
     model_revision: str | None = None
-    chat_template: bool = True
+    chat_template: bool | Path = True
     max_length: int = 2048
     fraction: float = 1.0
     eval_fraction: float = 0.0

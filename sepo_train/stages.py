@@ -8,19 +8,20 @@ train_sepo  any policy + annotated dataset    -> policy
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sepo_data.conversations import ChatSource, encode_chats, open_chats
+import pyarrow as pa
 
 from sepo_data.checkpoints import Description, describe_model
+from sepo_data.conversations import ChatSource, encode_chats, open_chats
 from sepo_data.encoding import EncodedResponse, Ids, ResponseEncoder, response_encoder
 from sepo_data.errors import PreferenceError
 from sepo_data.hub import Annotated, open_annotated
 from sepo_data.policy_rows import ProjectedRows, ProjectedSide, annotated_source
-from sepo_data.preferences import Source, open_source
+from sepo_data.preferences import PairColumns, Source, open_source
 from sepo_data.provenance import carried_over
 from sepo_data.rows import encode_rows
 from sepo_data.transfer import transfer_report
@@ -30,6 +31,7 @@ from .batches import Example, WeightedSequence
 from .objectives import dpo_objective, sepo_objective, sft_objective
 from .reference import reference_logps
 from .settings import DpoSettings, SepoSettings, SftSettings, TrainSettings
+from .templates import give_template
 from .training import Data, TrainReport, run_training
 
 if TYPE_CHECKING:
@@ -55,7 +57,6 @@ def train_sft(
         SepoError: One of its children, see `sepo_data.errors`.
     """
     arguments = training_arguments(settings)
-    description, encoder, max_length = _prepare(model, settings)
     source = open_chats(
         dataset,
         side=settings.side,
@@ -67,6 +68,7 @@ def train_sft(
         rejected_column=settings.rejected_column,
     )
     source = replace(source, rows=_drawn(source.rows, settings))
+    description, encoder, max_length = _prepare(model, source, settings)
     examples, dropped, notes = [], Counter[str](), Counter[str]()
     for lo, hi in _ranges(len(source.rows)):
         encoded = encode_chats(source, encoder, max_length, lo, hi)
@@ -95,7 +97,6 @@ def train_dpo(
         SepoError: One of its children, see `sepo_data.errors`.
     """
     arguments = training_arguments(settings)
-    description, encoder, max_length = _prepare(model, settings)
     source = open_source(
         dataset,
         config=settings.config_name,
@@ -106,6 +107,7 @@ def train_dpo(
         rejected_column=settings.rejected_column,
     )
     source = replace(source, rows=_drawn(source.rows, settings))
+    description, encoder, max_length = _prepare(model, source, settings)
     examples, dropped, notes = [], Counter[str](), Counter[str]()
     for lo, hi in _ranges(len(source.rows)):
         encoded = encode_rows(source, encoder, max_length, lo, hi)
@@ -141,9 +143,10 @@ def train_sepo(
         SepoError: One of its children, see `sepo_data.errors`.
     """
     arguments = training_arguments(settings)
-    description, encoder, max_length = _prepare(policy, settings)
     annotated = open_annotated(dataset, revision=settings.revision)
     split = _split(annotated, settings.split)
+    source = annotated_source(_drawn(annotated.splits[split], settings), annotated.name)
+    description, encoder, max_length = _prepare(policy, source, settings)
     projection = settings.projection_settings(annotated.manifest.get("selection", {}))
     projection = replace(projection, max_length=max_length)
     if settings.projection == "sum":  # the record says what was chosen, by whomever
@@ -153,7 +156,6 @@ def train_sepo(
             chosen_ratio=projection.chosen_ratio,
             rejected_ratio=projection.rejected_ratio,
         )
-    source = annotated_source(_drawn(annotated.splits[split], settings), annotated.name)
     examples: list[Example] = []
     notes = Counter[str]()
 
@@ -187,15 +189,25 @@ def train_sepo(
     )
 
 
-def _prepare(model: str, settings: TrainSettings) -> tuple[Description, ResponseEncoder, int]:
+def _prepare(
+    model: str, source: Source | ChatSource, settings: TrainSettings
+) -> tuple[Description, ResponseEncoder, int]:
     """The model without its weights, its tokenizer, and the most tokens that it is given."""
     description = describe_model(model, settings.model_revision)
-    encoder = response_encoder(description.tokenizer, chat_template=settings.chat_template)
+    give_template(description.tokenizer, settings.chat_template, _conversation(source), model)
+    encoder = response_encoder(description.tokenizer, chat_template=settings.chat_template is not False)
     context = description.max_context
     if context is not None and context < settings.max_length:
         log.info("maximum length %d instead of %d: the model reads no more", context, settings.max_length)
         return description, encoder, context
     return description, encoder, settings.max_length
+
+
+def _conversation(source: Source | ChatSource) -> pa.Schema:
+    """The columns of a dataset that hold prompts and responses."""
+    columns = astuple(source.columns) if isinstance(source.columns, PairColumns) else source.columns
+    schema = source.rows.features.arrow_schema
+    return pa.schema([schema.field(name) for name in columns if name is not None])
 
 
 def _drawn(rows: "datasets.Dataset", settings: TrainSettings) -> "datasets.Dataset":

@@ -38,7 +38,7 @@ DRIFTING = ("logps/chosen", "logps/rejected", "logps/chosen_all", "logps/rejecte
 COLLAPSE = -1.0  # nats a token: on average e times less likely than at the start
 
 
-class Examples(Dataset[Example]):
+class Examples(Dataset[dict[str, Example]]):
     """Examples in memory."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
@@ -47,8 +47,13 @@ class Examples(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> Example:
-        return self.examples[index]
+    def __getitem__(self, index: int) -> dict[str, Example]:
+        # the Trainer groups by the length of "input_ids", and an example's is its number of tokens
+        return {"input_ids": self.examples[index]}
+
+
+def _collate(items: Sequence[dict[str, Example]]) -> Batch:
+    return collate([item["input_ids"] for item in items])
 
 
 class _StopWhenAsked(TrainerCallback):
@@ -91,7 +96,7 @@ class StageTrainer(Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=collate,
+            data_collator=_collate,
             train_dataset=Examples(train),
             eval_dataset=Examples(held_out) if held_out else None,
             processing_class=tokenizer,
@@ -119,7 +124,7 @@ class StageTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """This micro-batch's share of the step's mean loss, times the processes: their gradients are averaged."""
+        """This micro-batch's share of the step's loss, times the processes: their gradients are averaged."""
         outcome = self._outcome(model, inputs)
         for name, values in self._figures(outcome, inputs).items():
             if not name.endswith("_all"):  # training reads the selected tokens only

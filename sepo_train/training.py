@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from sepo_data.checkpoints import Description
 from sepo_data.errors import PreferenceError
+from sepo_data.hashing import text_sha256
 from sepo_data.hub import check_push_target, push_model
 
 from .batches import Example, WeightedSequence, selected_only
@@ -28,7 +29,8 @@ log = logging.getLogger("sepo")
 # Settings that say where things are or go, or that stand elsewhere in the record.
 _NOT_IN_RECORD = {
     "output_dir", "config_name", "split", "revision", "model_revision", "push_to_hub", "private",
-    "training_arguments", "learning_rate", "num_train_epochs", "batch_size", "micro_batch_size", "dtype",
+    "training_arguments", "chat_template", "learning_rate", "num_train_epochs", "batch_size",
+    "micro_batch_size", "dtype",
 }  # fmt: skip
 _TRAINING = (
     "max_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2",
@@ -153,6 +155,8 @@ def training_record(
     facts = description.checkpoint.facts
     top = description.checkpoint.adapter or description.checkpoint.base
     held_out = _num_held_out(len(data.examples), settings.eval_fraction)
+    tokenizer = description.tokenizer
+    template = tokenizer.get_chat_template() if settings.chat_template and tokenizer.chat_template else None
     said = asdict(settings)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -160,7 +164,10 @@ def training_record(
         "stage": stage,
         "model": {**asdict(facts), "on_hub": top.commit is not None},
         "dataset": data.facts,
-        "settings": {name: said[name] for name in sorted(said.keys() - _NOT_IN_RECORD)},
+        "settings": {
+            **{name: said[name] for name in sorted(said.keys() - _NOT_IN_RECORD)},
+            "chat_template_sha256": None if template is None else text_sha256(template),
+        },
         "training": {
             **{name: _plain(getattr(arguments, name)) for name in _TRAINING},
             **{name: said[name] for name in ("learning_rate", "num_train_epochs", "batch_size", "dtype")},

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from tiny_pair import pairs, save_pair, write_jsonl
+from tiny_tokenizers import tiny_tokenizer
 
 from cli import annotate as annotation
 from cli import inspection, main
@@ -192,3 +193,58 @@ def test_the_group_lists_its_commands() -> None:
     assert found.exit_code == 0
     for name in ("annotate", "inspect", "merge", "push"):
         assert name in found.stdout
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory: pytest.TempPathFactory, models: tuple[str, str]) -> Path:
+    folder = tmp_path_factory.mktemp("annotated")
+    found = annotate(
+        models, write_jsonl(folder / "prefs.jsonl", pairs(9)), "--output", folder / "out", "--ratio", 0.5
+    )
+    assert found.exit_code == 0, found.stderr
+    return folder / "out"
+
+
+def test_a_row_is_shown_on_a_policys_tokens_and_its_transfer_measured(
+    tmp_path: Path, models: tuple[str, str], annotated: Path
+) -> None:
+    plain = command("inspection", annotated, "--row", 2).stdout
+    same = command("inspection", annotated, "--row", 2, "--tokenizer", models[0])
+    assert same.exit_code == 0, same.stderr
+    assert same.stdout.startswith(plain)  # what it showed before stays
+    shown = same.stdout.removeprefix(plain).splitlines()
+    assert shown[1] == f"on the tokens of {models[0]}, row 2"
+    by_oracle = [line.split(": ", 1)[1] for line in plain.splitlines() if " nats): " in line]
+    by_policy = [line.split(": ", 1)[1] for line in shown if " tokens): " in line]
+    assert by_policy == by_oracle  # the dataset's own ratio, and the oracle's own tokens
+    assert "9 of 9 rows can be trained on" in shown
+    assert sum("100.0% are one of the oracle's" in line for line in shown) == 2
+    assert not any(line.startswith("warning") for line in shown)
+
+    tiny_tokenizer("wordpiece").save_pretrained(tmp_path / "policy")  # a tokenizer alone, without a model
+    other = command("inspection", annotated, "--row", 2, "--tokenizer", tmp_path / "policy")
+    assert other.exit_code == 0, other.stderr
+    assert "9 of 9 rows can be trained on" in other.stdout
+    assert "are its unknown token" in other.stdout  # it was trained without emoji
+    by_other = [line.split(": ", 1)[1] for line in other.stdout.splitlines() if " tokens): " in line]
+    assert len(by_other) == 2
+    assert by_other != by_oracle  # marked on its own tokens
+
+
+def test_a_row_that_a_policy_cannot_read_is_said_so(models: tuple[str, str], annotated: Path) -> None:
+    found = command("inspection", annotated, "--tokenizer", models[0], "--max-length", 3)
+    assert found.exit_code == 0, found.stderr
+    assert "cannot be trained on: prompt longer than the maximum length" in found.stdout
+    assert "0 of 9 rows can be trained on; dropped 9: 9 prompt longer" in found.stdout
+    assert "warning: 9 of 9 rows are lost" in found.stdout
+
+
+def test_a_policy_without_a_usable_tokenizer_is_one_line(tmp_path: Path, annotated: Path) -> None:
+    missing = command("inspection", annotated, "--tokenizer", tmp_path / "nowhere")
+    assert_one_line(missing, 1, f"{tmp_path / 'nowhere'}: no such folder")
+    assert_one_line(command("inspection", annotated, "--tokenizer", tmp_path), 1, "no tokenizer.json in it")
+    tiny_tokenizer(template=None).save_pretrained(tmp_path / "base")
+    without = command("inspection", annotated, "--tokenizer", tmp_path / "base")
+    assert_one_line(without, 1, "the dataset holds messages, which need a chat template")
+    bad = command("inspection", annotated, "--tokenizer", tmp_path, "--max-length", 0)
+    assert_one_line(bad, 2, "--max-length")

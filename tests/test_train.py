@@ -486,3 +486,46 @@ def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(
     torch.testing.assert_close(
         weights_of(tmp_path / "one"), weights_of(tmp_path / "two"), rtol=1e-3, atol=1e-4
     )
+
+
+def test_a_base_model_gets_a_template_for_messages_and_keeps_it(
+    tmp_path: Path, prefs: str, annotated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = save_policy(tmp_path / "base", "byte_bpe")
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    for stage in (
+        ("sft", "--model", base, "--dataset", prefs, "--side", "chosen"),
+        ("sepo", "--policy", base, "--dataset", annotated),
+    ):
+        output = tmp_path / stage[0]
+        result = invoke(*stage, "--output-dir", output, *FAST)
+        assert result.exit_code == 0, result.output
+        assert "has no chat template and the data holds messages" in caplog.text
+        tokenizer = AutoTokenizer.from_pretrained(output)
+        said = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+        assert said == "<|user|>\nHi<|im_end|>\n"  # the end-of-sequence token of this tokenizer
+        caplog.clear()
+
+
+def test_a_template_from_a_file_is_used_and_saved(
+    tmp_path: Path, models: tuple[str, str], prefs: str
+) -> None:
+    template = tmp_path / "mine.jinja"
+    template.write_text("{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}")
+    result = invoke(
+        "sft", "--model", models[1], "--dataset", prefs, "--side", "chosen", "--output-dir", tmp_path / "ref",
+        "--chat-template", template, *FAST,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert AutoTokenizer.from_pretrained(tmp_path / "ref").chat_template == template.read_text()
+
+
+def test_texts_need_no_template(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = save_policy(tmp_path / "base", "byte_bpe")
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    rows = [{"prompt": "Say", "chosen": f" Paris {i}", "rejected": f" Rome {i}"} for i in range(8)]
+    texts = write_jsonl(tmp_path / "texts.jsonl", rows)
+    result = invoke("dpo", "--model", base, "--dataset", texts, "--output-dir", tmp_path / "oracle", *FAST)
+    assert result.exit_code == 0, result.output
+    assert "chat template" not in caplog.text
+    assert AutoTokenizer.from_pretrained(tmp_path / "oracle").chat_template is None

@@ -1,0 +1,13 @@
+"""The examples in the docstrings of the modules that need no model run as they stand."""
+
+import doctest
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize("module", ["preferences", "projection", "selection", "shards"])
+def test_the_examples_of_the_docstrings_run(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"sepo_data.{module}"))
+    assert results.attempted
+    assert not results.failed

@@ -1,0 +1,318 @@
+"""Tests of annotated rows on a policy's tokens: arithmetic by hand, identity for the oracle's own."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from scored_by_hand import letters, row_by_hand, scored
+from tiny_pair import pairs
+from tiny_tokenizers import CHATML, FAMILIES, tiny_tokenizer
+
+from sepo_data import PreferenceError, SchemaError, SelectionError, SettingsError, TokenizerError, project_row
+from sepo_data.encoding import PROMPT_TOO_LONG, response_encoder
+from sepo_data.policy_rows import (
+    NOTHING_SELECTED,
+    ProjectedPair,
+    ProjectedRows,
+    ProjectedSide,
+    ProjectionSettings,
+    annotated_source,
+    project_rows,
+)
+from sepo_data.schema import SIDES
+from sepo_data.settings import AnnotateSettings
+
+# a pair of texts, so that tokenizers without a chat template read it too
+TEXTS = [
+    {side: turns if isinstance(turns := row[side], int) else turns[0]["content"] for side in row}
+    for row in pairs(12)
+]
+# "abcdefgh" in four tokens of the oracle, and the end of the turn
+FOUR = {
+    "token_start": [0, 2, 3, 6],
+    "token_end": [2, 3, 6, 8],
+    "token_rewards": [1.0, 3.0, 6.0, -2.0],
+    "token_mask": [False, True, True, False],
+    "eos_reward": -1.0,
+    "eos_mask": False,
+}
+SEEN_TO_D = {  # the oracle was cut behind the "c"
+    "token_start": [0, 2],
+    "token_end": [2, 3],
+    "token_rewards": [1.0, 3.0],
+    "token_mask": [False, True],
+    "eos_reward": None,
+    "eos_mask": None,
+}
+
+
+def projected(rows: datasets.Dataset, family: str = "byte_bpe", **settings: Any) -> ProjectedRows:
+    encoder = response_encoder(tiny_tokenizer(family))
+    return project_rows(annotated_source(rows, "rows"), encoder, ProjectionSettings(**settings), 0, len(rows))
+
+
+def chosen(columns: dict[str, Any], *words: str, **settings: Any) -> ProjectedSide:
+    return project_row(row_by_hand(columns), letters(*words), **settings).chosen
+
+
+def marked(side: ProjectedSide) -> list[int]:
+    return np.flatnonzero(side.weights).tolist()
+
+
+def assert_equal(one: ProjectedPair, other: ProjectedPair) -> None:
+    assert one.row == other.row
+    for side in SIDES:
+        for name, value in vars(getattr(one, side)).items():
+            np.testing.assert_array_equal(value, getattr(getattr(other, side), name), err_msg=name)
+
+
+def test_merged_tokens_add_up_and_parts_share_evenly() -> None:
+    # oracle:  ab=1 | c=3 | def=6 | gh=-2     policy: a | bc | d | e | f | gh
+    side = chosen(FOUR, "bc", "gh", chosen_ratio=0.5)
+    assert side.token_start.tolist() == [0, 1, 3, 4, 5, 6]
+    assert side.token_end.tolist() == [1, 3, 4, 5, 6, 8]
+    assert side.token_rewards.tolist() == [0.5, 3.5, 2.0, 2.0, 2.0, -2.0]
+    assert (side.eos_reward, side.eos_mask) == (-1.0, False)
+    # half of 7 with the end is 3: "bc", and of the equal ones the two that come first
+    assert side.token_mask.tolist() == [False, True, True, True, False, False]
+    assert side.weights.tolist() == [0, 1, 1, 1, 0, 0, 0]
+    assert side.dropped_reward == 0.0
+
+
+def test_rejected_keeps_the_lowest() -> None:
+    row = row_by_hand(FOUR, token_rewards=[1.0, -3.0, -1.0], eos_reward=-5.0)
+    side = project_row(row, letters(), rejected_ratio=0.5).rejected
+    assert marked(side) == [1, 3]  # two of four: the end at -5, "y" at -3
+    assert (side.eos_reward, side.eos_mask) == (-5.0, True)
+
+
+def test_positions_say_where_the_tokens_stand() -> None:
+    side = chosen(FOUR, "bc", "gh")
+    tokenizer = letters("bc", "gh")
+    assert tokenizer.convert_ids_to_tokens(side.input_ids) == ["p", "a", "bc", "d", "e", "f", "gh", "<eos>"]
+    assert side.positions.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert tokenizer.convert_ids_to_tokens(side.token_ids) == ["a", "bc", "d", "e", "f", "gh"]
+    assert side.input_ids.dtype == side.positions.dtype == side.token_ids.dtype == np.int64
+    assert side.token_rewards.dtype == side.weights.dtype == np.float32
+    assert side.token_start.dtype == side.token_end.dtype == np.int32
+    assert side.token_mask.dtype == np.bool_
+
+
+def test_what_the_policy_cuts_off_is_dropped_and_reported() -> None:
+    # p a bc d: five of the oracle's 6 nats on "def" are cut with "ef", 2 with "gh" and 1 with the end
+    side = chosen(FOUR, "bc", "gh", max_length=4)
+    assert side.token_rewards.tolist() == [0.5, 3.5, 2.0]
+    assert (side.eos_reward, side.eos_mask) == (None, None)
+    assert side.positions.tolist() == [1, 2, 3]
+    assert side.weights.size == 3
+    assert side.dropped_reward == pytest.approx(4 + 2 + 1)
+
+
+def test_an_end_that_is_cut_alone_is_counted() -> None:
+    side = chosen(FOUR, "bc", "gh", max_length=7)
+    assert side.token_ids.size == 6
+    assert side.eos_reward is None
+    assert side.dropped_reward == 1.0
+
+
+@pytest.mark.parametrize("rule", ["ratio", "mass", "random", "all"])
+def test_what_the_oracle_never_saw_is_unknown_and_never_selected(rule: str) -> None:
+    # the oracle saw "abc"; the policy's d, e, f, gh and its end are known to nobody
+    side = chosen(SEEN_TO_D, "bc", "gh", selection=rule, chosen_ratio=1.0)
+    np.testing.assert_array_equal(side.token_rewards, [0.5, 3.5, *[np.nan] * 4])
+    assert np.isnan(side.eos_reward)
+    assert side.eos_mask is False
+    assert marked(side) == [0, 1]
+
+
+def test_the_ratio_counts_known_tokens_only() -> None:
+    # half of the known two, not of all seven
+    assert marked(chosen(SEEN_TO_D, "bc", "gh", chosen_ratio=0.5)) == [1]
+
+
+def test_a_token_that_reaches_over_the_oracles_end_keeps_what_is_known() -> None:
+    side = chosen(SEEN_TO_D, "cdef")
+    np.testing.assert_array_equal(side.token_rewards, [0.5, 0.5, 3.0, np.nan, np.nan])
+
+
+def test_majority_carries_the_stored_mask_whatever_the_ratio_is() -> None:
+    # selected: c, def. "bc" is selected by half, "efgh" by two of four, "a" not
+    side = chosen(FOUR, "bc", "efgh", projection="majority", selection="all", chosen_ratio=0.01)
+    assert side.token_mask.tolist() == [False, True, True, True]
+    assert side.eos_mask is False
+    side = chosen(
+        {**FOUR, "token_mask": [False, True, False, False], "eos_mask": True}, projection="majority"
+    )
+    assert marked(side) == [2, 8]
+
+
+def test_majority_selects_nothing_that_is_unknown() -> None:
+    side = chosen(SEEN_TO_D, "bc", "gh", projection="majority")
+    assert marked(side) == [1]
+    assert side.eos_mask is False
+
+
+def test_a_pair_without_a_selected_token_on_a_side_is_dropped_and_counted() -> None:
+    columns = {**FOUR, "token_mask": [False, True, False, False]}  # one letter of a word of eight
+    row, tokenizer = row_by_hand(columns), letters("abcdefgh")
+    with pytest.raises(PreferenceError, match=f"^row 7: {NOTHING_SELECTED}"):
+        project_row(row, tokenizer, row_number=7, projection="majority")
+    rows = datasets.Dataset.from_list([row, row_by_hand({**FOUR, "token_mask": [True] * 4})])
+    settings = ProjectionSettings(projection="majority")
+    found = project_rows(annotated_source(rows, "rows"), response_encoder(tokenizer), settings, 0, 2)
+    assert found.dropped == {NOTHING_SELECTED: [0]}
+    assert [pair.row for pair in found.pairs] == [1]
+
+
+def test_rewards_as_weights_are_sigmoids_on_the_selected_tokens() -> None:
+    # sigmoid(ln 3) = 0.75; on the rejected side of -ln 3
+    columns = {**FOUR, "token_rewards": [0.0, float(np.log(3)), -9.0, -9.0]}
+    row = row_by_hand(columns, token_rewards=[9.0, -float(np.log(3)), 9.0], eos_reward=9.0)
+    pair = project_row(row, letters(), weights="rewards", chosen_ratio=0.34, rejected_ratio=0.1)
+    # a and b get half of 0, c its own, eight letters and the end: three selected
+    np.testing.assert_allclose(pair.chosen.weights, [0.5, 0.5, 0.75, 0, 0, 0, 0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(pair.rejected.weights, [0, 0.75, 0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("max_length", [2048, 34])
+@pytest.mark.parametrize("rule", ["ratio", "mass", "random", "all"])
+def test_the_oracles_own_tokenizer_gives_the_stored_columns_bit_for_bit(rule: str, max_length: int) -> None:
+    same: dict[str, Any] = {"selection": rule, "rejected_ratio": 0.45, "seed": 5, "max_length": max_length}
+    rows = scored(pairs(12), tiny_tokenizer(), AnnotateSettings(output=Path(), **same))
+    ends = rows["chosen_eos_reward"]
+    assert (None in ends) == (max_length == 34)
+    assert_identical(rows, projected(rows, **same))
+    # the dataset's own masks, whatever the policy asks for
+    assert_identical(rows, projected(rows, projection="majority", max_length=max_length))
+
+
+def assert_identical(rows: datasets.Dataset, found: ProjectedRows) -> None:
+    assert not found.dropped
+    for pair, row in zip(found.pairs, rows, strict=True):
+        for side in SIDES:
+            ours = getattr(pair, side)
+            for name in ("token_start", "token_end", "token_rewards", "token_mask"):
+                stored = np.array(row[f"{side}_{name}"], dtype=getattr(ours, name).dtype)
+                assert getattr(ours, name).tobytes() == stored.tobytes(), name
+            assert ours.eos_reward == row[f"{side}_eos_reward"]
+            assert ours.eos_mask == row[f"{side}_eos_mask"]
+            assert ours.dropped_reward == 0.0
+
+
+def test_behind_a_dropped_row_random_masks_agree_in_number_only() -> None:
+    source = pairs(12)
+    source[2] = {**source[2], "rejected": source[2]["chosen"]}  # dropped: row 3 of the source is row 2 here
+    rows = scored(source, tiny_tokenizer(), AnnotateSettings(output=Path(), selection="random"))
+    found = projected(rows, selection="random")
+    masks = [pair.chosen.token_mask.tolist() for pair in found.pairs]
+    assert masks[:2] == rows["chosen_token_mask"][:2]
+    assert masks[2:] != rows["chosen_token_mask"][2:]
+    for pair, row in zip(found.pairs, rows, strict=True):
+        stored = sum(row["chosen_token_mask"]) + row["chosen_eos_mask"]
+        assert np.count_nonzero(pair.chosen.weights) == stored
+    assert_identical(rows, projected(rows, projection="majority"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("oracle", ["byte_bpe", "unigram_nfkc"])
+def test_any_vocabulary_keeps_the_sum_and_the_share(oracle: str, family: str) -> None:
+    rows = scored(TEXTS, tiny_tokenizer(oracle), AnnotateSettings(output=Path()))
+    found = projected(rows, family, chosen_ratio=0.4)
+    assert len(found.pairs) == len(rows) > 8
+    for pair, row in zip(found.pairs, rows, strict=True):
+        total, size = row["chosen_reward"], np.abs(row["chosen_token_rewards"]).sum()
+        side = pair.chosen
+        assert side.token_rewards.sum(dtype=np.float64) + side.eos_reward == pytest.approx(
+            total, abs=1e-6 * size
+        )
+        assert np.count_nonzero(side.weights) == max(1, int(0.4 * side.positions.size + 1e-9))
+        assert side.token_end[-1] == len(row["chosen"])
+
+
+@pytest.mark.parametrize("max_length", [40, 2048])
+def test_row_by_row_equals_the_batch_and_chunks(max_length: int) -> None:
+    rows = scored(pairs(12), tiny_tokenizer(), AnnotateSettings(output=Path()))
+    settings = ProjectionSettings(selection="random", max_length=max_length)
+    policy = tiny_tokenizer("sentencepiece_bpe")
+    source, encoder = annotated_source(rows, "rows"), response_encoder(policy)
+    batch = project_rows(source, encoder, settings, 0, 12)
+    chunks = [project_rows(source, encoder, settings, lo, min(lo + 5, 12)) for lo in (0, 5, 10)]
+    assert [pair.row for pair in batch.pairs] == [pair.row for chunk in chunks for pair in chunk.pairs]
+    for one, other in zip(batch.pairs, [pair for chunk in chunks for pair in chunk.pairs], strict=True):
+        assert_equal(one, other)
+    for pair in batch.pairs:
+        alone = project_row(
+            rows[pair.row], policy, row_number=pair.row, selection="random", max_length=max_length
+        )
+        assert_equal(replace(alone, row=pair.row), pair)
+
+
+def test_no_rows_are_no_pairs() -> None:
+    rows = scored(pairs(3), tiny_tokenizer(), AnnotateSettings(output=Path()))
+    encoder = response_encoder(tiny_tokenizer())
+    found = project_rows(annotated_source(rows, "rows"), encoder, ProjectionSettings(), 2, 2)
+    assert (found.pairs, found.dropped, found.counts) == ([], {}, {})
+
+
+def test_a_row_keeps_its_number_behind_a_dropped_one() -> None:
+    rows = scored(TEXTS[:3], tiny_tokenizer(), AnnotateSettings(output=Path())).to_list()
+    rows[0]["prompt"] = "a very long prompt " * 50
+    found = projected(datasets.Dataset.from_list(rows), max_length=60)
+    assert found.dropped == {PROMPT_TOO_LONG: [0]}
+    assert [pair.row for pair in found.pairs] == [1, 2]
+    assert found.pairs[0].chosen.token_rewards.tolist() == rows[1]["chosen_token_rewards"]
+    with pytest.raises(PreferenceError, match=PROMPT_TOO_LONG):
+        project_row(rows[0], tiny_tokenizer(), max_length=60)
+
+
+def test_a_template_that_is_set_between_two_rows_is_noticed() -> None:
+    (row,) = scored(TEXTS[:1], tiny_tokenizer(), AnnotateSettings(output=Path())).to_list()
+    tokenizer = letters()
+    before = project_row(row_by_hand(FOUR), tokenizer).chosen.input_ids.size
+    tokenizer.chat_template = "{% for m in messages %}{{ 'zzz' + m['content'] }}{% endfor %}"
+    after = project_row(row_by_hand(FOUR), tokenizer).chosen.input_ids.size
+    assert after == before + 6  # zzz before the prompt and before the response
+    assert project_row(row_by_hand(FOUR), tokenizer, chat_template=False).chosen.input_ids.size == before
+    assert project_row(row, tiny_tokenizer(template=CHATML)).chosen.token_ids.size > 0
+
+
+def test_a_row_that_is_not_annotated_is_refused() -> None:
+    row = row_by_hand(FOUR)
+    with pytest.raises(SchemaError, match='column "rejected_token_end" is missing'):
+        project_row({k: v for k, v in row.items() if k != "rejected_token_end"}, letters())
+    with pytest.raises(SchemaError, match='column "prompt" is missing'):
+        project_row({k: v for k, v in row.items() if k != "prompt"}, letters())
+    with pytest.raises(SchemaError, match="not a row of an annotated dataset"):
+        project_row({**row, "chosen_token_end": ["a", "b", "c", "d"]}, letters())
+    with pytest.raises(SchemaError, match='"chosen_token_end": is not as long as'):
+        project_row({**row, "chosen_token_end": [2, 3, 6]}, letters())
+
+
+def test_messages_without_a_chat_template_are_refused() -> None:
+    (row,) = scored(pairs(1), tiny_tokenizer(), AnnotateSettings(output=Path())).to_list()
+    with pytest.raises(TokenizerError, match="need a chat template"):
+        project_row(row, letters())
+
+
+@pytest.mark.parametrize("name", ["chosen_ratio", "rejected_ratio"])
+def test_a_ratio_out_of_range_is_refused(name: str) -> None:
+    with pytest.raises(SelectionError, match=rf"{name.replace('_', ' ')} must be in \(0, 1\], got 30"):
+        ProjectionSettings(**{name: 30})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"selection": "best"}, 'selection "best" is not one of ratio, mass, random, all'),
+        ({"projection": "max"}, 'projection "max" is not one of sum, majority'),
+        ({"weights": "all"}, 'weights "all" is not one of mask, rewards'),
+        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        ProjectionSettings(**setting)
