@@ -40,19 +40,24 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int) -> None
     from sepo_data.encoding import response_encoder
     from sepo_data.health import HealthMeter
     from sepo_data.hub import open_annotated
-    from sepo_data.policy_rows import ProjectionSettings, annotated_source
+    from sepo_data.policy_rows import annotated_source, as_annotated
+    from sepo_data.schema import PAIR_COLUMNS
+    from sepo_data.templates import give_template
 
     from .reports import describe_health, describe_row
     from .running import quiet_libraries
 
     quiet_libraries()
 
+    annotated = open_annotated(dataset)
     encoder = None
     if tokenizer is not None:
         from sepo_data.checkpoints import load_tokenizer  # loads transformers
 
-        encoder = response_encoder(load_tokenizer(tokenizer))
-    annotated = open_annotated(dataset)
+        policy = load_tokenizer(tokenizer)
+        schema = next(iter(annotated.splits.values())).select_columns([*PAIR_COLUMNS]).features.arrow_schema
+        give_template(policy, True, schema, tokenizer)  # as training does
+        encoder = response_encoder(policy)
     for split, rows in annotated.splits.items():
         if row >= len(rows):
             raise SettingsError(f"{dataset}, split {split}: no row {row}, it has {len(rows):,}.")
@@ -63,14 +68,8 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int) -> None
         click.echo("\n".join(["", f"{split}: {len(rows):,} pairs", *describe_health(meter.health())]))
         if encoder is not None:
             click.echo(f"\non the tokens of {tokenizer}, row {row}")
-            selection = annotated.manifest.get("selection", {})
-            settings = ProjectionSettings(
-                selection=selection.get("rule", "ratio"),
-                chosen_ratio=selection.get("chosen_ratio", 0.3),
-                rejected_ratio=selection.get("rejected_ratio", 0.3),
-                seed=selection.get("seed") or 0,
-                max_length=max_length,
-            )
+            made_with = annotated.manifest.get("selection", {})
+            settings = as_annotated(made_with, seed=made_with.get("seed") or 0, max_length=max_length)
             _show_policy(annotated_source(rows, dataset), encoder, settings, row)
 
 

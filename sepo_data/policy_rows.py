@@ -33,6 +33,7 @@ PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 Weights = Literal["mask", "rewards"]
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 
+RATIO = 0.3  # the paper's
 NOTHING_SELECTED = "no token selected on a side"  # why a row is dropped, in the user's words
 
 Floats = npt.NDArray[np.float32]
@@ -59,8 +60,8 @@ class ProjectionSettings:
     """
 
     selection: Selection = "ratio"
-    chosen_ratio: float = 0.3
-    rejected_ratio: float = 0.3
+    chosen_ratio: float = RATIO
+    rejected_ratio: float = RATIO
     projection: Projection = "sum"
     weights: Weights = "mask"
     seed: int = 0
@@ -82,6 +83,32 @@ class ProjectionSettings:
             raise SettingsError(f"max_length must be at least 1, got {self.max_length}.")
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}.")
+
+
+def as_annotated(
+    made_with: Mapping[str, Any],
+    *,
+    selection: Selection | None = None,
+    chosen_ratio: float | None = None,
+    rejected_ratio: float | None = None,
+    **others: Any,
+) -> ProjectionSettings:
+    """The settings with which a dataset was annotated, where no others are asked for.
+
+    Args:
+        made_with: What its manifest says under ``selection``.
+        selection: Another rule; the ratios stay if theirs was a share of the tokens, too.
+        chosen_ratio: Another ratio.
+        rejected_ratio: Another ratio.
+        others: The other fields of `ProjectionSettings`.
+    """
+    shares = made_with if selection is None or made_with.get("rule") in ("ratio", "random") else {}
+    return ProjectionSettings(
+        selection=selection or made_with.get("rule", "ratio"),
+        chosen_ratio=chosen_ratio or shares.get("chosen_ratio", RATIO),
+        rejected_ratio=rejected_ratio or shares.get("rejected_ratio", RATIO),
+        **others,
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from sepo_data.errors import SettingsError, first_line
 
-from .settings import TrainSettings
+from .settings import SftSettings, TrainSettings
 
 # They have options of their own, or would undo what the stages do.
 OWN_OPTIONS = {
@@ -62,11 +62,8 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "dataloader_pin_memory": str(torch.cuda.is_available()),
         # without this, processes that have no accelerator do not find each other
         "use_cpu": str(not torch.accelerator.is_available()),
-        **(
-            {"eval_strategy": "steps", "eval_steps": "0.25", "eval_on_start": "true"}
-            if settings.eval_fraction
-            else {}
-        ),
+        "train_sampling_strategy": "group_by_length" if isinstance(settings, SftSettings) else "random",
+        **(_EVALUATION if settings.eval_fraction else {}),
         **_checked(settings),
     }
     flags = [part for name, value in values.items() for part in (f"--{name}", value)]

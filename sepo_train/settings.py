@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sepo_data.errors import SettingsError
-from sepo_data.policy_rows import Projection, ProjectionSettings, Weights
+from sepo_data.policy_rows import Projection, ProjectionSettings, Weights, as_annotated
 from sepo_data.selection import Selection, check_ratio
 from sepo_data.settings import DTYPES, Dtype
 
 Side = Literal["chosen", "rejected"]
-
-RATIO = 0.3  # the paper's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,22 +182,22 @@ class SepoSettings(TrainSettings):
                 "projection majority carries the masks of the dataset, so a selection or a ratio says "
                 "nothing. Leave them out, or use --projection sum."
             )
-        self.projection_settings({})
+        self.projection_settings({}, self.max_length)
 
-    def projection_settings(self, annotated: Mapping[str, Any]) -> ProjectionSettings:
+    def projection_settings(self, made_with: Mapping[str, Any], max_length: int) -> ProjectionSettings:
         """How annotated rows become the policy's.
 
         Args:
-            annotated: What the manifest of the dataset says of its own selection.
+            made_with: What the manifest of the dataset says of its own selection.
+            max_length: Most tokens that the policy is given.
         """
-        rule = self.selection or annotated.get("rule", "ratio")
-        shares = annotated if self.selection is None or annotated.get("rule") in ("ratio", "random") else {}
-        return ProjectionSettings(
-            selection=rule,
-            chosen_ratio=self.chosen_ratio or shares.get("chosen_ratio", RATIO),
-            rejected_ratio=self.rejected_ratio or shares.get("rejected_ratio", RATIO),
+        return as_annotated(
+            made_with,
+            selection=self.selection,
+            chosen_ratio=self.chosen_ratio,
+            rejected_ratio=self.rejected_ratio,
             projection=self.projection,
             weights=self.weights,
             seed=self.seed,
-            max_length=self.max_length,
+            max_length=max_length,
         )

@@ -24,6 +24,7 @@ from sepo_data.policy_rows import ProjectedRows, ProjectedSide, annotated_source
 from sepo_data.preferences import PairColumns, Source, open_source
 from sepo_data.provenance import carried_over
 from sepo_data.rows import encode_rows
+from sepo_data.templates import give_template
 from sepo_data.transfer import transfer_report
 
 from .arguments import training_arguments
@@ -31,7 +32,6 @@ from .batches import Example, WeightedSequence
 from .objectives import dpo_objective, sepo_objective, sft_objective
 from .reference import reference_logps
 from .settings import DpoSettings, SepoSettings, SftSettings, TrainSettings
-from .templates import give_template
 from .training import Data, TrainReport, run_training
 
 if TYPE_CHECKING:
@@ -147,8 +147,7 @@ def train_sepo(
     split = _split(annotated, settings.split)
     source = annotated_source(_drawn(annotated.splits[split], settings), annotated.name)
     description, encoder, max_length = _prepare(policy, source, settings)
-    projection = settings.projection_settings(annotated.manifest.get("selection", {}))
-    projection = replace(projection, max_length=max_length)
+    projection = settings.projection_settings(annotated.manifest.get("selection", {}), max_length)
     if settings.projection == "sum":  # the record says what was chosen, by whomever
         settings = replace(
             settings,

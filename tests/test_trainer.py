@@ -210,7 +210,8 @@ def test_held_out_figures_are_those_of_the_whole_set(tmp_path: Path) -> None:
     for example in held_out:
         for item in example.sequences:
             ids, places = torch.from_numpy(item.input_ids), torch.from_numpy(item.positions)
-            logps = model(input_ids=ids[None]).logits[0].log_softmax(-1)[places - 1, ids[places]]
+            with torch.no_grad():
+                logps = model(input_ids=ids[None]).logits[0].log_softmax(-1)[places - 1, ids[places]]
             means["all"].append(float(logps.mean()))
             means["selected"].append(float(logps[torch.from_numpy(item.weights) > 0].mean()))
     gaps = np.subtract(means["selected"][0::2], means["selected"][1::2])

@@ -6,11 +6,14 @@ with the model, so that annotation and everybody else render as the training did
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from transformers import PreTrainedTokenizerBase
 
-from sepo_data.errors import SettingsError, TokenizerError
+from .errors import SettingsError, TokenizerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("sepo")
 
@@ -24,7 +27,7 @@ DEFAULT_TEMPLATE = (
 
 
 def give_template(
-    tokenizer: PreTrainedTokenizerBase, chat_template: bool | Path, schema: pa.Schema, name: str
+    tokenizer: "PreTrainedTokenizerBase", chat_template: bool | Path, schema: pa.Schema, name: str
 ) -> None:
     """Put the template to use on a tokenizer, which is changed and saved with the model.
 
