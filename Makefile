@@ -2,13 +2,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test slow check fix wheel
+.PHONY: demo pipeline test slow check fix wheel
 
 # Annotate the bundled sample with the bundled models and show what came out.
 demo: $(INSTALLED)
 	rm -rf out/demo
 	$(BIN)/sepo-annotate --oracle demo/oracle --ref demo/reference --dataset demo/pairs.jsonl --output out/demo
 	$(BIN)/sepo-inspect out/demo --row 13
+
+# Run the page: its lines that begin with "$" are the commands.
+pipeline: $(INSTALLED)
+	rm -rf out/pipeline
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh -exc "$$(sed -n 's/^    \$$ //p' docs/pipeline.md)"
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

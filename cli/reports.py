@@ -84,6 +84,7 @@ def describe_training(report: "TrainReport") -> str:
     held_out = f", held out {rows['held_out']:,}" if rows["held_out"] else ""
     dropped = describe_dropped(rows["dropped"])
     lines = [f"trained on {rows['used']:,} rows{held_out}{'; ' if dropped else ''}{dropped}"]
+    lines += [f"note: {count:,} {what}" for what, count in rows["notes"].items()]
     if figures:
         changes = [
             f"{label} {figures['start'][name]:{form}} -> {figures['end'][name]:{form}}"

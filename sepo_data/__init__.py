@@ -12,6 +12,7 @@ from .errors import (
     SepoError,
     SettingsError,
     TokenizerError,
+    TrainingError,
 )
 from .hub import load_annotated, push_annotated
 from .policy_rows import ProjectedPair, project_row
@@ -34,6 +35,7 @@ __all__ = [
     "SepoError",
     "SettingsError",
     "TokenizerError",
+    "TrainingError",
     "annotate",
     "load_annotated",
     "project_row",

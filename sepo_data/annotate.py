@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from .encoding import ResponseEncoder, response_encoder
-from .errors import TokenizerError
+from .errors import PreferenceError, TokenizerError
 from .health import Health, health_from_dict
 from .hub import check_push_target, push_annotated
 from .merging import merge_run
@@ -23,7 +23,7 @@ from .preferences import Source, open_source, pair_types, read_pair
 from .provenance import run_record
 from .rendering import ALREADY_RENDERED, TEMPLATE_REFUSES, render
 from .rows import encode_rows
-from .schema import annotated_schema, validate
+from .schema import annotated_schema, annotation_columns, validate
 from .scoring import score_rows
 from .settings import AnnotateSettings
 from .shards import CHUNK_ROWS, Run, chunk_ranges, is_done, is_finished, open_run, write_chunk
@@ -169,6 +169,11 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
         rejected_column=settings.rejected_column,
         limit=settings.limit,
     )
+    if taken := sorted(annotation_columns().intersection(source.rows.column_names)):
+        raise PreferenceError(
+            f"{dataset}: has columns of an annotated dataset already ({', '.join(taken)}). Remove them, or "
+            "annotate the dataset that it was made from."
+        )
     facts = describe_pair(
         oracle, ref, oracle_revision=settings.oracle_revision, ref_revision=settings.ref_revision
     )

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from .encoding import Ids, ResponseEncoder, encode_turns
 from .errors import PreferenceError, SettingsError
 from .preferences import (
-    _SAID_BESIDE,
     CONTENT_NOT_TEXT,
     EMPTY_RESPONSE,
     PROMPT_MISSING,
     ROLE_MISSING,
+    SAID_BESIDE,
     Message,
     PairColumns,
-    _kind,
+    kind_of,
     open_source,
     read_pair,
 )
@@ -245,7 +245,7 @@ def _read_messages(messages: Sequence[Message | None]) -> Chat | str:
         if not message or not message["role"]:
             return ROLE_MISSING
         if message["role"] == "assistant":
-            if any(message.get(key) for key in _SAID_BESIDE):
+            if any(message.get(key) for key in SAID_BESIDE):
                 return NOT_TEXT_ALONE
             if not message["content"]:
                 return EMPTY_RESPONSE
@@ -257,7 +257,7 @@ def _read_messages(messages: Sequence[Message | None]) -> Chat | str:
 
 def _find_columns(dataset: str, schema: "pa.Schema") -> tuple[str, ...]:
     """The columns of the conversation, by their names and types."""
-    kinds = {column.name: _kind(column.type) for column in schema}
+    kinds = {column.name: kind_of(column.type) for column in schema}
     if kinds.get("messages") == "messages":
         return MESSAGES
     named = [name for name in (*MESSAGES, *COMPLETION) if name in kinds]

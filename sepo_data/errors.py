@@ -6,6 +6,7 @@ SepoError
 ├── TokenizerError    a tokenizer or chat template that cannot say where a response stands
 ├── ModelError        a model that cannot be loaded, or a pair of models that do not belong together
 ├── ScoringError      a log-probability that is not a finite number
+├── TrainingError     a loss that is not a finite number, or a step that does not fit into memory
 ├── SelectionError    token rewards that nothing can be selected from
 ├── SchemaError       a dataset that does not keep the contract of an annotated dataset
 ├── OutputError       an output folder that cannot be written, or holds another run
@@ -37,6 +38,10 @@ class ModelError(SepoError):
 
 class ScoringError(SepoError):
     """A log-probability is not a finite number."""
+
+
+class TrainingError(SepoError):
+    """The loss is not a finite number, or a training step does not fit into memory."""
 
 
 class SelectionError(SepoError):

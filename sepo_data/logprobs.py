@@ -21,7 +21,7 @@ from .errors import ModelError, ScoringError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Ids = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.integer[Any]]
 Logps = npt.NDArray[np.float32]
 
 LOGITS_BYTES_CPU = 2**30
@@ -135,7 +135,7 @@ def _score_if_it_fits(model: "PreTrainedModel", batch: Sequence[TokenSequence]) 
     try:
         return _score(model, batch)
     except RuntimeError as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
     # outside the handler: the error's traceback would keep the batch's tensors alive
     if model.device.type == "cuda":
@@ -143,7 +143,8 @@ def _score_if_it_fits(model: "PreTrainedModel", batch: Sequence[TokenSequence]) 
     return None
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out, in the words of any device."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return any(
@@ -159,7 +160,7 @@ def _score(model: "PreTrainedModel", batch: Sequence[TokenSequence]) -> list[Log
     for row, sequence in enumerate(batch):
         seen = _reach(sequence) + 1
         input_ids[row, :seen] = torch.from_numpy(sequence.input_ids[:seen])
-        targets[row, torch.from_numpy(sequence.positions)] = True
+        targets[row, torch.from_numpy(sequence.positions).long()] = True
     logps = batch_logps(model, input_ids.to(model.device), targets.to(model.device)).cpu().numpy()
     return np.split(logps, np.cumsum(sizes)[:-1])
 

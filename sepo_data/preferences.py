@@ -30,7 +30,7 @@ CONTENT_NOT_TEXT = "message content is not text"
 ROLE_MISSING = "message has no role"
 NOT_TEXT_ALONE = "last message is not text alone"  # its tool calls or reasoning would go unscored
 
-_SAID_BESIDE = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+SAID_BESIDE = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 _HUMAN = "\n\nHuman:"
 _ASSISTANT = "\n\nAssistant:"
 
@@ -131,10 +131,10 @@ def pair_types(source: Source) -> dict[str, "pa.DataType"]:
 
     schema, columns = source.rows.features.arrow_schema, source.columns
     chosen, rejected = schema.field(columns.chosen).type, schema.field(columns.rejected).type
-    if _kind(chosen) == "text":
+    if kind_of(chosen) == "text":
         return dict.fromkeys(("prompt", "chosen", "rejected"), pa.string())
     prompt = chosen.value_type
-    if columns.prompt and _kind(schema.field(columns.prompt).type) == "messages":
+    if columns.prompt and kind_of(schema.field(columns.prompt).type) == "messages":
         try:
             prompt = merged_type(schema.field(columns.prompt).type.value_type, prompt)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -212,11 +212,11 @@ def _split_conversations(
     if any(answer and answer["content"] is None for answer in answers):
         return EMPTY_RESPONSE
     for message in (*explicit, *chosen, *rejected):
-        if reason := _flaw(message):
+        if reason := flaw_of(message):
             return reason
     if any(answer["role"] != "assistant" for answer in answers):
         return LAST_NOT_ASSISTANT
-    if any(answer.get(key) for answer in answers for key in _SAID_BESIDE):
+    if any(answer.get(key) for answer in answers for key in SAID_BESIDE):
         return NOT_TEXT_ALONE
     turns = chosen[:-1]
     if compact(turns) != compact(rejected[:-1]):
@@ -231,7 +231,8 @@ def _split_conversations(
     return Pair(turns, chosen[-1:], rejected[-1:])
 
 
-def _flaw(message: Message | None) -> str | None:
+def flaw_of(message: Message | None) -> str | None:
+    """Why a message cannot be used; None if it can."""
     if not message or not message["role"]:
         return ROLE_MISSING
     if message["content"] is None and message["role"] == "assistant" and len(compact(message)) > 1:
@@ -249,7 +250,7 @@ def compact(value: Any) -> Any:
 def _find_columns(
     dataset: str, opened: Opened, named: tuple[str | None, str | None, str | None]
 ) -> PairColumns:
-    from .schema import PAIR_COLUMNS, annotation_columns
+    from .schema import PAIR_COLUMNS
 
     names = opened.rows.column_names
     prompt, chosen, rejected = named
@@ -266,18 +267,13 @@ def _find_columns(
             raise PreferenceError(f"{dataset}: {problem}. Rename or remove it, or leave out --{role}-column.")
     if len(set(used.values())) < len(used):
         raise PreferenceError(f"{dataset}: prompt, chosen and rejected must be three columns, not {used}.")
-    if taken := sorted(annotation_columns().intersection(names)):
-        problem = f"has columns of an annotated dataset already ({', '.join(taken)})"
-        raise PreferenceError(
-            f"{dataset}: {problem}. Remove them, or annotate the dataset that it was made from."
-        )
     return columns
 
 
 def _check_types(dataset: str, schema: "pa.Schema", columns: PairColumns) -> None:
     """Refuse columns that hold neither texts nor messages, or a mixture that is no known format."""
     names = [name for name in (columns.prompt, columns.chosen, columns.rejected) if name is not None]
-    kinds = {name: _kind(schema.field(name).type) for name in names}
+    kinds = {name: kind_of(schema.field(name).type) for name in names}
     for name, kind in kinds.items():
         if kind is None:
             problem = f'column "{name}" is {schema.field(name).type}'
@@ -295,7 +291,8 @@ def _check_types(dataset: str, schema: "pa.Schema", columns: PairColumns) -> Non
     raise PreferenceError(f"{dataset}: {problem}. {advice}.")
 
 
-def _kind(column: "pa.DataType") -> str | None:
+def kind_of(column: "pa.DataType") -> str | None:
+    """``text`` or ``messages``, by a column's type; None for anything else."""
     import pyarrow as pa
 
     if _is_text(column):

@@ -57,6 +57,7 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "bf16": str(torch.cuda.is_available() and torch.cuda.is_bf16_supported()),
         "logging_steps": "10",
         "logging_first_step": "true",
+        "logging_nan_inf_filter": "false",  # a loss that is no number ends the run instead
         "save_total_limit": "1",
         "disable_tqdm": "true",
         "dataloader_pin_memory": str(torch.cuda.is_available()),

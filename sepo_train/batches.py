@@ -7,6 +7,7 @@ examples read every response token, so that the others can be watched.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,8 @@ class WeightedSequence:
         weights: Their weights, ``(n,)``; at least one is positive.
     """
 
-    input_ids: npt.NDArray[np.int64]
-    positions: npt.NDArray[np.int64]
+    input_ids: npt.NDArray[np.integer[Any]]
+    positions: npt.NDArray[np.integer[Any]]
     weights: npt.NDArray[np.float32]
 
 
@@ -75,7 +76,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     read = torch.zeros_like(weights, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
         input_ids[row, : sequence.input_ids.size] = torch.from_numpy(sequence.input_ids)
-        targets[row, torch.from_numpy(sequence.positions)] = True
+        targets[row, torch.from_numpy(sequence.positions).long()] = True
         weights[row, : sequence.positions.size] = torch.from_numpy(sequence.weights)
         read[row, : sequence.positions.size] = True
     batch = {

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from sepo_data.checkpoints import Description, describe_model
@@ -223,7 +224,7 @@ def _ranges(num_rows: int) -> list[tuple[int, int]]:
 
 
 def _weighted(input_ids: Ids, positions: Ids) -> WeightedSequence:
-    return WeightedSequence(input_ids, positions, np.ones(positions.size, np.float32))
+    return _compact(input_ids, positions, np.ones(positions.size, np.float32))
 
 
 def _whole(response: EncodedResponse) -> WeightedSequence:
@@ -231,7 +232,12 @@ def _whole(response: EncodedResponse) -> WeightedSequence:
 
 
 def _key_tokens(side: ProjectedSide) -> WeightedSequence:
-    return WeightedSequence(side.input_ids, side.positions, side.weights)
+    return _compact(side.input_ids, side.positions, side.weights)
+
+
+def _compact(input_ids: Ids, positions: Ids, weights: npt.NDArray[np.float32]) -> WeightedSequence:
+    """All examples are in memory at once: 32 bits are enough for a token's id and its place."""
+    return WeightedSequence(input_ids.astype(np.int32), positions.astype(np.int32), weights)
 
 
 def _with_reference(description: Description, examples: list[Example]) -> list[Example]:

@@ -6,6 +6,7 @@ divided into micro-batches and devices.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from sepo_data.errors import TrainingError
 from sepo_data.logprobs import batch_logps
 
 from .batches import Batch, Example, collate
@@ -151,6 +153,11 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the figures since the last log, and how far the log-probs are from the start."""
         if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise TrainingError(
+                    f"step {self.state.global_step}: the loss is not a finite number. Lower --learning-rate, "
+                    "and leave out 16-bit options like fp16; the checkpoints before this step are kept."
+                )
             for name, sums in self.sums.items():
                 total, number = self.accelerator.reduce(sums, "sum").tolist()
                 logs.setdefault(name, total / number)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from sepo_data.checkpoints import Description
-from sepo_data.errors import PreferenceError
+from sepo_data.checkpoints import ADAPTER_CONFIG, BASE, Description
+from sepo_data.errors import PreferenceError, SettingsError, TrainingError, first_line
 from sepo_data.hashing import text_sha256
 from sepo_data.hub import check_push_target, push_model
+from sepo_data.logprobs import out_of_memory
 
 from .batches import Example, WeightedSequence, selected_only
 from .model_card import write_card
@@ -116,18 +117,15 @@ def run_training(
     finished = open_training(output_dir, record, may_write=arguments.should_save)
     if finished is not None:
         log.info("%s is complete already", output_dir)
-        return TrainReport(output_dir, finished, _push(settings, private=private))
+        return TrainReport(output_dir, finished, _push(settings, description, private=private))
     train, held_out = _hold_out(prepare(data.examples), settings)
     set_seed(settings.seed)  # a new adapter is random
-    trainer = StageTrainer(
-        load_trainable(description, settings),
-        arguments,
-        objective,
-        [_selected_only(example) for example in train],
-        held_out,
-        description.tokenizer,
-        stop,
-    )
+    model = load_trainable(description, settings)
+    selected = [_selected_only(example) for example in train]
+    try:
+        trainer = StageTrainer(model, arguments, objective, selected, held_out, description.tokenizer, stop)
+    except (ImportError, ValueError) as error:  # what an argument needs is missing, or two exclude each other
+        raise SettingsError(f"training arguments: {first_line(error)}") from error
     trainer.add_callback(_Figures())
     checkpoint = last_checkpoint(output_dir)
     if checkpoint is not None:
@@ -143,9 +141,17 @@ def run_training(
             finish_training(output_dir, record)
     except OSError as error:
         raise not_writable(output_dir, error) from error
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"a batch of {arguments.per_device_train_batch_size} does not fit into memory. Lower "
+            "--micro-batch-size or --max-length, train a LoRA adapter (--lora-rank 16), or pass "
+            "--set activation_checkpointing=true."
+        ) from error
     if not arguments.should_save:
         return TrainReport(output_dir, record)
-    return TrainReport(output_dir, record, _push(settings, private=private))
+    return TrainReport(output_dir, record, _push(settings, description, private=private))
 
 
 def training_record(
@@ -173,7 +179,12 @@ def training_record(
             **{name: said[name] for name in ("learning_rate", "num_train_epochs", "batch_size", "dtype")},
             **({"set": dict(settings.training_arguments)} if settings.training_arguments else {}),
         },
-        "rows": {"used": len(data.examples) - held_out, "held_out": held_out, "dropped": data.dropped},
+        "rows": {
+            "used": len(data.examples) - held_out,
+            "held_out": held_out,
+            "dropped": data.dropped,
+            "notes": data.notes,
+        },
         "transfer": data.transfer,
         "figures": {},
         "environment": {
@@ -261,9 +272,15 @@ def _save(trainer: StageTrainer, output_dir: Path) -> None:
         (output_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use to anyone
 
 
-def _push(settings: TrainSettings, *, private: bool) -> str | None:
+def _push(settings: TrainSettings, description: Description, *, private: bool) -> str | None:
     if settings.push_to_hub is None:
         return None
+    if (settings.output_dir / ADAPTER_CONFIG).exists() and description.checkpoint.base.commit is None:
+        log.warning(
+            "the adapter names a folder of this machine as its base: push the base too, and set %s in %s",
+            BASE,
+            ADAPTER_CONFIG,
+        )
     return push_model(settings.output_dir, settings.push_to_hub, private=private)
 
 

@@ -464,3 +464,9 @@ def test_ten_kills_at_random_moments_change_no_byte(tmp_path: Path, models: tupl
         kills += 1
     assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_dataset_that_is_annotated_already_is_refused(tmp_path: Path, models: tuple[str, str]) -> None:
+    data = write_jsonl(tmp_path / "prefs.jsonl", [{**row, "chosen_token_rewards": [0.5]} for row in pairs(2)])
+    with pytest.raises(PreferenceError, match=r"annotated dataset already \(chosen_token_rewards\)"):
+        annotate(data, *models, AnnotateSettings(output=tmp_path / "out"))

@@ -310,7 +310,6 @@ PLAIN = {"prompt": "p", "chosen": "a", "rejected": "b"}
         ({**PLAIN, "q": "p"}, {"prompt_column": "q"}, 'column "prompt" would be overwritten by "q"'),
         ({**PLAIN, "q": "p"}, {"chosen_column": "q"}, 'column "chosen" would be overwritten by "q"'),
         ({"a": "a", "b": "b"}, {"chosen_column": "a", "rejected_column": "a"}, "must be three columns"),
-        ({**PLAIN, "chosen_token_rewards": [0.5]}, {}, r"annotated dataset already \(chosen_token_rewards\)"),
     ],
 )
 def test_columns_that_hold_no_pair_are_refused(

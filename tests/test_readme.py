@@ -1,13 +1,13 @@
 """Tests that README tells the truth: its commands parse, its Python runs on the names it uses."""
 
 import ast
+import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-import sepo_data
 from cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +28,8 @@ def test_a_command_of_the_docs_has_only_options_that_exist(line: str) -> None:
     words = shlex.split(line)
     words = ["sepo", *words[0].split("-")[1:], *words[1:]]
     command = main.main.commands[words[1]]  # type: ignore[attr-defined]
+    if words[1] == "train":
+        command = command.commands[words[2]]
     known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
     given = {word.split("=")[0] for word in words if word.startswith("--")}
     assert given <= known, given - known
@@ -46,8 +48,9 @@ def test_python_in_the_docs_imports_what_exists() -> None:
     assert len(blocks) >= 3
     for block in blocks:
         for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and node.module == "sepo_data":
-                assert {alias.name for alias in node.names} <= set(sepo_data.__all__)
+            if isinstance(node, ast.ImportFrom) and node.module in ("sepo_data", "sepo_train"):
+                public = importlib.import_module(node.module).__all__
+                assert {alias.name for alias in node.names} <= set(public)
 
 
 def test_links_to_files_lead_somewhere() -> None:

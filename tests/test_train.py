@@ -111,7 +111,7 @@ def test_the_whole_pipeline_runs_from_base_model_to_a_policy_with_another_vocabu
     assert "of the tokens one to one" in caplog.text
     assert result.stdout.strip().endswith(str(policy))
     record = record_of(policy)
-    assert record["rows"] == {"used": 18, "held_out": 6, "dropped": {}}
+    assert record["rows"] == {"used": 18, "held_out": 6, "dropped": {}, "notes": {}}
     figures = record["figures"]
     assert figures["end"]["loss"] < figures["start"]["loss"]
     assert figures["end"]["margin"] > figures["start"]["margin"]
@@ -529,3 +529,17 @@ def test_texts_need_no_template(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert result.exit_code == 0, result.output
     assert "chat template" not in caplog.text
     assert AutoTokenizer.from_pretrained(tmp_path / "oracle").chat_template is None
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_what_to_lower(
+    tmp_path: Path, models: tuple[str, str], annotated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **named: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("sepo_train.trainer.batch_logps", full)
+    result = invoke(
+        "sepo", "--policy", models[1], "--dataset", annotated, "--output-dir", tmp_path / "p", *FAST
+    )
+    assert result.exit_code == 1
+    assert "a batch of 2 does not fit into memory. Lower --micro-batch-size" in last_line(result)

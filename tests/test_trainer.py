@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
+from sepo_data.errors import TrainingError
 from sepo_data.logprobs import batch_logps
 from sepo_train.arguments import training_arguments
 from sepo_train.batches import Example, WeightedSequence, collate, selected_only
@@ -259,3 +260,14 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     found = losses(train(tmp_path, pairs(4), sepo_objective(1.0, 0.0), epochs=8.0))
     assert found[-1] < 0.8 * found[0]
     assert all(math.isfinite(loss) for loss in found)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_what_to_change(tmp_path: Path) -> None:
+    def broken(token_logps: Tensor, batch: dict[str, Tensor]) -> Any:
+        outcome = sepo_objective(1.0, 0.0)(token_logps, batch)
+        return outcome._replace(losses=outcome.losses * float("nan"))
+
+    with pytest.raises(
+        TrainingError, match=r"step 1: the loss is not a finite number\. Lower --learning-rate"
+    ):
+        train(tmp_path, pairs(4), broken)
