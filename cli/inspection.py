@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=2048,
     metavar="N",
-    help="With --tokenizer: most tokens of prompt and response together; responses are cut.",
+    help="With --tokenizer: most tokens of prompt and response together, or what the policy reads.",
 )
 @one_line_errors
 def main(dataset: str, row: int, tokenizer: str | None, max_length: int) -> None:
@@ -54,7 +54,8 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int) -> None
     if tokenizer is not None:
         from sepo_data.checkpoints import load_tokenizer  # loads transformers
 
-        policy = load_tokenizer(tokenizer)
+        policy, context = load_tokenizer(tokenizer)
+        max_length = min(max_length, context or max_length)
         schema = next(iter(annotated.splits.values())).select_columns([*PAIR_COLUMNS]).features.arrow_schema
         give_template(policy, True, schema, tokenizer)  # as training does
         encoder = response_encoder(policy)

@@ -82,7 +82,7 @@ def _options(*, learning_rate: float, batch_size: int, micro_batch_size: int) ->
             type=click.IntRange(min=1),
             default=micro_batch_size,
             metavar="N",
-            help="Examples that a device takes at once.",
+            help="Most examples that a device takes at once.",
         ),
         click.option(
             "--lora-rank",

@@ -173,8 +173,11 @@ def describe_model(name: str, revision: str | None = None) -> Description:
     return Description(checkpoint, tokenizer, _max_context(checkpoint.config))
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer alone, from a model's folder or repository, or one without a model.
+def load_tokenizer(name: str, revision: str | None = None) -> tuple[PreTrainedTokenizerBase, int | None]:
+    """Load a tokenizer from a model's folder or repository, or from one that holds nothing else.
+
+    Returns:
+        The tokenizer, and the most tokens that its model can read; None if nothing says so.
 
     Raises:
         ModelError: If there is no such folder or repository.
@@ -184,7 +187,12 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     place = _open(name, revision)
     if not place.files.intersection(TOKENIZERS):
         raise TokenizerError(f"{name}: no tokenizer.json in it. Give the folder or name of a tokenizer.")
-    return _read_tokenizer(place)
+    tokenizer = _read_tokenizer(place)
+    if CONFIG not in place.files:
+        return tokenizer, None
+    with errors_as(ModelError, place):
+        config = AutoConfig.from_pretrained(place.location, revision=place.commit, trust_remote_code=False)
+    return tokenizer, _max_context(config)
 
 
 def same_model(oracle: ModelFacts, ref: ModelFacts) -> ModelError:

@@ -58,7 +58,7 @@ def give_template(
         )
     tokenizer.chat_template = DEFAULT_TEMPLATE
     log.info(
-        "%s has no chat template and the data holds messages: Zephyr's is used, and saved with the model; "
+        "%s has no chat template and the data holds messages, so training gives it Zephyr's; "
         "--chat-template FILE gives another",
         name,
     )

@@ -123,7 +123,9 @@ class Transfer:
                     "read this text. Use a policy whose vocabulary covers it."
                 )
             if side.reward_cut > MUCH_CUT:
-                found.append(f"{name}: {side.reward_cut:.0%} of the |reward| is cut off. Raise --max-length.")
+                found.append(
+                    f"{name}: {side.reward_cut:.0%} of the |reward| is cut off. Raise --max-length, if the policy reads more."
+                )
             if side.without_reward > MUCH_CUT:
                 found.append(
                     f"{name}: {side.without_reward:.0%} of the tokens have no reward, because the annotation "

@@ -40,12 +40,13 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     Raises:
         SettingsError: If a field is unknown, its value cannot be read, or the batch cannot be divided.
     """
-    micro = min(settings.micro_batch_size, settings.batch_size)
+    per_device = _batch_per_device(settings.batch_size)
+    micro = max(size for size in range(1, settings.micro_batch_size + 1) if per_device % size == 0)
     values = {
         "output_dir": str(settings.output_dir),
         "per_device_train_batch_size": str(micro),
         "per_device_eval_batch_size": str(micro),
-        "gradient_accumulation_steps": str(_accumulation_steps(settings.batch_size, micro)),
+        "gradient_accumulation_steps": str(per_device // micro),
         "learning_rate": str(settings.learning_rate),
         "num_train_epochs": str(settings.num_train_epochs),
         "seed": str(settings.seed),
@@ -81,16 +82,13 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     return arguments
 
 
-def _accumulation_steps(batch_size: int, micro_batch_size: int) -> int:
-    """How many micro-batches of all devices make a step."""
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
-    steps, rest = divmod(batch_size, micro_batch_size * devices)
-    if rest or not steps:
+def _batch_per_device(batch_size: int) -> int:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if batch_size % processes:
         raise SettingsError(
-            f"batch size {batch_size} is not a multiple of {micro_batch_size} (micro-batch size) times "
-            f"{devices} (processes). Change --batch-size or --micro-batch-size."
+            f"batch size {batch_size} cannot be shared by {processes} processes. Make --batch-size a multiple."
         )
-    return steps
+    return batch_size // processes
 
 
 class _Parser(HfArgumentParser):

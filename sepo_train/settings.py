@@ -36,7 +36,7 @@ class TrainSettings:
         learning_rate: Its peak.
         num_train_epochs: How often the data is gone through.
         batch_size: Examples a step, over all devices.
-        micro_batch_size: Examples a device takes at once; the rest is accumulated.
+        micro_batch_size: Most examples that a device takes at once; the rest is accumulated.
         dtype: What the weights are kept in; bfloat16 and float16 make sense under LoRA.
         lora_rank: Train a LoRA adapter of this rank on all linear layers instead of all weights.
         push_to_hub: Repository that the finished model is pushed to.

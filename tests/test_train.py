@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from hub_server import HubServer
 from tiny_models import save_tiny_adapter
 from tiny_pair import pairs, save_pair, write_jsonl
 from tiny_tokenizers import tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from cli.main import main
-from sepo_data import AnnotateSettings, annotate
+from sepo_data import AnnotateSettings, SettingsError, annotate
 from sepo_data.hub_files import RECORD_NAME
 from sepo_train import DpoSettings, SepoSettings, train_dpo, train_sepo
+from sepo_train.arguments import training_arguments
 
 ROOT = Path(__file__).parent.parent
 
@@ -347,7 +349,6 @@ def refused(*extra: object, stage: str = "sepo", dataset: str | None = None) -> 
         (refused("--ratio", 0), 2, "0 is not in the range"),
         (refused("--ratio", 1.5), 2, "1.5 is not in the range"),
         (refused("--dataset", "nowhere/at-all"), 1, "nowhere/at-all"),
-        (refused("--batch-size", 3), 1, "batch size 3 is not a multiple of 2"),
         (refused("--set", "weight_dekay=1"), 1, "Did you mean weight_decay?"),
         (refused("--set", "weight_decay=much"), 1, "weight_decay"),
         (refused("--set", "weight_decay"), 2, "is not field=value"),
@@ -543,3 +544,43 @@ def test_a_batch_that_does_not_fit_is_refused_with_what_to_lower(
     )
     assert result.exit_code == 1
     assert "a batch of 2 does not fit into memory. Lower --micro-batch-size" in last_line(result)
+
+
+def test_a_model_is_pushed_in_one_commit_and_loads_from_the_hub(
+    tmp_path: Path, models: tuple[str, str], annotated: str, hub: HubServer, repo_id: str
+) -> None:
+    command = (
+        "sepo", "--policy", models[1], "--dataset", annotated, "--output-dir", tmp_path / "p",
+        "--push-to-hub", repo_id, "--private", *FAST,
+    )  # fmt: skip
+    first = invoke(*command)
+    assert first.exit_code == 0, first.output
+    commit = first.stdout.strip().splitlines()[-1]
+    model = AutoModelForCausalLM.from_pretrained(repo_id, revision=commit)
+    pushed = torch.cat([weights.detach().flatten() for weights in model.parameters()])
+    assert torch.equal(pushed, weights_of(tmp_path / "p"))
+    # a finished model is pushed by the same command without another commit
+    assert invoke(*command).stdout.strip().splitlines()[-1] == commit
+
+
+def test_a_push_that_cannot_work_is_refused_before_the_training(
+    tmp_path: Path, models: tuple[str, str], annotated: str, hub: HubServer
+) -> None:
+    result = invoke(
+        "sepo", "--policy", models[1], "--dataset", annotated, "--output-dir", tmp_path / "p",
+        "--push-to-hub", "somebody-else/policy", *FAST,
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "no right to write there" in last_line(result)
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_batch_is_shared_evenly_by_processes_and_micro_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SepoSettings(output_dir=tmp_path, batch_size=6, micro_batch_size=4)
+    arguments = training_arguments(settings)  # 4 does not divide 6, so 3 at once
+    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (3, 2)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(SettingsError, match="batch size 6 cannot be shared by 4 processes"):
+        training_arguments(settings)

@@ -1,6 +1,7 @@
 """Tests that what the Trainer brings can be had with ``--set``, in all three stages."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from cli.main import main
 from sepo_data import AnnotateSettings, annotate
 from sepo_data.hub_files import RECORD_NAME
+from sepo_train import SepoSettings, SftSettings, train_sft
+from sepo_train.arguments import training_arguments
 
 Inputs = dict[str, tuple[str, str]]  # by stage, the model and the dataset
 
@@ -121,12 +124,39 @@ def test_sft_groups_conversations_by_length(
     record = train(chats, tmp_path / "ref", "--micro-batch-size", 4, *options, stage="sft")
     assert record["training"]["train_sampling_strategy"] == "group_by_length"
     lengths = [entry["length"] for entry in history_of(tmp_path / "ref") if "loss" in entry]
-    # 64 or 80 rows, 4 a step: the Trainer sorts 16 or 20 at once, longest first, and swaps the very longest in
+    # 64 or 80 rows, 4 a step: 16 or 20 are sorted at once, longest first; the very longest is swapped in
     group = len(lengths) // 4
     assert len(lengths) == (16 if options else 20)
     for start in range(0, len(lengths), group):
         behind_the_swap = lengths[start + 1 : start + group]
         assert behind_the_swap == sorted(behind_the_swap, reverse=True)
+
+
+def test_a_killed_run_goes_on_through_the_lengths_of_a_later_epoch(tmp_path: Path, inputs: Inputs) -> None:
+    model, chats = inputs["sft"]
+
+    def train_once(name: str, stop: Callable[[], bool]) -> None:
+        settings = SftSettings(
+            output_dir=tmp_path / name,
+            batch_size=4,
+            learning_rate=0.01,
+            num_train_epochs=3.0,
+            training_arguments={"save_steps": "3"},
+        )
+        train_sft(model, chats, settings, stop=stop)
+
+    steps = iter(range(100))
+
+    def killed() -> bool:
+        if next(steps) == 10:  # of 18: in the second epoch, behind the checkpoint of step 9
+            raise KeyboardInterrupt
+        return False
+
+    train_once("whole", lambda: False)
+    with pytest.raises(KeyboardInterrupt):
+        train_once("parts", killed)
+    train_once("parts", lambda: False)
+    assert torch.equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts"))
 
 
 @pytest.mark.parametrize("stage", ["dpo", "sepo"])
@@ -173,18 +203,31 @@ def test_another_optimizer_trains(tmp_path: Path, inputs: Inputs, plain: Path, o
     assert not torch.equal(weights_of(tmp_path / "policy"), weights_of(plain))
 
 
-def test_a_tracker_that_is_not_installed_is_refused_in_one_line(tmp_path: Path, inputs: Inputs) -> None:
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("report_to=swanlab", "pip install swanlab"),
+        ("report_to=tensorbord", "tensorbord is not supported"),
+        ("optim=adamw_8bit", "bitsandbytes"),
+        ("use_liger_kernel=true", "liger-kernel"),
+        ("label_smoothing_factor=0.1", "--label-smoothing"),
+        ("eval_do_concat_batches=false", "eval_do_concat_batches"),
+    ],
+)
+def test_what_is_not_installed_or_has_no_meaning_here_is_refused_in_one_line(
+    tmp_path: Path, inputs: Inputs, field: str, said: str
+) -> None:
     policy, dataset = inputs["sepo"]
-    result = CliRunner().invoke(
-        main,
-        [
-            "train", "sepo", "--policy", policy, "--dataset", dataset, "--output-dir", str(tmp_path / "policy"),
-            "--set", "report_to=swanlab",
-        ],
-    )  # fmt: skip
+    flags = ["--policy", policy, "--dataset", dataset, "--output-dir", str(tmp_path / "policy")]
+    result = CliRunner().invoke(main, ["train", "sepo", *flags, "--set", field, "--eval-fraction", "0.25"])
     assert not isinstance(result.exception, Exception), result.exception
     assert result.exit_code == 1
-    assert "swanlab" in result.stderr.strip().splitlines()[-1]
+    assert said in result.stderr.strip().splitlines()[-1]
+
+
+def test_fsdp_is_switched_on_by_true(tmp_path: Path) -> None:
+    settings = SepoSettings(output_dir=tmp_path, training_arguments={"fsdp": "true"})
+    assert training_arguments(settings).fsdp_plugin_args["fsdp_version"] == 2
 
 
 def test_figures_are_logged_as_often_as_asked(tmp_path: Path, inputs: Inputs) -> None:
