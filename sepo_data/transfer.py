@@ -124,7 +124,8 @@ class Transfer:
                 )
             if side.reward_cut > MUCH_CUT:
                 found.append(
-                    f"{name}: {side.reward_cut:.0%} of the |reward| is cut off. Raise --max-length, if the policy reads more."
+                    f"{name}: {side.reward_cut:.0%} of the |reward| is cut off. Raise --max-length, if "
+                    "the policy reads more."
                 )
             if side.without_reward > MUCH_CUT:
                 found.append(

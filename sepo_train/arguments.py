@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from sepo_data.errors import SettingsError, first_line
 
@@ -26,6 +27,9 @@ OWN_OPTIONS = {
     "remove_unused_columns": "nothing, the stages keep the columns that they need",
     "resume_from_checkpoint": "the same command again, which goes on by itself",
     "label_names": "nothing, the losses have no labels",
+    "label_smoothing_factor": "--label-smoothing of dpo, the other losses have none",
+    "batch_eval_metrics": "nothing, the figures of the held-out rows are summed as they are",
+    "eval_do_concat_batches": "nothing, the figures of the held-out rows are summed as they are",
 }
 
 _EVALUATION = {"eval_strategy": "steps", "eval_steps": "0.25", "eval_on_start": "true"}
@@ -68,11 +72,13 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         **(_EVALUATION if settings.eval_fraction else {}),
         **_checked(settings),
     }
-    flags = [part for name, value in values.items() for part in (f"--{name}", value)]
+    flags = [part for name, value in values.items() for part in _flag(name, value)]
     try:
         parser = _Parser(TrainingArguments, add_help=False)  # type: ignore[arg-type]
         (arguments,) = parser.parse_args_into_dataclasses(flags)
-    except (ValueError, ImportError, OSError) as error:
+        for tracker in get_reporting_integration_callbacks(arguments.report_to):  # type: ignore[no-untyped-call]
+            tracker()  # says which package is missing
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise SettingsError(f"training arguments: {first_line(error)}") from error
     if arguments.n_gpu > 1:
         raise SettingsError(
@@ -82,11 +88,17 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     return arguments
 
 
+def _flag(name: str, value: str) -> tuple[str, ...]:
+    """As on a command line, where ``fsdp`` is text for the older of its two forms."""
+    return (f"--{name}",) if name == "fsdp" and value.lower() == "true" else (f"--{name}", value)
+
+
 def _batch_per_device(batch_size: int) -> int:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if batch_size % processes:
         raise SettingsError(
-            f"batch size {batch_size} cannot be shared by {processes} processes. Make --batch-size a multiple."
+            f"batch size {batch_size} cannot be shared by {processes} processes. Make --batch-size "
+            "a multiple of that."
         )
     return batch_size // processes
 

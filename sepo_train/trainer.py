@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
@@ -27,6 +27,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from sepo_data.errors import TrainingError
 from sepo_data.logprobs import batch_logps
@@ -56,6 +57,32 @@ class Examples(Dataset[dict[str, Example]]):
 
 def _collate(items: Sequence[dict[str, Example]]) -> Batch:
     return collate([item["input_ids"] for item in items])
+
+
+class ByLength(Sampler[int]):
+    """Examples of similar lengths in turn: another order in each epoch, whatever process or resumed run asks.
+
+    The Trainer's own sampler draws from a generator that no checkpoint restores, and sorts what
+    one device takes at a time.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Told by the Trainer."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)  # type: ignore[no-untyped-call]
+        return iter(order)
 
 
 class _StopWhenAsked(TrainerCallback):
@@ -92,6 +119,7 @@ class StageTrainer(Trainer):
         self.objective: Objective = objective
         self.stop = stop
         self.stopping = False
+        self.lengths = [len(example) for example in train]
         self.names: list[str] = []  # of the figures that an evaluation gathers
         self.sums: dict[str, Tensor] = {}  # since the last log: sum and number, (2,)
         self.warned = False
@@ -107,6 +135,12 @@ class StageTrainer(Trainer):
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.add_callback(_StopWhenAsked(self))
+
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[Any] | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return ByLength(self.lengths, step, self.args.seed)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -192,11 +226,13 @@ class StageTrainer(Trainer):
             first = next((entry[key] for entry in self.state.log_history if key in entry), logs.get(key))
             if key in logs and first is not None:
                 found[prefix + name.replace("logps", "drift")] = logs[key] - first
-        if found.get(f"{prefix}drift/chosen", 0.0) < COLLAPSE and not self.warned:
-            self.warned = True
-            log.warning(
-                "the selected tokens of chosen responses are %.1f nats less likely than at the start: the "
-                "policy collapses, as losses without a reference do. Lower --learning-rate, or train less.",
-                -found[f"{prefix}drift/chosen"],
-            )
+        for name, what in (("drift/chosen", "the selected tokens"), ("drift/chosen_all", "all tokens")):
+            if found.get(prefix + name, 0.0) < COLLAPSE and not self.warned:
+                self.warned = True
+                log.warning(
+                    "%s of chosen responses are %.1f nats less likely than at the start: the policy "
+                    "collapses, as losses without a reference do. Lower --learning-rate, or train less.",
+                    what,
+                    -found[prefix + name],
+                )
         return found

@@ -141,6 +141,8 @@ def run_training(
             finish_training(output_dir, record)
     except OSError as error:
         raise not_writable(output_dir, error) from error
+    except ImportError as error:  # an optimizer's package is looked for at the first step
+        raise SettingsError(f"training arguments: {first_line(error)}") from error
     except RuntimeError as error:
         if not out_of_memory(error):
             raise

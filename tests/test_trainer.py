@@ -271,3 +271,17 @@ def test_a_loss_that_is_no_number_ends_the_run_with_what_to_change(tmp_path: Pat
         TrainingError, match=r"step 1: the loss is not a finite number\. Lower --learning-rate"
     ):
         train(tmp_path, pairs(4), broken)
+
+
+def test_a_collapse_of_the_tokens_that_are_not_selected_shows_on_held_out_pairs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # the selected tokens of chosen responses rise, and whatever else the policy says falls with the rejected
+    def unheeding(token_logps: Tensor, batch: dict[str, Tensor]) -> Any:
+        outcome = sepo_objective(1.0, 0.0)(token_logps, batch)
+        figures = {**outcome.figures, "logps/chosen": torch.zeros(len(batch["items"]))}
+        return outcome._replace(losses=token_logps.sum(-1).view(-1, 2).sum(-1), figures=figures)
+
+    train(tmp_path, pairs(8), unheeding, held_out=pairs(4, seed=2), epochs=10.0)
+    (said,) = [record.getMessage() for record in caplog.records if "collapses" in record.getMessage()]
+    assert said.startswith("all tokens of chosen responses are")

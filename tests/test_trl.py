@@ -32,7 +32,7 @@ PLAIN = {  # no refinement that only one of the two has by default
     "adam_beta2": 0.999,
     "train_sampling_strategy": "sequential",
     "logging_steps": 1,
-    "learning_rate": 0.003,
+    "learning_rate": 0.001,
 }
 
 COMPLETIONS = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs(16)]
@@ -209,7 +209,7 @@ def test_sft_gives_the_losses_and_the_weights_of_trls_sft_trainer(tmp_path: Path
     train_sft(model, chats, SftSettings(output_dir=tmp_path / "ours", **ours_plain()))
     ours = our_log(tmp_path / "ours")
     assert [entry["loss"] for entry in ours] == pytest.approx([entry["loss"] for entry in theirs], abs=1e-4)
-    assert theirs[-1]["loss"] < 0.8 * theirs[0]["loss"]
+    assert theirs[-1]["loss"] < theirs[0]["loss"] - 0.1
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
     torch.testing.assert_close(parameters_of(saved), parameters_of(trainer.model), rtol=0, atol=1e-4)
 
