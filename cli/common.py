@@ -93,5 +93,9 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
         raise click.BadParameter(
             f"{path} has unknown options: {', '.join(unknown)}. See --help; --no-x is `x: false`."
         )
+    names = {
+        name: [f"{key}={item}" for key, item in value.items()] if isinstance(value, dict) else value
+        for name, value in names.items()
+    }
     by_name = {option.opts[0].removeprefix("--"): option.name for option in ctx.command.params}
     ctx.default_map = {**(ctx.default_map or {}), **{by_name.get(n, n): value for n, value in names.items()}}

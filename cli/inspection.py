@@ -70,7 +70,7 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int) -> None
         if encoder is not None:
             click.echo(f"\non the tokens of {tokenizer}, row {row}")
             made_with = annotated.manifest.get("selection", {})
-            settings = as_annotated(made_with, seed=made_with.get("seed") or 0, max_length=max_length)
+            settings = as_annotated(made_with, max_length=max_length)
             _show_policy(annotated_source(rows, dataset), encoder, settings, row)
 
 

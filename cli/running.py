@@ -53,10 +53,10 @@ class Stop:
 
     def exit(self) -> None:
         """Say how to go on, and exit as a stopped process does: 130 for Ctrl-C, 143 for SIGTERM."""
-        assert self.stopped_by is not None
+        stopped_by = self.stopped_by or signal.SIGTERM  # another process of the run may have been told
         arguments = sys.argv[2:] if sys.argv[1:2] == [self.command] else sys.argv[1:]
         click.echo(f"Stopped. Go on with: {shlex.join(['sepo', self.command, *arguments])}", err=True)
-        sys.exit(128 + self.stopped_by)
+        sys.exit(128 + stopped_by)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopped_by is not None and number == signal.SIGINT:

@@ -10,6 +10,7 @@ and never invents the token that ends the turn.
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from .errors import TokenizerError
 from .projection import Spans, clean_spans
-from .rendering import RenderedChat, Rendering, control_tokens
+from .rendering import RenderedChat, Rendering, control_tokens, render
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -129,10 +130,21 @@ def response_encoder(tokenizer: "PreTrainedTokenizerBase", *, chat_template: boo
             for i, token in tokenizer.added_tokens_decoder.items()
             if token.special and i != tokenizer.unk_token_id  # an unknown character is text
         ),
-        bos_ids=() if use_template else _bos_ids(tokenizer),
+        bos_ids=() if use_template else bos_ids(tokenizer),
         backend=_offset_backend(tokenizer, literal=False),
         literal_backend=_offset_backend(tokenizer, literal=True),
     )
+
+
+def end_of_turn(encoder: ResponseEncoder) -> int | None:
+    """Id of the token that ends a response in the tokenizer's template; None without a template."""
+    if not encoder.chat_template:
+        return None
+    rendering = render(encoder.tokenizer, "Hi", encoder.control, chat_template=True)
+    if isinstance(rendering, str):
+        return None
+    (encoded,) = encode_responses(encoder, [(rendering, "Hello")], sys.maxsize)
+    return None if isinstance(encoded, str) else int(encoded.input_ids[-1])
 
 
 def encode_responses(
@@ -327,7 +339,8 @@ def _encode_piece(backend: "Tokenizer", piece: str, *, first: bool) -> _Tokens:
     return _Tokens(led.ids[len(newline) :], [(start - 1, end - 1) for start, end in behind])
 
 
-def _bos_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+def bos_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """What a tokenizer puts in front of a plain text."""
     whole = tokenizer.encode("a")
     bare = tokenizer.encode("a", add_special_tokens=False)
     places = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]

@@ -271,6 +271,10 @@ def _local_folder(name_or_folder: str) -> Path | None:
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise SchemaError(
+            f"{name_or_folder}: a file, not an annotated dataset. Annotate it with sepo-annotate."
+        )
     if is_path(name_or_folder):
         raise SchemaError(f"{name_or_folder}: no such folder. Check the path, or give a name like user/name.")
     return None

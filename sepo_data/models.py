@@ -118,17 +118,19 @@ def load_pair(facts: PairFacts, *, dtype: Dtype = "float32", device: str = "auto
     return ModelPair(*scorers, batch_tokens=_batch_tokens(place, dtype))
 
 
-def load_scorer(checkpoint: Checkpoint, *, device: str = "auto") -> tuple[Scorer, int]:
-    """Load a single model to score in float32, and the tokens that suit a forward pass of it.
+def load_scorer(
+    checkpoint: Checkpoint, *, dtype: Dtype = "float32", device: str = "auto"
+) -> tuple[Scorer, int]:
+    """Load a single model to score, and the tokens that suit a forward pass of it.
 
     Raises:
         ModelError: If weights are missing or broken, or the model is not causal.
         SettingsError: If there is no such device.
     """
-    place = _scoring_device(device, "float32")
-    scorer = _load_alone(checkpoint, partial(load_base, dtype=torch.float32, device=place))
+    place = _scoring_device(device, dtype)
+    scorer = _load_alone(checkpoint, partial(load_base, dtype=getattr(torch, dtype), device=place))
     _check_causal(checkpoint, scorer.probe())
-    return scorer, _batch_tokens(place, "float32")
+    return scorer, _batch_tokens(place, dtype)
 
 
 def _scoring_device(name: str, dtype: Dtype) -> torch.device:
@@ -217,7 +219,7 @@ def attach(model: Any, adapter: Snapshot, name: str, *, trainable: bool = False)
     options: dict[str, Any] = {
         "adapter_name": name,
         "revision": adapter.commit,
-        "autocast_adapter_dtype": False,
+        "autocast_adapter_dtype": trainable,  # what is trained is float32
         "is_trainable": trainable,
         "torch_device": str(model.device),
     }

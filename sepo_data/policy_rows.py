@@ -97,12 +97,14 @@ def as_annotated(
 
     Args:
         made_with: What its manifest says under ``selection``.
-        selection: Another rule; the ratios stay if theirs was a share of the tokens, too.
+        selection: Another rule; the ratios stay if both are shares of the tokens.
         chosen_ratio: Another ratio.
         rejected_ratio: Another ratio.
         others: The other fields of `ProjectionSettings`.
     """
-    shares = made_with if selection is None or made_with.get("rule") in ("ratio", "random") else {}
+    by_tokens = ("ratio", "random")  # their ratios are shares of the tokens, that of mass is of the reward
+    same_kind = selection is None or (selection in by_tokens and made_with.get("rule") in by_tokens)
+    shares = made_with if same_kind else {}
     return ProjectionSettings(
         selection=selection or made_with.get("rule", "ratio"),
         chosen_ratio=chosen_ratio or shares.get("chosen_ratio", RATIO),

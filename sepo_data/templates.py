@@ -8,8 +8,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jinja2
 import pyarrow as pa
 
+from .encoding import bos_ids
 from .errors import SettingsError, TokenizerError
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sepo")
 
-# Zephyr's and TinyLlama-Chat's: its only control token is the end-of-sequence token, which every model has.
+# Zephyr's and TinyLlama-Chat's: its only control token is the end-of-sequence token, which every model has;
+# the one that begins a text stands in front for models that put it there.
 DEFAULT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}"
@@ -47,6 +50,7 @@ def give_template(
             tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"--chat-template {chat_template}: cannot be read ({error}).") from error
+        _check_syntax(tokenizer, chat_template)
         return
     holds_messages = any(pa.types.is_nested(column.type) for column in schema)
     if not chat_template or tokenizer.chat_template is not None or not holds_messages:
@@ -56,9 +60,22 @@ def give_template(
             f"{name}: has neither a chat template nor an eos_token. Set eos_token in tokenizer_config.json, "
             "or pass --chat-template FILE."
         )
-    tokenizer.chat_template = DEFAULT_TEMPLATE
+    begin = "{{ bos_token }}" if tokenizer.bos_token and bos_ids(tokenizer) else ""
+    tokenizer.chat_template = begin + DEFAULT_TEMPLATE
     log.info(
         "%s has no chat template and the data holds messages, so training gives it Zephyr's; "
         "--chat-template FILE gives another",
         name,
     )
+
+
+def _check_syntax(tokenizer: "PreTrainedTokenizerBase", path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    try:
+        tokenizer.apply_chat_template(turns, tokenize=False)
+    except jinja2.TemplateSyntaxError as error:
+        raise SettingsError(f"--chat-template {path}, line {error.lineno}: {error.message}.") from error
+    except Exception as error:  # a template is a program of its author's: it raises what it likes
+        raise SettingsError(
+            f"--chat-template {path}: refuses a user's turn and an answer: {error}."
+        ) from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import logging
 import os
 from typing import Any, NoReturn
 
@@ -22,8 +23,6 @@ OWN_OPTIONS = {
     "num_train_epochs": "--epochs",
     "seed": "--seed",
     "push_to_hub": "--push-to-hub",
-    "hub_model_id": "--push-to-hub",
-    "hub_private_repo": "--private",
     "remove_unused_columns": "nothing, the stages keep the columns that they need",
     "resume_from_checkpoint": "the same command again, which goes on by itself",
     "label_names": "nothing, the losses have no labels",
@@ -85,6 +84,8 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
             f"{arguments.n_gpu} GPUs and one process. Start it with `accelerate launch -m sepo_cli.train …`, "
             "or set CUDA_VISIBLE_DEVICES=0."
         )
+    if not arguments.should_log:  # one process of a distributed run speaks
+        logging.getLogger("sepo").setLevel(logging.ERROR)
     return arguments
 
 
@@ -94,7 +95,12 @@ def _flag(name: str, value: str) -> tuple[str, ...]:
 
 
 def _batch_per_device(batch_size: int) -> int:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not said.isdigit() or said == "0":
+        raise SettingsError(
+            f"WORLD_SIZE is {said!r}, not a number of processes. Unset it, or use a launcher."
+        )
+    processes = int(said)
     if batch_size % processes:
         raise SettingsError(
             f"batch size {batch_size} cannot be shared by {processes} processes. Make --batch-size "
@@ -115,6 +121,10 @@ def _checked(settings: TrainSettings) -> dict[str, str]:
     known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
     found: dict[str, Any] = {}
     for name, value in settings.training_arguments.items():
+        if name.startswith(("hub_", "push_to_hub_")):
+            raise SettingsError(
+                f"--set {name}: use --push-to-hub; the token comes from `hf auth login` or HF_TOKEN."
+            )
         if name in OWN_OPTIONS:
             raise SettingsError(f"--set {name}: use {OWN_OPTIONS[name]}.")
         if name not in known:

@@ -6,7 +6,7 @@ examples read every response token, so that the others can be watched.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,13 @@ class WeightedSequence:
         input_ids: All token ids, ``(S,)``.
         positions: Where the response's tokens stand, ``(n,)``, increasing, all at least 1.
         weights: Their weights, ``(n,)``; at least one is positive.
+        length: How many tokens the response has, those without weight included.
     """
 
     input_ids: npt.NDArray[np.integer[Any]]
     positions: npt.NDArray[np.integer[Any]]
     weights: npt.NDArray[np.float32]
+    length: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def selected_only(sequence: WeightedSequence) -> WeightedSequence:
     """The tokens with weight; whatever is behind the last of them changes nothing and is cut."""
     kept = sequence.weights > 0
     positions = sequence.positions[kept]
-    return WeightedSequence(sequence.input_ids[: positions[-1] + 1], positions, sequence.weights[kept])
+    seen = sequence.input_ids[: positions[-1] + 1]
+    return replace(sequence, input_ids=seen, positions=positions, weights=sequence.weights[kept])
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -67,7 +70,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         ``items`` ``(B,)`` float32; ``input_ids`` ``(R, T)`` and ``targets`` ``(R, T)`` bool, the
         tokens to read, with ``R`` = B or, for pairs, 2B: chosen and rejected in turn;
         ``weights`` ``(R, N)`` and ``read`` ``(R, N)`` bool, per token read, padded;
-        for DPO ``ref_logps`` ``(B, 2)``.
+        ``lengths`` ``(R,)`` of the responses; for DPO ``ref_logps`` ``(B, 2)``.
     """
     sequences = [sequence for example in examples for sequence in example.sequences]
     input_ids = torch.zeros(len(sequences), max(s.input_ids.size for s in sequences), dtype=torch.long)
@@ -85,6 +88,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         "targets": targets,
         "weights": weights,
         "read": read,
+        "lengths": torch.tensor([float(sequence.length) for sequence in sequences]),
     }
     ref_logps = [example.ref_logps for example in examples if example.ref_logps is not None]
     return {**batch, "ref_logps": torch.tensor(ref_logps)} if ref_logps else batch

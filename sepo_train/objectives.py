@@ -33,7 +33,7 @@ Objective = Callable[[Tensor, Batch], Outcome]  # (R, N) log-probs of the tokens
 def sft_objective(token_logps: Tensor, batch: Batch) -> Outcome:
     """Stage 1: the likelihood of the assistant's tokens."""
     losses = sft_loss(token_logps, batch["read"])
-    return Outcome(losses, {"length": batch["read"].sum(-1)})
+    return Outcome(losses, {"length": batch["lengths"]})
 
 
 def dpo_objective(beta: float, label_smoothing: float) -> Objective:
@@ -82,7 +82,7 @@ def _sepo(token_logps: Tensor, batch: Batch, *, scale: float, margin: float) -> 
 
 def _pair_figures(token_logps: Tensor, batch: Batch, margin: Tensor) -> dict[str, Tensor]:
     chosen, rejected = _means(token_logps, batch["weights"])
-    chosen_length, rejected_length = batch["read"].sum(-1).view(-1, 2).T
+    chosen_length, rejected_length = batch["lengths"].view(-1, 2).T
     return {
         "margin": margin,
         "accuracy": (margin > 0).float(),

@@ -2,68 +2,125 @@
 
 The reference of DPO is the model that the training starts from, so its log-probs never
 change. They are kept in the cache of ``datasets`` under the hash of everything that they
-depend on: the model's content, the tokens. A second run, or one that goes on,
-reads them.
+depend on: the model's content, the tokens, the precision. A second run, or one that goes
+on, reads them.
 """
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import datasets
 import numpy as np
 import numpy.typing as npt
+import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import TrainingArguments
 
 from sepo_data.checkpoints import Description
-from sepo_data.errors import OutputError
+from sepo_data.errors import OutputError, ScoringError
 from sepo_data.models import load_scorer
-from sepo_data.shards import renamed
+from sepo_data.settings import Dtype
 
 from .batches import Example
 
 log = logging.getLogger("sepo")
 
+Sums = npt.NDArray[np.float64]
 
-def reference_logps(description: Description, examples: Sequence[Example]) -> list[tuple[float, float]]:
-    """Log-probs of the chosen and the rejected responses of pairs under a model, in nats.
 
-    Every process of a distributed run scores its own share, and reads those of the others.
+def reference_logps(
+    description: Description, examples: Sequence[Example], dtype: Dtype, arguments: TrainingArguments
+) -> Sums:
+    """Log-probs of the chosen and the rejected responses of pairs under a model.
+
+    They are taken in the precision of the training, so that model and reference are equal
+    at its start. Every process of a distributed run scores its share.
 
     Args:
         description: The reference.
         examples: Pairs; all positions of their sequences are scored.
+        dtype: What the weights are kept in.
+        arguments: The trainer's; says what it computes in.
+
+    Returns:
+        In nats, ``(B, 2)``.
 
     Raises:
         ModelError: If the weights cannot be loaded.
-        ScoringError: If a sequence does not fit into memory.
+        ScoringError: If a log-prob is not finite, or a sequence does not fit into memory.
+        OutputError: If the cache cannot be written.
     """
-    state = PartialState()
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / f"ref-{_fingerprint(description, examples)}"
-    parts = [folder / f"part-{rank}-of-{state.num_processes}.npy" for rank in range(state.num_processes)]
-    own = parts[state.process_index]
-    if own.exists():
+    computed_in = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None
+    identity = f"{description.checkpoint.revisions} {dtype} {computed_in}"
+    path = Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / f"ref-{_fingerprint(identity, examples)}.npy"
+    kept = _read(path, len(examples))
+    if all(gather_object([kept is not None])):  # of all machines
         log.info("log-probs of the reference are in the cache")
-    else:
-        log.info("scoring %s pairs under the reference, once", f"{len(examples):,}")
-        mine = examples[state.process_index :: state.num_processes]
-        scorer, batch_tokens = load_scorer(description.checkpoint, device=str(state.device))
-        sequences = [sequence for pair in mine for sequence in pair.sequences]
-        sums = [logps.sum(dtype=np.float64) for logps in scorer.logps(sequences, batch_tokens)]
-        _keep(own, np.array(sums))
-    state.wait_for_everyone()
+        assert kept is not None
+        return kept
+    log.info("scoring %s pairs under the reference, once", f"{len(examples):,}")
+    state = PartialState()
+    own = examples[state.process_index :: state.num_processes]
+    shares = gather_object([_score(description, own, dtype, computed_in, state.device)])
     found = np.empty((len(examples), 2))
-    for rank, part in enumerate(parts):
-        found[rank :: state.num_processes] = np.load(part).reshape(-1, 2)
-    return [(float(chosen), float(rejected)) for chosen, rejected in found]
+    for rank, share in enumerate(shares):
+        found[rank :: state.num_processes] = share
+    if not np.isfinite(found).all():
+        row = examples[int(np.flatnonzero(~np.isfinite(found).all(1))[0])].row
+        raise ScoringError(
+            f"row {row}: a log-probability under {description.checkpoint.facts.name} is not a finite number. "
+            "Its weights are broken, or 16 bits are too few for it."
+        )
+    _keep(path, found)
+    return found
 
 
-def _keep(path: Path, values: npt.NDArray[np.float64]) -> None:
+def _score(
+    description: Description,
+    pairs: Sequence[Example],
+    dtype: Dtype,
+    computed_in: torch.dtype | None,
+    device: torch.device,
+) -> Sums:
+    with _matmul_precision_kept():
+        scorer, batch_tokens = load_scorer(description.checkpoint, dtype=dtype, device=str(device))
+        with torch.autocast(device.type, computed_in, enabled=computed_in is not None):
+            sequences = [sequence for pair in pairs for sequence in pair.sequences]
+            logps = scorer.logps(sequences, batch_tokens)
+    return np.array([values.sum(dtype=np.float64) for values in logps]).reshape(-1, 2)
+
+
+@contextmanager
+def _matmul_precision_kept() -> Iterator[None]:
+    """The scorer allows TF32; a run that finds log-probs in the cache must train like one that does not."""
+    precision = torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def _read(path: Path, num_pairs: int) -> Sums | None:
+    """What is in the cache; None if it is not there or damaged."""
+    try:
+        found: Sums = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == (num_pairs, 2) else None
+
+
+def _keep(path: Path, values: Sums) -> None:
+    partial = path.with_name(f"{path.name}.tmp.{uuid4().hex}")  # processes that share a cache write the same
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with renamed(path) as partial, partial.open("wb") as file:
+        with partial.open("wb") as file:
             np.save(file, values)
+        partial.replace(path)
     except OSError as error:
         raise OutputError(
             f"{path.parent} cannot be written ({error.strerror or error}). Set HF_DATASETS_CACHE to a folder "
@@ -71,8 +128,8 @@ def _keep(path: Path, values: npt.NDArray[np.float64]) -> None:
         ) from error
 
 
-def _fingerprint(description: Description, examples: Sequence[Example]) -> str:
-    total = hashlib.sha256(repr(description.checkpoint.revisions).encode())
+def _fingerprint(identity: str, examples: Sequence[Example]) -> str:
+    total = hashlib.sha256(identity.encode())
     for pair in examples:
         for sequence in pair.sequences:
             total.update(sequence.positions.tobytes() + sequence.input_ids.tobytes())

@@ -6,8 +6,12 @@ card and the figures come last. Checkpoints are the Trainer's.
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from sepo_data.errors import OutputError
 from sepo_data.hub_files import RECORD_NAME
@@ -15,17 +19,58 @@ from sepo_data.shards import differences, json_bytes, write_atomically
 
 SCHEMA_VERSION = "1.0"
 
+_LOCK_NAME = ".sepo_training.lock"
 _IDENTITY = ("stage", "model", "dataset", "settings", "training")  # what changes the trained weights
 _NAMES = ("name", "on_hub", "card", "restricted")  # of model and dataset: where they are is not what they are
+# Of TrainingArguments: what is logged, saved and measured, and how work is spread; not what is trained.
+_HARMLESS = re.compile(
+    "logging_|log_|save_|eval_|report_to|run_name|dataloader_|ddp_|fsdp|deepspeed|accelerator_config|"
+    "activation_checkpointing|gradient_checkpointing|torch_empty_cache|torch_compile|use_liger|project|trackio"
+)
+
+
+@contextmanager
+def alone(output_dir: Path, *, may_write: bool) -> Iterator[None]:
+    """Keep other runs out of a folder for as long as this one is in it.
+
+    Args:
+        output_dir: The folder; made if it is missing.
+        may_write: Whether this process writes; one of a distributed run does.
+
+    Raises:
+        OutputError: If another process is there, or the folder cannot be written.
+    """
+    if not may_write:
+        yield
+        return
+    if output_dir.exists() and not output_dir.is_dir():
+        raise OutputError(f"{output_dir} is a file. Choose another --output-dir.")
+    lock = FileLock(output_dir / _LOCK_NAME, timeout=0)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"{output_dir}: another process is training there. Wait for it, or choose another --output-dir."
+        ) from error
+    except OSError as error:
+        raise not_writable(output_dir, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        (output_dir / _LOCK_NAME).unlink(missing_ok=True)
 
 
 def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) -> dict[str, Any] | None:
     """Begin a run in a folder, or find the one that was begun there.
 
+    A run that left no checkpoint has nothing to lose, so another may take its folder.
+
     Args:
-        output_dir: The folder; made if it is missing.
+        output_dir: The folder.
         record: Facts of this run.
-        may_write: Whether this process writes; one of a distributed run does.
+        may_write: Whether this process writes.
 
     Returns:
         The finished run's record; None if there is something to train.
@@ -35,14 +80,15 @@ def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) 
     """
     path = output_dir / RECORD_NAME
     found = _read(path)
-    if found is not None:
+    if found is not None and (found.get("finished") or last_checkpoint(output_dir) is not None):
         _refuse_other_run(output_dir, found, record)
         return found if found.get("finished") else None
     if not may_write:
         return None
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        if strange := sorted(item.name for item in output_dir.iterdir()):
+        names = sorted(item.name for item in output_dir.iterdir() if not item.name.startswith("."))
+        strange = [name for name in names if not name.startswith((RECORD_NAME, "checkpoint-"))]
+        if strange:
             raise OutputError(
                 f"{output_dir} holds {strange[0]} and no run of sepo. Choose another --output-dir."
             )
@@ -63,7 +109,17 @@ def last_checkpoint(output_dir: Path) -> str | None:
 
 
 def finish_training(output_dir: Path, record: dict[str, Any]) -> None:
-    """Write the record of a run whose model is saved."""
+    """Write the record of a run whose model is saved.
+
+    Raises:
+        OutputError: If the model is not there, as when a sharded one was not gathered.
+    """
+    if not any(output_dir.glob("*.safetensors")):
+        raise OutputError(
+            f"{output_dir}: the model was saved in parts that belong to its processes. Save it whole: with "
+            "FSDP a FULL_STATE_DICT, with DeepSpeed stage3_gather_16bit_weights_on_model_save. The same "
+            "command then goes on from the last checkpoint."
+        )
     write_atomically(output_dir / RECORD_NAME, json_bytes({**record, "finished": True}))
 
 
@@ -96,9 +152,10 @@ def _refuse_other_run(output_dir: Path, found: dict[str, Any], record: dict[str,
 
 
 def _identity(record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        part: {key: value for key, value in facts.items() if key not in _NAMES}
-        if isinstance(facts := record.get(part), dict)
-        else facts
-        for part in _IDENTITY
-    }
+    found = {part: record.get(part) for part in _IDENTITY}
+    for part, facts in found.items():
+        if isinstance(facts, dict):
+            found[part] = {name: value for name, value in facts.items() if name not in _NAMES}
+    training = dict(record.get("training", {}))
+    said = {name: value for name, value in training.pop("set", {}).items() if not _HARMLESS.match(name)}
+    return {**found, "training": {**training, "set": said}}

@@ -4,6 +4,7 @@ The defaults are those of the authors' released scripts (arXiv 2408.13518's
 repository) where those state one; `docs/training.md` lists them with their source.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,8 @@ class TrainSettings:
         max_length: Most tokens of a sequence; responses are cut.
         fraction: Share of the rows to use, drawn with ``seed``, in ``(0, 1]``.
         eval_fraction: Share of the used rows that are held out, in ``[0, 1)``.
-        seed: For the draws above, the order of the data, dropout, and ``random`` selection.
+        seed: For the draws above, the order of the data, dropout, and ``random`` selection,
+            which depends on a row's number among the rows used.
         learning_rate: Its peak.
         num_train_epochs: How often the data is gone through.
         batch_size: Examples a step, over all devices.
@@ -81,10 +83,9 @@ class TrainSettings:
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}.")
         for name in ("learning_rate", "num_train_epochs"):
-            if not getattr(self, name) > 0:
-                raise SettingsError(f"{name} must be above 0, got {getattr(self, name)}.")
-        if self.seed < 0:
-            raise SettingsError(f"seed must not be negative, got {self.seed}.")
+            _check_positive(name, getattr(self, name))
+        if not 0 <= self.seed < 2**32:
+            raise SettingsError(f"seed must be in [0, 2**32), got {self.seed}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +132,7 @@ class DpoSettings(TrainSettings):
     def __post_init__(self) -> None:
         """As for all stages."""
         super().__post_init__()
-        if not self.beta > 0:
-            raise SettingsError(f"beta must be above 0, got {self.beta}.")
+        _check_positive("beta", self.beta)
         if not 0 <= self.label_smoothing < 0.5:
             raise SettingsError(f"label smoothing must be in [0, 0.5), got {self.label_smoothing}.")
 
@@ -171,8 +171,9 @@ class SepoSettings(TrainSettings):
         for name in ("chosen_ratio", "rejected_ratio"):
             if (ratio := getattr(self, name)) is not None:
                 check_ratio(ratio, name.replace("_", " "))
-        if not self.scale > 0:
-            raise SettingsError(f"scale must be above 0, got {self.scale}.")
+        _check_positive("scale", self.scale)
+        if not math.isfinite(self.margin):
+            raise SettingsError(f"margin must be a finite number, got {self.margin}.")
         if self.projection == "majority" and (self.selection, self.chosen_ratio, self.rejected_ratio) != (
             None,
             None,
@@ -201,3 +202,8 @@ class SepoSettings(TrainSettings):
             seed=self.seed,
             max_length=max_length,
         )
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise SettingsError(f"{name} must be a finite number above 0, got {value}.")

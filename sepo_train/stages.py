@@ -10,21 +10,22 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from transformers import TrainingArguments
 
 from sepo_data.checkpoints import Description, describe_model
-from sepo_data.conversations import ChatSource, encode_chats, open_chats
-from sepo_data.encoding import EncodedResponse, Ids, ResponseEncoder, response_encoder
+from sepo_data.conversations import ChatSource, EncodedChat, EncodedChats, encode_chats, open_chats
+from sepo_data.encoding import EncodedResponse, Ids, end_of_turn, response_encoder
 from sepo_data.errors import PreferenceError
 from sepo_data.hub import Annotated, open_annotated
 from sepo_data.policy_rows import ProjectedRows, ProjectedSide, annotated_source
 from sepo_data.preferences import PairColumns, Source, open_source
 from sepo_data.provenance import carried_over
-from sepo_data.rows import encode_rows
+from sepo_data.rows import EncodedPair, EncodedRows, encode_rows
 from sepo_data.templates import give_template
 from sepo_data.transfer import transfer_report
 
@@ -33,7 +34,7 @@ from .batches import Example, WeightedSequence
 from .objectives import dpo_objective, sepo_objective, sft_objective
 from .reference import reference_logps
 from .settings import DpoSettings, SepoSettings, SftSettings, TrainSettings
-from .training import Data, TrainReport, run_training
+from .training import Data, Start, TrainReport, run_training
 
 if TYPE_CHECKING:
     import datasets
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("sepo")
 
 ROWS_AT_ONCE = 512
+
+Encoded = TypeVar("Encoded", EncodedChats, EncodedRows)
 
 
 def train_sft(
@@ -69,18 +72,10 @@ def train_sft(
         rejected_column=settings.rejected_column,
     )
     source = replace(source, rows=_drawn(source.rows, settings))
-    description, encoder, max_length = _prepare(model, source, settings)
-    examples, dropped, notes = [], Counter[str](), Counter[str]()
-    for lo, hi in _ranges(len(source.rows)):
-        encoded = encode_chats(source, encoder, max_length, lo, hi)
-        dropped.update({reason: len(rows) for reason, rows in encoded.dropped.items()})
-        notes.update(encoded.counts)
-        examples += [
-            Example(chat.row, (_weighted(chat.input_ids, chat.positions),), items=chat.positions.size)
-            for chat in encoded.chats
-        ]
-    data = Data(examples, dict(dropped), _facts(source), dict(notes))
-    return run_training("sft", description, data, settings, arguments, sft_objective, stop=stop)
+    start = _start(model, source, settings)
+    encode = partial(encode_chats, source, start.encoder, start.max_length)
+    data = _data(source, encode, lambda encoded: [_conversation(chat) for chat in encoded.chats])
+    return run_training("sft", start, data, settings, arguments, sft_objective, stop=stop)
 
 
 def train_dpo(
@@ -108,23 +103,17 @@ def train_dpo(
         rejected_column=settings.rejected_column,
     )
     source = replace(source, rows=_drawn(source.rows, settings))
-    description, encoder, max_length = _prepare(model, source, settings)
-    examples, dropped, notes = [], Counter[str](), Counter[str]()
-    for lo, hi in _ranges(len(source.rows)):
-        encoded = encode_rows(source, encoder, max_length, lo, hi)
-        dropped.update({reason: len(rows) for reason, rows in encoded.dropped.items()})
-        notes.update(encoded.counts)
-        examples += [
-            Example(pair.row, (_whole(pair.chosen), _whole(pair.rejected))) for pair in encoded.pairs
-        ]
+    start = _start(model, source, settings)
+    encode = partial(encode_rows, source, start.encoder, start.max_length)
+    data = _data(source, encode, lambda encoded: [_whole_pair(pair) for pair in encoded.pairs])
     return run_training(
         "dpo",
-        description,
-        Data(examples, dict(dropped), _facts(source), dict(notes)),
+        start,
+        data,
         settings,
         arguments,
         dpo_objective(settings.beta, settings.label_smoothing),
-        prepare=partial(_with_reference, description),
+        prepare=partial(_with_reference, start.description, settings, arguments),
         stop=stop,
     )
 
@@ -147,8 +136,8 @@ def train_sepo(
     annotated = open_annotated(dataset, revision=settings.revision)
     split = _split(annotated, settings.split)
     source = annotated_source(_drawn(annotated.splits[split], settings), annotated.name)
-    description, encoder, max_length = _prepare(policy, source, settings)
-    projection = settings.projection_settings(annotated.manifest.get("selection", {}), max_length)
+    start = _start(policy, source, settings)
+    projection = settings.projection_settings(annotated.manifest.get("selection", {}), start.max_length)
     if settings.projection == "sum":  # the record says what was chosen, by whomever
         settings = replace(
             settings,
@@ -166,7 +155,7 @@ def train_sepo(
             for pair in projected.pairs
         )
 
-    transfer = transfer_report(source, encoder, projection, collect)
+    transfer = transfer_report(source, start.encoder, projection, collect)
     same_tokens = transfer.chosen.one_to_one == transfer.rejected.one_to_one == 1
     if examples:
         log.info("%s", transfer.short())
@@ -174,7 +163,7 @@ def train_sepo(
         log.warning("%s", warning)
     return run_training(
         "sepo",
-        description,
+        start,
         Data(
             examples,
             transfer.dropped,
@@ -189,25 +178,39 @@ def train_sepo(
     )
 
 
-def _prepare(
-    model: str, source: Source | ChatSource, settings: TrainSettings
-) -> tuple[Description, ResponseEncoder, int]:
-    """The model without its weights, its tokenizer, and the most tokens that it is given."""
+def _start(model: str, source: Source | ChatSource, settings: TrainSettings) -> Start:
+    """The model without its weights, and how it reads this data."""
     description = describe_model(model, settings.model_revision)
-    give_template(description.tokenizer, settings.chat_template, _conversation(source), model)
+    give_template(description.tokenizer, settings.chat_template, _text_columns(source), model)
     encoder = response_encoder(description.tokenizer, chat_template=settings.chat_template is not False)
     context = description.max_context
-    if context is not None and context < settings.max_length:
-        log.info("maximum length %d instead of %d: the model reads no more", context, settings.max_length)
-        return description, encoder, context
-    return description, encoder, settings.max_length
+    max_length = min(settings.max_length, context or settings.max_length)
+    if max_length < settings.max_length:
+        log.info("maximum length %d instead of %d: the model reads no more", max_length, settings.max_length)
+    return Start(description, encoder, max_length, end_of_turn(encoder))
 
 
-def _conversation(source: Source | ChatSource) -> pa.Schema:
+def _text_columns(source: Source | ChatSource) -> pa.Schema:
     """The columns of a dataset that hold prompts and responses."""
     columns = astuple(source.columns) if isinstance(source.columns, PairColumns) else source.columns
     schema = source.rows.features.arrow_schema
     return pa.schema([schema.field(name) for name in columns if name is not None])
+
+
+def _data(
+    source: Source | ChatSource,
+    encode: Callable[[int, int], Encoded],
+    examples_of: Callable[[Encoded], list[Example]],
+) -> Data:
+    """All rows as examples, a range at a time."""
+    examples: list[Example] = []
+    dropped, notes = Counter[str](), Counter[str]()
+    for lo in range(0, len(source.rows), ROWS_AT_ONCE):
+        encoded = encode(lo, min(lo + ROWS_AT_ONCE, len(source.rows)))
+        examples += examples_of(encoded)
+        dropped.update({reason: len(rows) for reason, rows in encoded.dropped.items()})
+        notes.update(encoded.counts)
+    return Data(examples, dict(dropped), _facts(source), dict(notes))
 
 
 def _drawn(rows: "datasets.Dataset", settings: TrainSettings) -> "datasets.Dataset":
@@ -219,16 +222,16 @@ def _drawn(rows: "datasets.Dataset", settings: TrainSettings) -> "datasets.Datas
     return rows.select(np.sort(drawn))
 
 
-def _ranges(num_rows: int) -> list[tuple[int, int]]:
-    return [(lo, min(lo + ROWS_AT_ONCE, num_rows)) for lo in range(0, num_rows, ROWS_AT_ONCE)]
+def _conversation(chat: EncodedChat) -> Example:
+    return Example(chat.row, (_whole(chat),), items=chat.positions.size)
 
 
-def _weighted(input_ids: Ids, positions: Ids) -> WeightedSequence:
-    return _compact(input_ids, positions, np.ones(positions.size, np.float32))
+def _whole_pair(pair: EncodedPair) -> Example:
+    return Example(pair.row, (_whole(pair.chosen), _whole(pair.rejected)))
 
 
-def _whole(response: EncodedResponse) -> WeightedSequence:
-    return _weighted(response.input_ids, response.positions)
+def _whole(response: EncodedChat | EncodedResponse) -> WeightedSequence:
+    return _compact(response.input_ids, response.positions, np.ones(response.positions.size, np.float32))
 
 
 def _key_tokens(side: ProjectedSide) -> WeightedSequence:
@@ -237,12 +240,18 @@ def _key_tokens(side: ProjectedSide) -> WeightedSequence:
 
 def _compact(input_ids: Ids, positions: Ids, weights: npt.NDArray[np.float32]) -> WeightedSequence:
     """All examples are in memory at once: 32 bits are enough for a token's id and its place."""
-    return WeightedSequence(input_ids.astype(np.int32), positions.astype(np.int32), weights)
+    ids, places = input_ids.astype(np.int32), positions.astype(np.int32)
+    return WeightedSequence(ids, places, weights, length=positions.size)
 
 
-def _with_reference(description: Description, examples: list[Example]) -> list[Example]:
-    logps = reference_logps(description, examples)
-    return [replace(example, ref_logps=pair) for example, pair in zip(examples, logps, strict=True)]
+def _with_reference(
+    description: Description, settings: TrainSettings, arguments: TrainingArguments, examples: list[Example]
+) -> list[Example]:
+    logps = reference_logps(description, examples, settings.dtype, arguments)
+    return [
+        replace(example, ref_logps=(float(chosen), float(rejected)))
+        for example, (chosen, rejected) in zip(examples, logps, strict=True)
+    ]
 
 
 def _split(annotated: Annotated, name: str | None) -> str:

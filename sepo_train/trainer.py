@@ -94,11 +94,12 @@ class _StopWhenAsked(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Save and stop, if any process was asked to."""
-        if self.trainer.stopping and state.global_step < state.max_steps:
+        """Save and stop, if any process was asked to; what is saved is logged first, and so looked at."""
+        last = state.global_step >= state.max_steps
+        self.trainer.stopping = self.trainer.stopping and not last
+        if self.trainer.stopping:
             control.should_save = control.should_training_stop = True
-        else:
-            self.trainer.stopping = False  # the last step: nothing is left to stop
+        control.should_log = control.should_log or control.should_save or last
 
 
 class StageTrainer(Trainer):
@@ -226,12 +227,12 @@ class StageTrainer(Trainer):
             first = next((entry[key] for entry in self.state.log_history if key in entry), logs.get(key))
             if key in logs and first is not None:
                 found[prefix + name.replace("logps", "drift")] = logs[key] - first
-        for name, what in (("drift/chosen", "the selected tokens"), ("drift/chosen_all", "all tokens")):
+        for name, what in (("drift/chosen", "the trained tokens"), ("drift/chosen_all", "all tokens")):
             if found.get(prefix + name, 0.0) < COLLAPSE and not self.warned:
                 self.warned = True
                 log.warning(
-                    "%s of chosen responses are %.1f nats less likely than at the start: the policy "
-                    "collapses, as losses without a reference do. Lower --learning-rate, or train less.",
+                    "%s of chosen responses are %.1f nats less likely than at the start: the model "
+                    "collapses. Lower --learning-rate, or train for fewer steps.",
                     what,
                     -found[prefix + name],
                 )

@@ -3,25 +3,34 @@
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import (
+    GenerationConfig,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from sepo_data.checkpoints import ADAPTER_CONFIG, BASE, Description
+from sepo_data.encoding import ResponseEncoder
 from sepo_data.errors import PreferenceError, SettingsError, TrainingError, first_line
 from sepo_data.hashing import text_sha256
 from sepo_data.hub import check_push_target, push_model
 from sepo_data.logprobs import out_of_memory
+from sepo_data.provenance import tokenizer_hash
 
-from .batches import Example, WeightedSequence, selected_only
+from .batches import Example, selected_only
 from .model_card import write_card
 from .objectives import Objective
 from .policies import load_trainable
-from .runs import SCHEMA_VERSION, finish_training, last_checkpoint, not_writable, open_training
+from .runs import SCHEMA_VERSION, alone, finish_training, last_checkpoint, not_writable, open_training
 from .settings import TrainSettings
 from .trainer import StageTrainer
 
@@ -39,6 +48,23 @@ _TRAINING = (
 )  # fmt: skip
 _RECORDED = ("loss", "margin", "accuracy", "logps/", "drift/", "length/")  # of what the Trainer logs
 _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a stage starts from.
+
+    Attributes:
+        description: The model without its weights.
+        encoder: Its tokenizer, with the template that the training uses.
+        max_length: Most tokens of a sequence.
+        end_of_turn: Id of the token that ends a response in that template; None without one.
+    """
+
+    description: Description
+    encoder: ResponseEncoder
+    max_length: int
+    end_of_turn: int | None
 
 
 @dataclass(frozen=True)
@@ -77,7 +103,7 @@ class TrainReport:
 
 def run_training(
     stage: str,
-    description: Description,
+    start: Start,
     data: Data,
     settings: TrainSettings,
     arguments: TrainingArguments,
@@ -93,7 +119,7 @@ def run_training(
 
     Args:
         stage: ``sft``, ``dpo`` or ``sepo``.
-        description: The model to start from.
+        start: The model, and how it reads.
         data: What to train on.
         settings: The stage's.
         arguments: Made of them by `arguments.training_arguments`.
@@ -104,45 +130,65 @@ def run_training(
     Raises:
         SepoError: One of its children, see `sepo_data.errors`.
     """
-    if not arguments.should_log:
-        log.setLevel(logging.ERROR)
     if not data.examples:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in data.dropped.items())
         raise PreferenceError(f"{data.facts['name']}: nothing is left to train on: {reasons}.")
+    _, held_out = hold_out(data.examples, settings)
     private = settings.private or data.facts["restricted"]
-    if settings.push_to_hub is not None and arguments.should_save:
-        check_push_target(settings.push_to_hub, private=private, repo_type="model")
-    record = training_record(stage, description, data, settings, arguments)
+    record = training_record(stage, start, data, settings, arguments, num_held_out=len(held_out))
     output_dir = settings.output_dir
-    finished = open_training(output_dir, record, may_write=arguments.should_save)
-    if finished is not None:
-        log.info("%s is complete already", output_dir)
-        return TrainReport(output_dir, finished, _push(settings, description, private=private))
-    train, held_out = _hold_out(prepare(data.examples), settings)
+    with alone(output_dir, may_write=arguments.should_save):
+        finished = open_training(output_dir, record, may_write=arguments.should_save)
+        if settings.push_to_hub is not None and arguments.should_save:
+            check_push_target(settings.push_to_hub, private=private, repo_type="model")
+        if finished is not None:
+            log.info("%s is complete already", output_dir)
+        else:
+            train, held_out = hold_out(prepare(data.examples), settings)
+            trainer = _trained(start, train, held_out, settings, arguments, objective, stop)
+            if trainer.stopping:
+                return TrainReport(output_dir, None)
+            finished = {**record, "figures": _figures(trainer, held_out)}
+            _save(trainer, start, output_dir, finished)
+    if settings.push_to_hub is None or not arguments.should_save:
+        return TrainReport(output_dir, finished)
+    if (output_dir / ADAPTER_CONFIG).exists() and start.description.checkpoint.base.commit is None:
+        log.warning(
+            "the adapter names a folder of this machine as its base: push the base too, and set %s in %s",
+            BASE,
+            ADAPTER_CONFIG,
+        )
+    return TrainReport(output_dir, finished, push_model(output_dir, settings.push_to_hub, private=private))
+
+
+def _trained(
+    start: Start,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    objective: Objective,
+    stop: Callable[[], bool],
+) -> StageTrainer:
+    """Train, from the last checkpoint if there is one."""
     set_seed(settings.seed)  # a new adapter is random
-    model = load_trainable(description, settings)
+    model = load_trainable(start.description, settings)
     selected = [_selected_only(example) for example in train]
+    checkpoint = last_checkpoint(settings.output_dir)
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint)
+    tokenizer = start.description.tokenizer
     try:
-        trainer = StageTrainer(model, arguments, objective, selected, held_out, description.tokenizer, stop)
+        trainer = StageTrainer(model, arguments, objective, selected, held_out, tokenizer, stop)
     except (ImportError, ValueError) as error:  # what an argument needs is missing, or two exclude each other
         raise SettingsError(f"training arguments: {first_line(error)}") from error
     trainer.add_callback(_Figures())
-    checkpoint = last_checkpoint(output_dir)
-    if checkpoint is not None:
-        log.info("going on from %s", checkpoint)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-        if trainer.stopping:
-            return TrainReport(output_dir, None)
-        _save(trainer, output_dir)
-        record = {**record, "figures": _figures(trainer, held_out)}
-        if arguments.should_save:
-            write_card(output_dir, record)
-            finish_training(output_dir, record)
-    except OSError as error:
-        raise not_writable(output_dir, error) from error
     except ImportError as error:  # an optimizer's package is looked for at the first step
         raise SettingsError(f"training arguments: {first_line(error)}") from error
+    except OSError as error:
+        raise not_writable(settings.output_dir, error) from error
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -151,30 +197,33 @@ def run_training(
             "--micro-batch-size or --max-length, train a LoRA adapter (--lora-rank 16), or pass "
             "--set activation_checkpointing=true."
         ) from error
-    if not arguments.should_save:
-        return TrainReport(output_dir, record)
-    return TrainReport(output_dir, record, _push(settings, description, private=private))
+    return trainer
 
 
 def training_record(
-    stage: str, description: Description, data: Data, settings: TrainSettings, arguments: TrainingArguments
+    stage: str,
+    start: Start,
+    data: Data,
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    *,
+    num_held_out: int,
 ) -> dict[str, Any]:
     """The facts of a run, plain JSON; ``runs`` decides by them whether a folder is this run's."""
-    facts = description.checkpoint.facts
-    top = description.checkpoint.adapter or description.checkpoint.base
-    held_out = _num_held_out(len(data.examples), settings.eval_fraction)
-    tokenizer = description.tokenizer
-    template = tokenizer.get_chat_template() if settings.chat_template and tokenizer.chat_template else None
+    checkpoint, encoder = start.description.checkpoint, start.encoder
+    top = checkpoint.adapter or checkpoint.base
+    template = encoder.tokenizer.get_chat_template() if encoder.chat_template else None
     said = asdict(settings)
     return {
         "schema_version": SCHEMA_VERSION,
         "sepo_version": version("sepo"),
         "stage": stage,
-        "model": {**asdict(facts), "on_hub": top.commit is not None},
+        "model": {**asdict(checkpoint.facts), "on_hub": top.commit is not None},
         "dataset": data.facts,
         "settings": {
             **{name: said[name] for name in sorted(said.keys() - _NOT_IN_RECORD)},
             "chat_template_sha256": None if template is None else text_sha256(template),
+            "tokenizer_sha256": tokenizer_hash(encoder),
         },
         "training": {
             **{name: _plain(getattr(arguments, name)) for name in _TRAINING},
@@ -182,8 +231,8 @@ def training_record(
             **({"set": dict(settings.training_arguments)} if settings.training_arguments else {}),
         },
         "rows": {
-            "used": len(data.examples) - held_out,
-            "held_out": held_out,
+            "used": len(data.examples) - num_held_out,
+            "held_out": num_held_out,
             "dropped": data.dropped,
             "notes": data.notes,
         },
@@ -229,10 +278,22 @@ _SHOWN = (
 )
 
 
-def _hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list[Example], list[Example]]:
-    """Examples to train on, and those held out: a random draw that the seed decides."""
-    number = _num_held_out(len(examples), settings.eval_fraction)
-    drawn = set(np.random.default_rng((settings.seed, 1)).permutation(len(examples))[:number].tolist())
+def hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list[Example], list[Example]]:
+    """Examples to train on, and those held out: a random draw of prompts that the seed decides.
+
+    Raises:
+        PreferenceError: If none is left to train on.
+    """
+    wanted = max(1, round(settings.eval_fraction * len(examples))) if settings.eval_fraction else 0
+    by_prompt: dict[bytes, list[int]] = {}  # a prompt that is trained on says much of its other pairs
+    for i, example in enumerate(examples):
+        sequence = example.sequences[0]
+        by_prompt.setdefault(sequence.input_ids[: sequence.positions[0]].tobytes(), []).append(i)
+    prompts = list(by_prompt.values())
+    drawn: set[int] = set()
+    for i in np.random.default_rng((settings.seed, 1)).permutation(len(prompts)):
+        if len(drawn) < wanted:
+            drawn.update(prompts[i])
     train = [example for i, example in enumerate(examples) if i not in drawn]
     if not train:
         raise PreferenceError(
@@ -241,13 +302,8 @@ def _hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[lis
     return train, [examples[i] for i in sorted(drawn)]
 
 
-def _num_held_out(num_examples: int, fraction: float) -> int:
-    return max(1, round(fraction * num_examples)) if fraction else 0
-
-
 def _selected_only(example: Example) -> Example:
-    sequences: tuple[WeightedSequence, ...] = tuple(map(selected_only, example.sequences))
-    return Example(example.row, sequences, example.items, example.ref_logps)
+    return replace(example, sequences=tuple(map(selected_only, example.sequences)))
 
 
 def _figures(trainer: StageTrainer, held_out: Sequence[Example]) -> dict[str, Any]:
@@ -268,22 +324,31 @@ def _figures(trainer: StageTrainer, held_out: Sequence[Example]) -> dict[str, An
     return {"held_out": bool(held_out), "start": shown(logged[0]), "end": shown(logged[-1])}
 
 
-def _save(trainer: StageTrainer, output_dir: Path) -> None:
-    trainer.save_model(str(output_dir))
-    if trainer.args.should_save:
-        (output_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use to anyone
+def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: dict[str, Any]) -> None:
+    """The model, its card and, last, the record that says that all is there."""
+    model: Any = trainer.model
+    if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
+        raise TrainingError("the last step made weights that are no finite numbers. Lower --learning-rate.")
+    model.config.use_cache = getattr(
+        start.description.checkpoint.config, "use_cache", True
+    )  # the Trainer's is off
+    _stop_at(model.generation_config, start.end_of_turn)
+    try:
+        trainer.save_model(str(output_dir))
+        if trainer.args.should_save:
+            (output_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use to anyone
+            write_card(output_dir, record)
+            finish_training(output_dir, record)
+    except OSError as error:
+        raise not_writable(output_dir, error) from error
 
 
-def _push(settings: TrainSettings, description: Description, *, private: bool) -> str | None:
-    if settings.push_to_hub is None:
-        return None
-    if (settings.output_dir / ADAPTER_CONFIG).exists() and description.checkpoint.base.commit is None:
-        log.warning(
-            "the adapter names a folder of this machine as its base: push the base too, and set %s in %s",
-            BASE,
-            ADAPTER_CONFIG,
-        )
-    return push_model(settings.output_dir, settings.push_to_hub, private=private)
+def _stop_at(generation: GenerationConfig, end_of_turn: int | None) -> None:
+    """Let ``generate`` stop where the training has ended a turn, if that is not the end of a text already."""
+    known = generation.eos_token_id
+    ends = known if isinstance(known, list) else [] if known is None else [known]
+    if end_of_turn is not None and end_of_turn not in ends:
+        generation.eos_token_id = [*ends, end_of_turn]
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def sequence(rng: np.random.Generator, *, weights: str = "mask") -> WeightedSequ
         rng.integers(3, VOCABULARY, prompt + response),
         np.arange(prompt, prompt + response),
         {"mask": mask, "rewards": mask * chance, "all": np.ones(response, np.float32)}[weights],
+        length=response,
     )
 
 
@@ -79,7 +81,7 @@ def train(
         model or tiny_model(),
         training_arguments(settings),
         objective,
-        [Example(e.row, tuple(map(selected_only, e.sequences)), e.items, e.ref_logps) for e in examples],
+        [replace(e, sequences=tuple(map(selected_only, e.sequences))) for e in examples],
         held_out,
         tiny_tokenizer(),
         stop,
@@ -98,11 +100,14 @@ def parameters(trainer: StageTrainer) -> Tensor:
 
 def test_what_is_behind_the_last_selected_token_is_cut() -> None:
     found = selected_only(
-        WeightedSequence(np.arange(10), np.arange(4, 10), np.array([0, 1, 0, 0.5, 0, 0], np.float32))
+        WeightedSequence(
+            np.arange(10), np.arange(4, 10), np.array([0, 1, 0, 0.5, 0, 0], np.float32), length=6
+        )
     )
     assert found.input_ids.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert found.positions.tolist() == [5, 7]
     assert found.weights.tolist() == [1.0, 0.5]
+    assert found.length == 6
 
 
 def naive_loss(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
@@ -177,11 +182,14 @@ def test_sft_weighs_every_token_of_a_step_the_same(tmp_path: Path) -> None:
     assert logged == pytest.approx([total / sum(example.items for example in examples)], rel=1e-5)
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, stop_after: int) -> None:
+@pytest.mark.parametrize("stop_after", [0, 1, 2])
+@pytest.mark.parametrize("stage", ["sepo", "sft"])
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, stage: str, stop_after: int) -> None:
+    examples = pairs(8) if stage == "sepo" else conversations(8)
     arguments: dict[str, Any] = {
-        "objective": sepo_objective(1.0, 0.0),
-        "held_out": pairs(3, seed=9),
+        "objective": sepo_objective(1.0, 0.0) if stage == "sepo" else sft_objective,
+        "held_out": (pairs(3, seed=9) if stage == "sepo" else conversations(3)),
+        "train_sampling_strategy": "random" if stage == "sepo" else "group_by_length",
         "epochs": 2.0,
         "micro_batch_size": 2,
     }
@@ -189,20 +197,20 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, stop_after: int) ->
     def dropping() -> PreTrainedModel:
         return tiny_model(attention_dropout=0.2)  # the state of the random numbers counts, too
 
-    whole = train(tmp_path / "whole", pairs(8), model=dropping(), **arguments)
+    whole = train(tmp_path / "whole", examples, model=dropping(), **arguments)
     steps = iter(range(10))
     first = train(
-        tmp_path / "parts", pairs(8), model=dropping(), stop=lambda: next(steps) == stop_after, **arguments
+        tmp_path / "parts", examples, model=dropping(), stop=lambda: next(steps) == stop_after, **arguments
     )
     assert first.state.global_step == stop_after + 1
-    second = train(tmp_path / "parts", pairs(8), model=dropping(), resume=True, **arguments)
+    second = train(tmp_path / "parts", examples, model=dropping(), resume=True, **arguments)
     assert second.state.global_step == whole.state.global_step == 4
     assert torch.equal(parameters(whole), parameters(second))
     assert losses(whole) == losses(second)
 
 
 def test_held_out_figures_are_those_of_the_whole_set(tmp_path: Path) -> None:
-    held_out = pairs(5, seed=3)
+    held_out = pairs(5, seed=4)
     trainer = train(tmp_path, pairs(4), sepo_objective(2.0, 0.5), held_out=held_out, micro_batch_size=2)
     model = tiny_model()
     first = next(entry for entry in trainer.state.log_history if "eval_loss" in entry)
@@ -223,8 +231,12 @@ def test_held_out_figures_are_those_of_the_whole_set(tmp_path: Path) -> None:
     all_gaps = np.subtract(means["all"][0::2], means["all"][1::2])
     assert first["eval_margin_all"] == pytest.approx(all_gaps.mean(), rel=1e-4)
     assert first["eval_accuracy_all"] == pytest.approx((all_gaps > 0).mean())
-    sizes = [example.sequences[0].positions.size for example in held_out]
-    assert first["eval_length/chosen"] == pytest.approx(np.mean(sizes))
+    lengths = np.mean([[item.length for item in example.sequences] for example in held_out], axis=0)
+    assert lengths[0] != lengths[1]
+    assert [first["eval_length/chosen"], first["eval_length/rejected"]] == pytest.approx(lengths.tolist())
+    step = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    trained = np.mean([[item.length for item in example.sequences] for example in pairs(4)], axis=0)
+    assert [step["length/chosen"], step["length/rejected"]] == pytest.approx(trained.tolist())
     assert first["eval_drift/chosen_all"] == 0.0
 
 
