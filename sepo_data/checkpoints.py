@@ -23,7 +23,6 @@ from .errors import ModelError, SepoError, TokenizerError, first_line
 from .hashing import file_sha256
 from .hub import is_path, model_files, model_revision
 
-TOKENIZER_CONFIG = "tokenizer_config.json"  # all that tokenizers without a vocabulary have, like ByT5's
 CONFIG, ADAPTER_CONFIG, BASE = "config.json", "adapter_config.json", "base_model_name_or_path"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors",)
@@ -33,7 +32,7 @@ TOKENIZERS = (
     "vocab.json",
     "vocab.txt",
     "spiece.model",
-    TOKENIZER_CONFIG,
+    "tokenizer_config.json",  # all that those without a vocabulary have, like ByT5's
 )
 CONTENT = ("*.safetensors", "*.safetensors.index.json", CONFIG, ADAPTER_CONFIG)  # what a folder's hash covers
 

@@ -290,10 +290,13 @@ def hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list
         sequence = example.sequences[0]
         by_prompt.setdefault(sequence.input_ids[: sequence.positions[0]].tobytes(), []).append(i)
     prompts = list(by_prompt.values())
+    random = np.random.default_rng((settings.seed, 1))
     drawn: set[int] = set()
-    for i in np.random.default_rng((settings.seed, 1)).permutation(len(prompts)):
-        if len(drawn) < wanted:
+    for i in random.permutation(len(prompts)):
+        if len(drawn) + len(prompts[i]) <= wanted:
             drawn.update(prompts[i])
+    if not drawn:  # every prompt has more pairs than are wanted
+        drawn.update(random.permutation(len(examples))[:wanted].tolist())
     train = [example for i, example in enumerate(examples) if i not in drawn]
     if not train:
         raise PreferenceError(
@@ -329,9 +332,8 @@ def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: dict[st
     model: Any = trainer.model
     if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
         raise TrainingError("the last step made weights that are no finite numbers. Lower --learning-rate.")
-    model.config.use_cache = getattr(
-        start.description.checkpoint.config, "use_cache", True
-    )  # the Trainer's is off
+    # the Trainer switches the cache off, and generation needs it
+    model.config.use_cache = getattr(start.description.checkpoint.config, "use_cache", True)
     _stop_at(model.generation_config, start.end_of_turn)
     try:
         trainer.save_model(str(output_dir))

@@ -480,7 +480,7 @@ def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(
             *launcher, "-m", "cli.train", "sepo", "--policy", models[1], "--dataset", annotated,
             "--output-dir", str(tmp_path / name), "--batch-size", "4",
             "--micro-batch-size", str(micro_batch_size), "--learning-rate", "0.01",
-            "--epochs", "2", "--eval-fraction", "0.2", "--set", "logging_steps=1",
+            "--epochs", "2", "--fraction", "0.875", "--eval-fraction", "0.24", "--set", "logging_steps=1",
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
@@ -497,11 +497,11 @@ def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(
         "two", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], 2
     )
     assert len(one) == len(two) > 10
-    for alone, together in zip(one, two, strict=True):
+    for single, double in zip(one, two, strict=True):
         for name in ("loss", "margin", "accuracy", "eval_loss", "eval_margin", "eval_logps/chosen_all"):
-            assert (name in alone) == (name in together)
-            if name in alone:
-                assert together[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-5), name
+            assert (name in single) == (name in double)
+            if name in single:
+                assert double[name] == pytest.approx(single[name], rel=1e-4, abs=1e-5), name
     torch.testing.assert_close(
         weights_of(tmp_path / "one"), weights_of(tmp_path / "two"), rtol=1e-3, atol=1e-4
     )
@@ -795,3 +795,12 @@ def test_a_mapping_in_a_config_file_sets_training_arguments(
     assert result.exit_code == 0, result.output
     assert record_of(tmp_path / "p")["training"]["weight_decay"] == 0.5
     assert record_of(tmp_path / "p")["training"]["max_steps"] == 1
+
+
+def test_one_prompt_for_all_rows_still_leaves_some_to_hold_out(tmp_path: Path) -> None:
+    sequence = WeightedSequence(
+        np.array([7, 8], np.int32), np.array([1], np.int32), np.ones(1, np.float32), length=1
+    )
+    settings = SepoSettings(output_dir=tmp_path, eval_fraction=0.25)
+    train, held_out = hold_out([Example(row, (sequence, sequence)) for row in range(8)], settings)
+    assert (len(train), len(held_out)) == (6, 2)
