@@ -234,10 +234,7 @@ def test_figures_are_logged_as_often_as_asked(tmp_path: Path, inputs: Inputs) ->
     train(inputs, tmp_path / "policy", *set_fields(logging_steps=2), "--eval-fraction", 0.25)
     history = history_of(tmp_path / "policy")
     trained = [entry for entry in history if "loss" in entry]
-    assert [entry["step"] for entry in trained] == [
-        1,
-        2,
-        4,
-    ]  # 18 rows, 4 a step: five steps; the first, then each second
+    # 18 rows, 4 a step: five steps; the first, then each second, and the last
+    assert [entry["step"] for entry in trained] == [1, 2, 4, 5]
     assert {"margin", "accuracy", "logps/chosen", "drift/chosen", "length/chosen"} <= trained[0].keys()
     assert {"eval_loss", "eval_margin_all"} <= history[-1].keys() | history[-2].keys()
