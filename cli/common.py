@@ -40,6 +40,15 @@ class Group(_OneLine, click.RichGroup):  # type: ignore[misc]
     """A group of commands."""
 
 
+class _Lines(logging.Formatter):
+    """The bare message; our own warnings say that they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As printed."""
+        ours = record.name == "sepo" and record.levelno >= logging.WARNING
+        return f"{'warning: ' if ours else ''}{super().format(record)}"
+
+
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Exit 1 with one line on an expected failure, 130 on Ctrl-C; log to stderr."""
 
@@ -47,7 +56,9 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         from sepo_data.errors import SepoError
 
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Lines())
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
         logging.getLogger("sepo").setLevel(logging.INFO)
         try:
             command(*args, **kwargs)

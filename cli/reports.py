@@ -87,7 +87,8 @@ def describe_training(report: "TrainReport") -> str:
     lines += [f"note: {count:,} {what}" for what, count in rows["notes"].items()]
     if figures:
         changes = [
-            f"{label} {figures['start'][name]:{form}} -> {figures['end'][name]:{form}}"
+            f"{label} {figures['start'][name]:{form}}"
+            + (f" -> {figures['end'][name]:{form}}" if figures["end"] != figures["start"] else "")
             for name, label, form in _TRAINING_FIGURES
             if name in figures["start"] and name in figures["end"]
         ]

@@ -67,9 +67,7 @@ def _options(*, learning_rate: float, batch_size: int, micro_batch_size: int) ->
         click.option(
             "--learning-rate", type=POSITIVE, default=learning_rate, metavar="RATE", help="Its peak."
         ),
-        click.option(
-            "--epochs", "num_train_epochs", type=POSITIVE, default=1.0, metavar="N", help="How often."
-        ),
+        click.option("--epochs", type=POSITIVE, default=1.0, metavar="N", help="How often."),
         click.option(
             "--batch-size",
             type=click.IntRange(min=1),
@@ -98,7 +96,7 @@ def _options(*, learning_rate: float, batch_size: int, micro_batch_size: int) ->
         ),
         click.option(
             "--set",
-            "training_arguments",
+            "set",
             multiple=True,
             metavar="FIELD=VALUE",
             callback=_read_set,
@@ -251,18 +249,29 @@ def sepo(policy: str, dataset: str, ratio: float | None, **options: Any) -> None
     _train(lambda stop: train_sepo(policy, dataset, settings, stop=stop))
 
 
-def _settings(*, chat_template: Path | None, no_chat_template: bool, **options: Any) -> dict[str, Any]:
+def _settings(
+    *, chat_template: Path | None, no_chat_template: bool, epochs: float, **options: Any
+) -> dict[str, Any]:
     """The options as a stage's settings have them."""
     if chat_template is not None and no_chat_template:
         raise click.UsageError("--chat-template and --no-chat-template exclude each other.")
-    return {**options, "chat_template": chat_template or not no_chat_template}
+    training_arguments = options.pop("set")
+    return {
+        **options,
+        "training_arguments": training_arguments,
+        "num_train_epochs": epochs,
+        "chat_template": chat_template or not no_chat_template,
+    }
 
 
 def _train(train: Callable[[Callable[[], bool]], Any]) -> None:
+    from transformers.utils import logging as transformers_logging
+
     from .reports import describe_training
     from .running import Stop, quiet_libraries
 
     quiet_libraries()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # of tied heads and the like
     stop = Stop("train", "step")
     try:
         report = train(stop.asked)

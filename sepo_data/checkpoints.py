@@ -206,7 +206,7 @@ def same_model(oracle: ModelFacts, ref: ModelFacts) -> ModelError:
     """The error for an oracle that is the reference."""
     return ModelError(
         f"oracle ({oracle.name}) and reference ({ref.name}) are the same model, so all rewards would be 0. "
-        "Give as the oracle the model that was trained with DPO from the reference."
+        "Give as the oracle the model that was trained with DPO from the reference, long enough to change it."
     )
 
 
@@ -271,9 +271,7 @@ def _open_base(adapter: Snapshot) -> Snapshot:
     try:
         from peft import PeftConfig
     except ImportError as error:
-        raise ModelError(
-            f"{adapter.location}: a PEFT adapter. Run pip install 'sepo[peft]' first."
-        ) from error
+        raise ModelError(f"{adapter.location}: a PEFT adapter. Run pip install peft first.") from error
     with errors_as(ModelError, adapter):
         config = PeftConfig.from_pretrained(adapter.location, revision=adapter.commit)
     if config.is_prompt_learning:

@@ -21,6 +21,7 @@ Numbers = npt.NDArray[np.float64]
 WEAK_ACCURACY = 0.55
 WEAK_REWARD = 0.01
 LENGTH_BIAS = 0.8
+MUCH_TRUNCATED = 0.1  # of the responses
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,13 @@ class Health:
                 f"the oracle orders {self.accuracy:.0%} of the pairs as the data does, about what chance "
                 "gives. Use an oracle trained on data like this before you train on these masks."
             )
+        for name in SIDES:
+            truncated = getattr(self, name).truncated
+            if truncated > MUCH_TRUNCATED * self.pairs:
+                found.append(
+                    f"{truncated:,} of {self.pairs:,} {name} responses were cut at the maximum length, and "
+                    "have no rewards behind it. Raise --max-length, if the models read more."
+                )
         if self.token_reward < WEAK_REWARD:
             found.append(
                 f"the rewards are near zero ({self.token_reward:.4f} nats a token): oracle and reference "

@@ -72,10 +72,12 @@ def give_template(
 def _check_syntax(tokenizer: "PreTrainedTokenizerBase", path: Path) -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     try:
-        tokenizer.apply_chat_template(turns, tokenize=False)
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
     except jinja2.TemplateSyntaxError as error:
         raise SettingsError(f"--chat-template {path}, line {error.lineno}: {error.message}.") from error
     except Exception as error:  # a template is a program of its author's: it raises what it likes
         raise SettingsError(
             f"--chat-template {path}: refuses a user's turn and an answer: {error}."
         ) from error
+    if not all(turn["content"] in str(rendered) for turn in turns):
+        raise SettingsError(f"--chat-template {path}: does not write out what the messages say.")

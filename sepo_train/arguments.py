@@ -34,6 +34,16 @@ OWN_OPTIONS = {
 _EVALUATION = {"eval_strategy": "steps", "eval_steps": "0.25", "eval_on_start": "true"}
 
 
+@dataclasses.dataclass
+class StageArguments(TrainingArguments):
+    """The Trainer's arguments, whose warm-up never takes the only step of a short run."""
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """A share is rounded down, the Trainer would round it up."""
+        steps = self.warmup_steps or 0
+        return int(steps * num_training_steps) if steps < 1 else int(steps)
+
+
 def training_arguments(settings: TrainSettings) -> TrainingArguments:
     """Make the arguments of the trainer; prepares the process for distributed training.
 
@@ -73,7 +83,7 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     }
     flags = [part for name, value in values.items() for part in _flag(name, value)]
     try:
-        parser = _Parser(TrainingArguments, add_help=False)  # type: ignore[arg-type]
+        parser = _Parser(StageArguments, add_help=False)  # type: ignore[arg-type]
         (arguments,) = parser.parse_args_into_dataclasses(flags)
         for tracker in get_reporting_integration_callbacks(arguments.report_to):  # type: ignore[no-untyped-call]
             tracker()  # says which package is missing

@@ -13,6 +13,8 @@ from torch import Tensor
 from .batches import Batch
 from .losses import dpo_loss, sepo_loss, sft_loss
 
+UNDECIDED = 1e-4  # nats; DPO begins with margins of 0 but for rounding
+
 
 class Outcome(NamedTuple):
     """Losses and figures of a batch, one value per example each.
@@ -73,7 +75,7 @@ def _sepo(token_logps: Tensor, batch: Batch, *, scale: float, margin: float) -> 
     chosen_all, rejected_all = _means(token_logps, batch["read"])
     everything = {
         "margin_all": chosen_all - rejected_all,
-        "accuracy_all": (chosen_all > rejected_all).float(),
+        "accuracy_all": _ranked_right(chosen_all - rejected_all),
         "logps/chosen_all": chosen_all,
         "logps/rejected_all": rejected_all,
     }
@@ -85,12 +87,17 @@ def _pair_figures(token_logps: Tensor, batch: Batch, margin: Tensor) -> dict[str
     chosen_length, rejected_length = batch["lengths"].view(-1, 2).T
     return {
         "margin": margin,
-        "accuracy": (margin > 0).float(),
+        "accuracy": _ranked_right(margin),
         "logps/chosen": chosen,
         "logps/rejected": rejected,
         "length/chosen": chosen_length,
         "length/rejected": rejected_length,
     }
+
+
+def _ranked_right(margin: Tensor) -> Tensor:
+    """1 where the chosen response is ahead, 0 where it is behind, one half where only rounding decides."""
+    return torch.where(margin.abs() < UNDECIDED, 0.5, (margin > 0).float())
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ def _add_lora(model: Any, name: str, rank: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     except ImportError as error:
-        raise ModelError("--lora-rank needs peft. Run pip install 'sepo[peft]' first.") from error
+        raise ModelError("--lora-rank needs peft. Run pip install peft first.") from error
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
     config = LoraConfig(

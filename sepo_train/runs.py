@@ -43,8 +43,7 @@ def alone(output_dir: Path, *, may_write: bool) -> Iterator[None]:
     if not may_write:
         yield
         return
-    if output_dir.exists() and not output_dir.is_dir():
-        raise OutputError(f"{output_dir} is a file. Choose another --output-dir.")
+    check_folder(output_dir)
     lock = FileLock(output_dir / _LOCK_NAME, timeout=0)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -60,6 +59,22 @@ def alone(output_dir: Path, *, may_write: bool) -> Iterator[None]:
     finally:
         lock.release()
         (output_dir / _LOCK_NAME).unlink(missing_ok=True)
+
+
+def check_folder(output_dir: Path) -> None:
+    """Refuse a folder that holds something else, before any work is done for it.
+
+    Raises:
+        OutputError: If it is a file, or holds files and no run of sepo.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise OutputError(f"{output_dir} is a file. Choose another --output-dir.")
+    if not output_dir.exists() or (output_dir / RECORD_NAME).exists():
+        return
+    names = sorted(item.name for item in output_dir.iterdir() if not item.name.startswith("."))
+    strange = [name for name in names if not name.startswith((RECORD_NAME, "checkpoint-"))]
+    if strange:
+        raise OutputError(f"{output_dir} holds {strange[0]} and no run of sepo. Choose another --output-dir.")
 
 
 def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) -> dict[str, Any] | None:
@@ -86,12 +101,6 @@ def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) 
     if not may_write:
         return None
     try:
-        names = sorted(item.name for item in output_dir.iterdir() if not item.name.startswith("."))
-        strange = [name for name in names if not name.startswith((RECORD_NAME, "checkpoint-"))]
-        if strange:
-            raise OutputError(
-                f"{output_dir} holds {strange[0]} and no run of sepo. Choose another --output-dir."
-            )
         write_atomically(path, json_bytes({**record, "finished": False}))
     except OSError as error:
         raise not_writable(output_dir, error) from error

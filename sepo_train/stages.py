@@ -33,6 +33,7 @@ from .arguments import training_arguments
 from .batches import Example, WeightedSequence
 from .objectives import dpo_objective, sepo_objective, sft_objective
 from .reference import reference_logps
+from .runs import check_folder
 from .settings import DpoSettings, SepoSettings, SftSettings, TrainSettings
 from .training import Data, Start, TrainReport, run_training
 
@@ -60,6 +61,7 @@ def train_sft(
     Raises:
         SepoError: One of its children, see `sepo_data.errors`.
     """
+    check_folder(settings.output_dir)
     arguments = training_arguments(settings)
     source = open_chats(
         dataset,
@@ -92,6 +94,7 @@ def train_dpo(
     Raises:
         SepoError: One of its children, see `sepo_data.errors`.
     """
+    check_folder(settings.output_dir)
     arguments = training_arguments(settings)
     source = open_source(
         dataset,
@@ -132,6 +135,7 @@ def train_sepo(
     Raises:
         SepoError: One of its children, see `sepo_data.errors`.
     """
+    check_folder(settings.output_dir)
     arguments = training_arguments(settings)
     annotated = open_annotated(dataset, revision=settings.revision)
     split = _split(annotated, settings.split)

@@ -36,6 +36,8 @@ from .trainer import StageTrainer
 
 log = logging.getLogger("sepo")
 
+FEW_STEPS = 5  # the defaults are for data of ten thousand rows and more
+
 # Settings that say where things are or go, or that stand elsewhere in the record.
 _NOT_IN_RECORD = {
     "output_dir", "config_name", "split", "revision", "model_revision", "push_to_hub", "private",
@@ -182,7 +184,7 @@ def _trained(
         trainer = StageTrainer(model, arguments, objective, selected, held_out, tokenizer, stop)
     except (ImportError, ValueError) as error:  # what an argument needs is missing, or two exclude each other
         raise SettingsError(f"training arguments: {first_line(error)}") from error
-    trainer.add_callback(_Figures())
+    trainer.add_callback(_Figures(settings.batch_size))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except ImportError as error:  # an optimizer's package is looked for at the first step
@@ -246,7 +248,23 @@ def training_record(
 
 
 class _Figures(TrainerCallback):
-    """Says in one line of log what people look at."""
+    """Says how long the way is, and in one line of log what people look at."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """The number of steps, and a warning if they are too few to learn anything."""
+        log.info("%d steps of %d rows", state.max_steps, self.batch_size)
+        if state.max_steps < FEW_STEPS:
+            log.warning(
+                "with %d %s hardly anything is learned. Lower --batch-size (%d now), or raise --epochs.",
+                state.max_steps,
+                "step" if state.max_steps == 1 else "steps",
+                self.batch_size,
+            )
 
     def on_log(
         self,
@@ -340,6 +358,8 @@ def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: dict[st
         if trainer.args.should_save:
             (output_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use to anyone
             write_card(output_dir, record)
+            for path in output_dir.glob("*.safetensors"):  # they are written for their owner alone
+                path.chmod((output_dir / "README.md").stat().st_mode)
             finish_training(output_dir, record)
     except OSError as error:
         raise not_writable(output_dir, error) from error

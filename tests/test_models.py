@@ -428,7 +428,7 @@ def test_an_adapter_without_peft_says_what_to_install(
     made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ModelError, match=r"pip install 'sepo\[peft\]'"):
+    with pytest.raises(ModelError, match=r"pip install peft"):
         describe_pair(str(made["first"]), str(made["base"]))
 
 

@@ -804,3 +804,41 @@ def test_one_prompt_for_all_rows_still_leaves_some_to_hold_out(tmp_path: Path) -
     settings = SepoSettings(output_dir=tmp_path, eval_fraction=0.25)
     train, held_out = hold_out([Example(row, (sequence, sequence)) for row in range(8)], settings)
     assert (len(train), len(held_out)) == (6, 2)
+
+
+def test_even_the_only_step_of_a_short_run_trains_and_is_called_short(
+    tmp_path: Path, models: tuple[str, str], annotated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = invoke_sepo(models[1], annotated, tmp_path / "p", "--learning-rate", 0.01)
+    assert result.exit_code == 0, result.output
+    assert not torch.equal(weights_of(tmp_path / "p"), weights_of(Path(models[1])))
+    assert "with 1 step hardly anything is learned. Lower --batch-size (128 now)" in caplog.text
+    assert "->" not in result.stdout  # one step has no before and after
+
+
+def test_options_from_the_environment_are_called_like_the_flags(
+    tmp_path: Path, models: tuple[str, str], annotated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEPO_TRAIN_SEPO_SET", "max_steps=1 weight_decay=0.5")
+    monkeypatch.setenv("SEPO_TRAIN_SEPO_EPOCHS", "3")
+    assert invoke_sepo(models[1], annotated, tmp_path / "p", *FAST).exit_code == 0
+    training = record_of(tmp_path / "p")["training"]
+    assert (training["max_steps"], training["weight_decay"], training["num_train_epochs"]) == (1, 0.5, 3)
+
+
+def test_a_template_that_leaves_the_messages_out_is_refused(
+    tmp_path: Path, models: tuple[str, str], annotated: str
+) -> None:
+    template = tmp_path / "hello.jinja"
+    template.write_text("hello")
+    result = invoke_sepo(models[1], annotated, tmp_path / "p", "--chat-template", template)
+    assert result.exit_code == 1
+    assert "does not write out what the messages say" in last_line(result)
+
+
+def test_whoever_may_read_the_card_may_read_the_weights(
+    tmp_path: Path, models: tuple[str, str], annotated: str
+) -> None:
+    assert invoke_sepo(models[1], annotated, tmp_path / "p", *FAST).exit_code == 0
+    modes = {(tmp_path / "p" / name).stat().st_mode for name in ("README.md", "model.safetensors")}
+    assert len(modes) == 1
