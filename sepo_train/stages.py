@@ -63,16 +63,7 @@ def train_sft(
     """
     check_folder(settings.output_dir)
     arguments = training_arguments(settings)
-    source = open_chats(
-        dataset,
-        side=settings.side,
-        config=settings.config_name,
-        split=settings.split or "train",
-        revision=settings.revision,
-        prompt_column=settings.prompt_column,
-        chosen_column=settings.chosen_column,
-        rejected_column=settings.rejected_column,
-    )
+    source = open_chats(dataset, side=settings.side, **_where(settings))
     source = replace(source, rows=_drawn(source.rows, settings))
     start = _start(model, source, settings)
     encode = partial(encode_chats, source, start.encoder, start.max_length)
@@ -96,15 +87,7 @@ def train_dpo(
     """
     check_folder(settings.output_dir)
     arguments = training_arguments(settings)
-    source = open_source(
-        dataset,
-        config=settings.config_name,
-        split=settings.split or "train",
-        revision=settings.revision,
-        prompt_column=settings.prompt_column,
-        chosen_column=settings.chosen_column,
-        rejected_column=settings.rejected_column,
-    )
+    source = open_source(dataset, **_where(settings))
     source = replace(source, rows=_drawn(source.rows, settings))
     start = _start(model, source, settings)
     encode = partial(encode_rows, source, start.encoder, start.max_length)
@@ -180,6 +163,18 @@ def train_sepo(
         sepo_objective(settings.scale, settings.margin),
         stop=stop,
     )
+
+
+def _where(settings: SftSettings | DpoSettings) -> dict[str, Any]:
+    """Which rows and columns of a dataset."""
+    return {
+        "config": settings.config_name,
+        "split": settings.split or "train",
+        "revision": settings.revision,
+        "prompt_column": settings.prompt_column,
+        "chosen_column": settings.chosen_column,
+        "rejected_column": settings.rejected_column,
+    }
 
 
 def _start(model: str, source: Source | ChatSource, settings: TrainSettings) -> Start:

@@ -20,6 +20,7 @@ from sepo_data.policy_rows import (
     ProjectedSide,
     ProjectionSettings,
     annotated_source,
+    as_annotated,
     project_rows,
 )
 from sepo_data.schema import SIDES
@@ -316,3 +317,17 @@ def test_a_ratio_out_of_range_is_refused(name: str) -> None:
 def test_a_setting_that_cannot_work_is_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         ProjectionSettings(**setting)
+
+
+def test_settings_are_those_of_the_annotation_unless_others_are_asked_for() -> None:
+    made_with = {"rule": "ratio", "chosen_ratio": 0.1, "rejected_ratio": 0.2}
+    same = as_annotated(made_with)
+    assert (same.selection, same.chosen_ratio, same.rejected_ratio) == ("ratio", 0.1, 0.2)
+    assert as_annotated(made_with, chosen_ratio=0.5).rejected_ratio == 0.2
+    baseline = as_annotated(made_with, selection="random")
+    assert (baseline.selection, baseline.chosen_ratio) == ("random", 0.1)
+    # a share of the tokens is no share of the reward, and the other way round
+    assert as_annotated(made_with, selection="mass").chosen_ratio == 0.3
+    by_mass = {"rule": "mass", "chosen_ratio": 0.6, "rejected_ratio": 0.6}
+    assert as_annotated(by_mass).chosen_ratio == 0.6
+    assert as_annotated(by_mass, selection="ratio").chosen_ratio == 0.3

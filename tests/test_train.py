@@ -842,3 +842,14 @@ def test_whoever_may_read_the_card_may_read_the_weights(
     assert invoke_sepo(models[1], annotated, tmp_path / "p", *FAST).exit_code == 0
     modes = {(tmp_path / "p" / name).stat().st_mode for name in ("README.md", "model.safetensors")}
     assert len(modes) == 1
+
+
+def test_a_model_and_a_dataset_that_moved_are_the_same_run(
+    tmp_path: Path, models: tuple[str, str], annotated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(models[1], tmp_path / "renamed")
+    shutil.copytree(annotated, tmp_path / "moved")
+    assert invoke_sepo(models[1], annotated, tmp_path / "p", *FAST).exit_code == 0
+    result = invoke_sepo(str(tmp_path / "renamed"), str(tmp_path / "moved"), tmp_path / "p", *FAST)
+    assert result.exit_code == 0, result.output
+    assert "is complete already" in caplog.text
