@@ -146,8 +146,6 @@ def open_chats(
                 problem = f"--{role}-column {name} is for preference datasets"
                 raise SettingsError(f"{problem}. Add --side chosen, or leave it out.")
         opened = open_rows(dataset, config, split, revision)
-        if not len(opened.rows):
-            raise PreferenceError(f'{dataset}: split "{split}" has no rows. Choose another file or split.')
         columns = _find_columns(dataset, opened.rows.features.arrow_schema)
         return ChatSource(config=config, split=split, columns=columns, side=None, **vars(opened))
     if side not in SIDES:

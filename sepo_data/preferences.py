@@ -107,8 +107,6 @@ def open_source(
         HubError: If the Hub refuses, or cannot be reached.
     """
     opened = open_rows(dataset, config, split, revision)
-    if not len(opened.rows):
-        raise PreferenceError(f'{dataset}: split "{split}" has no rows. Choose another file or split.')
     columns = _find_columns(dataset, opened, (prompt_column, chosen_column, rejected_column))
     _check_types(dataset, opened.rows.features.arrow_schema, columns)
     rows = opened.rows if limit is None else opened.rows.select(range(min(limit, len(opened.rows))))

@@ -35,9 +35,16 @@ def open_rows(dataset: str, config: str | None, split: str, revision: str | None
     """Open one split of a file, a folder or a Hub dataset; what exists on this machine wins over the Hub.
 
     Raises:
-        PreferenceError: If it does not exist, has no such config or split, or a file cannot be read.
+        PreferenceError: If it does not exist, has no such config or split, no rows, or a file cannot be read.
         HubError: If the Hub refuses, or cannot be reached.
     """
+    opened = _open(dataset, config, split, revision)
+    if not len(opened.rows):
+        raise PreferenceError(f'{dataset}: split "{split}" has no rows. Choose another file or split.')
+    return opened
+
+
+def _open(dataset: str, config: str | None, split: str, revision: str | None) -> Opened:
     path = Path(dataset).expanduser()
     if not path.exists():
         from .hub import is_path
