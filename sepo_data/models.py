@@ -4,6 +4,7 @@ Adapters that have one base share it in memory; they are switched, never merged,
 since the rounding of merged weights would move rewards.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from .checkpoints import Checkpoint, PairFacts, Snapshot, errors_as, not_causal, same_model
 from .errors import ModelError, SettingsError, first_line
-from .logprobs import Logps, TokenSequence, token_logps
+from .fast_path import prepare
+from .logprobs import Logps, token_logps
+from .packing import TokenSequence
 from .settings import Dtype
 
 BATCH_TOKENS_CPU = 1024  # larger batches leave the cache and get slower
@@ -93,13 +96,16 @@ class ModelPair:
         return self.ref.logps(sequences, batch_tokens or self.batch_tokens, on_batch)
 
 
-def load_pair(facts: PairFacts, *, dtype: Dtype = "float32", device: str = "auto") -> ModelPair:
+def load_pair(
+    facts: PairFacts, *, dtype: Dtype = "float32", device: str = "auto", longest: int = sys.maxsize
+) -> ModelPair:
     """Load the weights of oracle and reference; a base that both have only once.
 
     Args:
         facts: From `checkpoints.describe_pair`.
         dtype: What the models compute in, whatever they are stored in.
         device: ``auto`` (CUDA, else MPS, else CPU), or a torch device.
+        longest: Most tokens of a sequence to score.
 
     Raises:
         ModelError: If weights are missing or broken, a model is not causal, or both are the same.
@@ -115,13 +121,18 @@ def load_pair(facts: PairFacts, *, dtype: Dtype = "float32", device: str = "auto
         _check_causal(checkpoint, probe)
     if torch.equal(*probes):  # also when other folders hold the same weights, or an adapter was never trained
         raise same_model(facts.oracle, facts.ref)
+    if scorers[0].model is scorers[1].model:
+        prepare(scorers[0].model, longest, [scorer.role for scorer in scorers])
+    else:
+        for scorer in scorers:
+            prepare(scorer.model, longest)
     return ModelPair(*scorers, batch_tokens=_batch_tokens(place, dtype))
 
 
 def load_scorer(
-    checkpoint: Checkpoint, *, dtype: Dtype = "float32", device: str = "auto"
+    checkpoint: Checkpoint, *, dtype: Dtype = "float32", device: str = "auto", longest: int = sys.maxsize
 ) -> tuple[Scorer, int]:
-    """Load a single model to score, and the tokens that suit a forward pass of it.
+    """Load a single model to score, as `load_pair`, and say how many tokens suit a forward pass.
 
     Raises:
         ModelError: If weights are missing or broken, or the model is not causal.
@@ -130,6 +141,7 @@ def load_scorer(
     place = _scoring_device(device, dtype)
     scorer = _load_alone(checkpoint, partial(load_base, dtype=getattr(torch, dtype), device=place))
     _check_causal(checkpoint, scorer.probe())
+    prepare(scorer.model, longest)
     return scorer, _batch_tokens(place, dtype)
 
 

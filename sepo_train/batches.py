@@ -1,4 +1,4 @@
-"""Tokens with weights to padded batches, one form for all three stages.
+"""Tokens with weights to packed batches, one form for all three stages.
 
 An example holds one sequence (SFT) or two (chosen, then rejected). Training reads
 only tokens that carry weight, and cuts a sequence behind the last of them; held-out
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-Batch = dict[str, Tensor]
+from sepo_data.packing import pack
+
+Batch = dict[str, Any]  # tensors, and `Packed`
 
 
 @dataclass(frozen=True)
@@ -63,29 +64,30 @@ def selected_only(sequence: WeightedSequence) -> WeightedSequence:
     return replace(sequence, input_ids=seen, positions=positions, weights=sequence.weights[kept])
 
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """Pad examples on the right.
+def collate(examples: Sequence[Example], *, padding: float) -> Batch:
+    """Pack examples; the sequences of a pair share their prompt.
+
+    Args:
+        examples: At least one.
+        padding: For `packing.pack`, as `logprobs.row_padding` says.
 
     Returns:
-        ``items`` ``(B,)`` float32; ``input_ids`` ``(R, T)`` and ``targets`` ``(R, T)`` bool, the
-        tokens to read, with ``R`` = B or, for pairs, 2B: chosen and rejected in turn;
+        ``items`` ``(B,)`` float32; ``packed``, a `packing.Packed` of ``R`` = B sequences or, for
+        pairs, 2B, chosen and rejected in turn; ``input_ids`` ``(1, T)`` of it;
         ``weights`` ``(R, N)`` and ``read`` ``(R, N)`` bool, per token read, padded;
         ``lengths`` ``(R,)`` of the responses; for DPO ``ref_logps`` ``(B, 2)``.
     """
+    packed = pack([example.sequences for example in examples], padding=padding)
     sequences = [sequence for example in examples for sequence in example.sequences]
-    input_ids = torch.zeros(len(sequences), max(s.input_ids.size for s in sequences), dtype=torch.long)
-    targets = torch.zeros_like(input_ids, dtype=torch.bool)
     weights = torch.zeros(len(sequences), max(s.positions.size for s in sequences))
     read = torch.zeros_like(weights, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
-        input_ids[row, : sequence.input_ids.size] = torch.from_numpy(sequence.input_ids)
-        targets[row, torch.from_numpy(sequence.positions).long()] = True
         weights[row, : sequence.positions.size] = torch.from_numpy(sequence.weights)
         read[row, : sequence.positions.size] = True
     batch = {
         "items": torch.tensor([float(example.items) for example in examples]),
-        "input_ids": input_ids,
-        "targets": targets,
+        "packed": packed,
+        "input_ids": packed.input_ids[None],  # the Trainer counts tokens by them
         "weights": weights,
         "read": read,
         "lengths": torch.tensor([float(sequence.length) for sequence in sequences]),

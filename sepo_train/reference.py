@@ -88,9 +88,12 @@ def _score(
     device: torch.device,
 ) -> Sums:
     with _matmul_precision_kept():
-        scorer, batch_tokens = load_scorer(description.checkpoint, dtype=dtype, device=str(device))
+        sequences = [sequence for pair in pairs for sequence in pair.sequences]
+        longest = max((sequence.input_ids.size for sequence in sequences), default=0)
+        scorer, batch_tokens = load_scorer(
+            description.checkpoint, dtype=dtype, device=str(device), longest=longest
+        )
         with torch.autocast(device.type, computed_in, enabled=computed_in is not None):
-            sequences = [sequence for pair in pairs for sequence in pair.sequences]
             logps = scorer.logps(sequences, batch_tokens)
     return np.array([values.sum(dtype=np.float64) for values in logps]).reshape(-1, 2)
 

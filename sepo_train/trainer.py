@@ -8,6 +8,7 @@ divided into micro-batches and devices.
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ from transformers import (
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from sepo_data.errors import TrainingError
-from sepo_data.logprobs import batch_logps
+from sepo_data.fast_path import prepare
+from sepo_data.logprobs import batch_logps, row_padding
 
 from .batches import Batch, Example, collate
 from .objectives import Objective, Outcome
@@ -55,8 +57,8 @@ class Examples(Dataset[dict[str, Example]]):
         return {"input_ids": self.examples[index]}
 
 
-def _collate(items: Sequence[dict[str, Example]]) -> Batch:
-    return collate([item["input_ids"] for item in items])
+def _collate(items: Sequence[dict[str, Example]], *, padding: float) -> Batch:
+    return collate([item["input_ids"] for item in items], padding=padding)
 
 
 class ByLength(Sampler[int]):
@@ -127,12 +129,13 @@ class StageTrainer(Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=_collate,
             train_dataset=Examples(train),
             eval_dataset=Examples(held_out) if held_out else None,
             processing_class=tokenizer,
             compute_metrics=self._mean_figures,
         )
+        prepare(model, max(s.input_ids.size for e in (*train, *held_out) for s in e.sequences))
+        self.data_collator = partial(_collate, padding=row_padding(model))
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.add_callback(_StopWhenAsked(self))
@@ -202,7 +205,7 @@ class StageTrainer(Trainer):
         super().log(logs, start_time)
 
     def _outcome(self, model: nn.Module, inputs: Batch) -> Outcome:
-        flat = batch_logps(model, inputs["input_ids"], inputs["targets"])  # (sum of tokens read,)
+        flat = batch_logps(model, inputs["packed"])  # (sum of tokens read,)
         parts = torch.split(flat, inputs["read"].sum(-1).tolist())
         return self.objective(pad_sequence(list(parts), batch_first=True), inputs)
 

@@ -1,0 +1,133 @@
+"""Packed batches where a model computes the same with them, plain padded ones elsewhere.
+
+Some models take a packed batch and silently mix its neighbours up (ALiBi, state-space
+layers, chunked attention), and no flag says which. So the model at hand is tried: a few
+sequences through both paths.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from . import logprobs
+from .packing import PACKED_ATTENTION, Ids, Packed, is_packed, pack
+
+log = logging.getLogger("sepo")
+
+Role = Callable[[], AbstractContextManager[object]]
+
+PROMPT, SHORT, LONG = 9, 5, 17  # tokens of the sequences tried
+NOISE = 4.0  # of what the order of additions moves in the plain path
+FLOOR = 1e-4  # nats, root mean square: what float32 has to keep
+ROUNDINGS = 4  # of the precision computed in, where that is less
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    input_ids: Ids
+    positions: Ids
+
+
+def prepare(model: PreTrainedModel, longest: int, roles: Sequence[Role] = (nullcontext,)) -> bool:
+    """Switch a model to packed batches if it gives the same log-probs with them.
+
+    Args:
+        model: A causal language model with its adapters, on the device where it will run.
+        longest: Most tokens of a sequence; a sliding window beyond it does not matter.
+        roles: How its adapters will be switched.
+
+    Returns:
+        Whether it was switched. If not, one line of the log says why.
+    """
+    was_training = model.training
+    torch.nn.Module.eval(model)
+    why = _difference(model, longest, roles)
+    torch.nn.Module.train(model, was_training)
+    if why is not None:
+        log.info("%s: batches are padded, since %s", type(_bare(model)).__name__, why)
+    return why is None
+
+
+def _difference(model: PreTrainedModel, longest: int, roles: Sequence[Role]) -> str | None:
+    """Switch, and say why not if the model had to be switched back."""
+    groups = _groups(model, longest)
+    alone = [[sequence] for group in groups for sequence in group]
+    bare = _bare(model)
+    usual = bare.config._attn_implementation
+    head_elements = logprobs.HEAD_ELEMENTS
+    why = None
+    try:
+        if not bare._can_set_attn_implementation():
+            return "its attention cannot be replaced"
+        exact = [torch.cat([_logps(model, role, [row], float("inf")) for row in alone]) for role in roles]
+        plain = [_logps(model, role, alone, float("inf")) for role in roles]
+        bare.set_attn_implementation(PACKED_ATTENTION)
+        # a few rows of logits at a time: a head that cannot be replayed shows
+        logprobs.HEAD_ELEMENTS = PROMPT * int(bare.config.get_text_config().vocab_size)
+        packed = [_logps(model, role, groups, logprobs.row_padding(model)) for role in roles]
+        if off := _furthest(model, exact, plain, packed):
+            why = f"packed ones give log-probs that differ by {off:.2g} nats"
+    except Exception as error:  # a model's own code may stumble over anything
+        why = f"it does not take packed ones ({type(error).__name__})"
+    finally:
+        logprobs.HEAD_ELEMENTS = head_elements
+    if why is not None and is_packed(model):
+        bare.set_attn_implementation(usual)
+    return why
+
+
+def _groups(model: PreTrainedModel, longest: int) -> list[list[_Sequence]]:
+    """A pair, a single sequence, three responses to one prompt; one is longer than any sliding window."""
+    config: Any = model.config.get_text_config()
+    windows = [getattr(config, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]
+    most = max(PROMPT + SHORT, longest)
+    long = min(most, max(windows) + LONG) if max(windows) < most else min(most, PROMPT + LONG)
+    random = np.random.default_rng(0)
+
+    def tokens(number: int) -> Ids:
+        return random.integers(0, config.vocab_size, number)
+
+    def group(*lengths: int) -> list[_Sequence]:
+        prompt = tokens(PROMPT)
+        responses = [np.concatenate([prompt, tokens(length)]) for length in lengths]
+        return [_Sequence(ids, np.arange(PROMPT, ids.size)) for ids in responses]
+
+    return [group(SHORT, long - PROMPT), group(SHORT), group(2, SHORT, 3), group(long - PROMPT)]
+
+
+def _logps(model: PreTrainedModel, role: Role, groups: list[list[_Sequence]], padding: float) -> Tensor:
+    with role(), torch.no_grad():
+        packed: Packed = pack(groups, padding=padding).to(model.device)
+        return logprobs.batch_logps(model, packed).double().cpu()
+
+
+def _furthest(
+    model: PreTrainedModel, exact: Sequence[Tensor], plain: Sequence[Tensor], packed: Sequence[Tensor]
+) -> float:
+    """How far off the packed log-probs are, root mean square; 0 where rounding explains it."""
+    rounding = torch.finfo(model.dtype).eps
+    if model.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
+        rounding = max(rounding, 2.0**-11)  # TF32
+    furthest = 0.0
+    for right, other, found in zip(exact, plain, packed, strict=True):
+        allowed = max(NOISE * _rms(other - right), FLOOR, ROUNDINGS * rounding)
+        off = _rms(found - right)
+        if not off <= allowed:
+            furthest = max(furthest, off)
+    return furthest
+
+
+def _rms(difference: Tensor) -> float:
+    return float(difference.square().mean().sqrt())
+
+
+def _bare(model: Any) -> Any:
+    """The causal language model in a PEFT model."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
