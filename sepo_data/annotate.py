@@ -7,6 +7,7 @@ log p_ref, in nats), select. Work goes chunk by chunk, so a run that stops goes 
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -202,7 +203,7 @@ def load_models(job: Job) -> "ModelPair":
     """
     from .models import load_pair
 
-    return load_pair(job.facts, dtype=job.settings.dtype, device=job.settings.device)
+    return load_pair(job.facts, dtype=job.settings.dtype, device=job.settings.device, longest=job.max_length)
 
 
 def _annotate_chunks(
@@ -215,20 +216,25 @@ def _annotate_chunks(
     stop: Callable[[], bool],
 ) -> bool:
     """Annotate the pending chunks; False if asked to stop before the last one."""
-    models = load_models(job)
-    rows = sum(hi - lo for lo, hi in own)
-    progress.start(rows, rows - sum(hi - lo for lo, hi in pending))
-    for done, (lo, hi) in enumerate(pending, start=1):
-        encoded = encode_rows(job.source, job.encoder, job.max_length, lo, hi)
-        on_share = partial(_advance, progress, hi - lo)
-        if not encoded.pairs:
-            on_share(1.0)
-        scored = score_rows(models, encoded.pairs, job.settings.batch_tokens, on_share)
-        table = annotated_table(encoded, scored, schema, job.settings)
-        validate(table)
-        write_chunk(run, lo, hi, table, {"dropped": encoded.dropped, "counts": encoded.counts})
-        if done < len(pending) and stop():
-            return False
+    encode = partial(encode_rows, job.source, job.encoder, job.max_length)
+    with ThreadPoolExecutor(max_workers=1) as beside:  # the next chunk is tokenised while this one is scored
+        following = beside.submit(encode, *pending[0])
+        models = load_models(job)
+        rows = sum(hi - lo for lo, hi in own)
+        progress.start(rows, rows - sum(hi - lo for lo, hi in pending))
+        for done, (lo, hi) in enumerate(pending, start=1):
+            encoded = following.result()
+            if done < len(pending):
+                following = beside.submit(encode, *pending[done])
+            on_share = partial(_advance, progress, hi - lo)
+            if not encoded.pairs:
+                on_share(1.0)
+            scored = score_rows(models, encoded.pairs, job.settings.batch_tokens, on_share)
+            table = annotated_table(encoded, scored, schema, job.settings)
+            validate(table)
+            write_chunk(run, lo, hi, table, {"dropped": encoded.dropped, "counts": encoded.counts})
+            if done < len(pending) and stop():
+                return False
     return True
 
 
