@@ -219,7 +219,7 @@ def packed_attention(
                 **kwargs,
             )  # (B, L, H, D)
         else:
-            native_gqa = query.is_cuda and query.dtype != torch.float32 and not banded
+            native_gqa = not banded and (query.device.type == "cpu" or _is_half_on_cuda(query))
             if not native_gqa:  # elsewhere only the kernel with quadratic memory takes it
                 row_key, row_value = (_repeated(states, row_query) for states in (row_key, row_value))
             out = scaled_dot_product_attention(
@@ -240,6 +240,10 @@ def _gathered(states: Tensor, rows: Tensor) -> Tensor:
     """``(1, H, T, D)`` to rows ``(B, H, L, D)``."""
     tokens = states[0].transpose(0, 1)  # (T, H, D)
     return tokens.index_select(0, rows.flatten()).view(*rows.shape, *tokens.shape[1:]).transpose(1, 2)
+
+
+def _is_half_on_cuda(states: Tensor) -> bool:
+    return states.is_cuda and states.dtype in (torch.float16, torch.bfloat16)
 
 
 def _repeated(states: Tensor, query: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 
 from sepo_data.errors import SettingsError, first_line
 
-from .settings import SftSettings, TrainSettings
+from .settings import TrainSettings
 
 # They have options of their own, or would undo what the stages do.
 OWN_OPTIONS = {
@@ -77,7 +77,6 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "dataloader_pin_memory": str(torch.cuda.is_available()),
         # without this, processes that have no accelerator do not find each other
         "use_cpu": str(not torch.accelerator.is_available()),
-        "train_sampling_strategy": "group_by_length" if isinstance(settings, SftSettings) else "random",
         **(_EVALUATION if settings.eval_fraction else {}),
         **_checked(settings),
     }

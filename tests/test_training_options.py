@@ -115,13 +115,14 @@ def test_bf16_on_a_cpu_stays_close_to_float32_and_keeps_the_weights_in_it(
 
 
 @pytest.mark.parametrize("options", [(), ("--eval-fraction", 0.2)], ids=["all", "held_out"])
-def test_sft_groups_conversations_by_length(
+def test_conversations_can_be_grouped_by_length(
     tmp_path: Path, inputs: Inputs, options: tuple[object, ...]
 ) -> None:
     turns = [{"role": "user", "content": "Say it."}]
     rows = [{"messages": [*turns, {"role": "assistant", "content": "x " * row}]} for row in range(1, 81)]
     chats = {"sft": (inputs["sft"][0], write_jsonl(tmp_path / "chats.jsonl", rows))}
-    record = train(chats, tmp_path / "ref", "--micro-batch-size", 4, *options, stage="sft")
+    field = set_fields(train_sampling_strategy="group_by_length")
+    record = train(chats, tmp_path / "ref", "--micro-batch-size", 4, *field, *options, stage="sft")
     assert record["training"]["train_sampling_strategy"] == "group_by_length"
     lengths = [entry["length"] for entry in history_of(tmp_path / "ref") if "loss" in entry]
     # 64 or 80 rows, 4 a step: 16 or 20 are sorted at once, longest first; the very longest is swapped in
