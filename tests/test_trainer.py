@@ -176,12 +176,16 @@ def test_the_gradient_is_that_of_the_naive_formula_on_all_logits(
 def test_one_times_four_trains_like_four_times_one(
     tmp_path: Path, examples: list[Example], objective: Objective
 ) -> None:
-    # conversations have different numbers of tokens: a mean of means would differ
-    whole = train(tmp_path / "4x1", examples, objective, micro_batch_size=4)
-    parts = train(tmp_path / "1x4", examples, objective, micro_batch_size=1)
+    # conversations have different numbers of tokens: a mean of means would differ.
+    # Plain SGD: Adam divides by the gradient's size, and blows up rounding where that is almost 0
+    plain = {"optim": "sgd", "max_grad_norm": "0"}
+    whole = train(tmp_path / "4x1", examples, objective, micro_batch_size=4, **plain)
+    parts = train(tmp_path / "1x4", examples, objective, micro_batch_size=1, **plain)
     assert losses(whole) == pytest.approx(losses(parts), rel=1e-5)
     assert len(losses(whole)) == 2
-    torch.testing.assert_close(parameters(whole), parameters(parts), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(parameters(whole), parameters(parts), rtol=1e-5, atol=1e-6)
+    moved = parameters(whole) - torch.cat([weights.flatten() for weights in tiny_model().parameters()])
+    assert moved.abs().max() > 1e-3
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_pairs(tmp_path: Path) -> None:
