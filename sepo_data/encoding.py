@@ -3,7 +3,8 @@
 Prefix, response and suffix are tokenised together, verbatim, and a token is the
 response's if it owns at least one of its characters: tokens that reach over the
 seam are neither lost nor shifted. A conversation has many responses, and is
-tokenised once. Spans are code points of the response text,
+tokenised once; so is a prompt that several responses follow, up to its last control
+token, where a cut changes no token. Spans are code points of the response text,
 half-open, clean (see `projection.clean_spans`). Truncation cuts the response's end
 and never invents the token that ends the turn.
 """
@@ -13,7 +14,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from .errors import TokenizerError
 from .projection import Spans, clean_spans
-from .rendering import RenderedChat, Rendering, control_tokens, render
+from .rendering import RenderedChat, Rendering, control_tokens, pattern_of, render
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -81,7 +82,9 @@ class ResponseEncoder:
         tokenizer: The tokenizer as loaded.
         chat_template: Whether prompts are rendered with its chat template.
         control: Pattern of its control tokens.
-        control_ids: Their ids.
+        is_control: By id, whether it is one of theirs; the last value, False, is that of all higher ids.
+        added: Pattern of the tokens that the tokenizer looks for before it does anything to a text.
+        cuts: Those of them in front of which a text can be cut and gives the same tokens.
         bos_ids: What the tokenizer puts in front of a plain text; empty with a template.
         backend: Its fast tokenizer, which reports every character that a token owns.
         literal_backend: The same, reading control tokens as text.
@@ -90,10 +93,17 @@ class ResponseEncoder:
     tokenizer: "PreTrainedTokenizerBase"
     chat_template: bool
     control: re.Pattern[str]
-    control_ids: frozenset[int]
+    is_control: npt.NDArray[np.bool_]
+    added: re.Pattern[str]
+    cuts: frozenset[str]
     bos_ids: tuple[int, ...]
     backend: "Tokenizer"
     literal_backend: "Tokenizer"
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The ids of the control tokens."""
+        return frozenset(np.flatnonzero(self.is_control).tolist())
 
 
 def response_encoder(tokenizer: "PreTrainedTokenizerBase", *, chat_template: bool = True) -> ResponseEncoder:
@@ -121,17 +131,17 @@ def response_encoder(tokenizer: "PreTrainedTokenizerBase", *, chat_template: boo
             f"the tokenizer has chat templates named {', '.join(tokenizer.chat_template)}, and none is "
             "the default. Save the one to use as its chat_template."
         )
+    backend = _offset_backend(tokenizer, literal=False)
+    added, cuts = _cutting_tokens(backend)
     return ResponseEncoder(
         tokenizer=tokenizer,
         chat_template=use_template,
         control=control_tokens(tokenizer),
-        control_ids=frozenset(
-            i
-            for i, token in tokenizer.added_tokens_decoder.items()
-            if token.special and i != tokenizer.unk_token_id  # an unknown character is text
-        ),
+        is_control=_is_control(tokenizer),
+        added=added,
+        cuts=cuts,
         bos_ids=() if use_template else bos_ids(tokenizer),
-        backend=_offset_backend(tokenizer, literal=False),
+        backend=backend,
         literal_backend=_offset_backend(tokenizer, literal=True),
     )
 
@@ -201,24 +211,63 @@ def encode_turns(
 
 @dataclass(frozen=True)
 class _Tokens:
-    ids: list[int]
-    offsets: list[tuple[int, int]]
+    ids: Ids
+    start: Ids  # first code point in the text
+    end: Ids
 
 
 def _tokenise(encoder: ResponseEncoder, chats: Sequence[RenderedChat]) -> list[_Tokens | str]:
     texts = [chat.text for chat in chats]
     typed = [_typed_spans(encoder, chat, text) for chat, text in zip(chats, texts, strict=True)]
-    plain = encoder.backend.encode_batch(
-        [text for text, spans in zip(texts, typed, strict=True) if not spans], add_special_tokens=False
-    )
-    encodings = iter([_Tokens(encoding.ids, encoding.offsets) for encoding in plain])
+    halves = [_halves(encoder, chat, text) for chat, text in zip(chats, texts, strict=True)]
+    plain = [pair for pair, spans in zip(halves, typed, strict=True) if not spans]
+    heads, tails = list({head: None for head, _ in plain}), list({tail: None for _, tail in plain})
+    encodings = encoder.backend.encode_batch([*heads, *tails], add_special_tokens=False)
+    of_head = {
+        head: np.array(encoding.ids, dtype=np.int64) for head, encoding in zip(heads, encodings, strict=False)
+    }
+    of_tail = {
+        tail: _tokens(encoding.ids, encoding.offsets)
+        for tail, encoding in zip(tails, encodings[len(heads) :], strict=True)
+    }
     tokens: list[_Tokens | str] = []
-    for text, spans in zip(texts, typed, strict=True):
+    for text, (head, tail), spans in zip(texts, halves, typed, strict=True):
         try:
-            tokens.append(_encode_literally(encoder, text, spans) if spans else next(encodings))
+            tokens.append(
+                _encode_literally(encoder, text, spans)
+                if spans
+                else _joined(of_head[head], of_tail[tail], len(head))
+            )
         except _UnreadableError:
             tokens.append(WRITTEN_CONTROL)
     return tokens
+
+
+def _halves(encoder: ResponseEncoder, chat: RenderedChat, text: str) -> tuple[str, str]:
+    """A text, cut in front of its last control token before its only response, if that changes no token."""
+    cut = 0
+    if len(chat.responses) == 1:
+        for found in encoder.added.finditer(text):
+            if found.end() > len(chat.segments[0]):
+                break
+            if found[0] in encoder.cuts:
+                cut = found.start()
+    return text[:cut], text[cut:]
+
+
+def _tokens(ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> _Tokens:
+    flat = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(ids))  # np.array is slow
+    return _Tokens(np.array(ids, dtype=np.int64), flat[::2], flat[1::2])
+
+
+def _joined(head: Ids, tail: _Tokens, cut: int) -> _Tokens:
+    """The tokens of both halves; no response has a character of the head, whose spans stay empty."""
+    nowhere = np.zeros(head.size, dtype=np.int64)
+    return _Tokens(
+        np.concatenate((head, tail.ids)),
+        np.concatenate((nowhere, tail.start + cut)),
+        np.concatenate((nowhere, tail.end + cut)),
+    )
 
 
 @dataclass(frozen=True)
@@ -229,30 +278,31 @@ class _Placed:
 
 
 def _place(encoder: ResponseEncoder, tokens: _Tokens, chat: RenderedChat, max_length: int) -> _Placed | str:
-    ids = np.array(tokens.ids, dtype=np.int64)
-    start, end = np.array(tokens.offsets, dtype=np.int64).reshape(-1, 2).T
-    control = np.isin(ids, list(encoder.control_ids))
+    ids, start, end = tokens.ids, tokens.start, tokens.end
+    control = encoder.is_control.take(ids, mode="clip")
     owned = []
     for lo, hi in chat.spans:
         # some control tokens swallow the blanks beside them: the blanks are the response's, the token is not
-        own = (end > lo) & (start < hi) & ~(control & ((start < lo) | (end > hi)))
-        if not own.any():
+        own = np.flatnonzero((end > lo) & (start < hi) & ~(control & ((start < lo) | (end > hi))))
+        if not own.size:
             return NO_TOKENS
-        first, last = np.flatnonzero(own)[[0, -1]]
-        owned.append((int(first), int(last)))
+        owned.append((int(own[0]), int(own[-1])))
 
-    scored = [np.arange(first, last + 1) for first, last in owned]
+    scored = np.zeros(ids.size + 1, dtype=bool)
+    for first, last in owned:
+        scored[first : last + 1] = True
     for (_, last), (following, _) in pairwise(owned):
-        scored.append(last + 1 + np.flatnonzero(control[last + 1 : following])[:1])
+        scored[last + 1 + np.flatnonzero(control[last + 1 : following])[:1]] = True
     behind = owned[-1][1] + 1
     enders = np.flatnonzero(control[behind:])
     eos_at = behind + int(enders[0]) if enders.size else behind
     eos_id = ids[eos_at] if enders.size else _eos_id(encoder)
+    scored[eos_at] = True
 
     lead = _lead(encoder, chat.segments[0], owned[0][0])
     if lead is None:
         return NO_CONTEXT
-    positions = np.unique(np.concatenate([*scored, [eos_at]])) + len(lead)
+    positions = np.flatnonzero(scored) + len(lead)
     positions = positions[positions < max_length]
     if not positions.size:
         return PROMPT_TOO_LONG
@@ -271,7 +321,7 @@ def _response(
         return placed
     turns, (response,), ((lo, hi),) = placed.turns, chat.responses, chat.spans
     at = (turns.positions[:-1] if turns.ended else turns.positions) - placed.lead
-    start, end = np.array(tokens.offsets, dtype=np.int64)[at].T
+    start, end = tokens.start[at], tokens.end[at]
     seen = response if at[-1] == placed.last else response[: min(int(end.max()), hi) - lo]
     token_start, token_end = clean_spans(seen, start - lo, end - lo)
     return EncodedResponse(turns.input_ids, turns.positions, token_start, token_end, turns.ended)
@@ -316,27 +366,29 @@ def _encode_literally(encoder: ResponseEncoder, text: str, typed: list[tuple[int
     cuts = [0, *(cut for span in typed for cut in span), len(text)]
     for i, (lo, hi) in enumerate(pairwise(cuts)):
         backend = encoder.literal_backend if i % 2 else encoder.backend
-        piece = _encode_piece(backend, text[lo:hi], first=lo == 0)
-        if i % 2 and encoder.backend.token_to_id(text[lo:hi]) in piece.ids:
+        piece_ids, piece_offsets = _encode_piece(backend, text[lo:hi], first=lo == 0)
+        if i % 2 and encoder.backend.token_to_id(text[lo:hi]) in piece_ids:
             raise _UnreadableError
-        ids += piece.ids
-        offsets += [(lo + start, lo + end) for start, end in piece.offsets]
-    return _Tokens(ids, offsets)
+        ids += piece_ids
+        offsets += [(lo + start, lo + end) for start, end in piece_offsets]
+    return _tokens(ids, offsets)
 
 
 class _UnreadableError(Exception):
     """The vocabulary has a control token's spelling as an ordinary piece too, like Unigram's."""
 
 
-def _encode_piece(backend: "Tokenizer", piece: str, *, first: bool) -> _Tokens:
+def _encode_piece(
+    backend: "Tokenizer", piece: str, *, first: bool
+) -> tuple[list[int], list[tuple[int, int]]]:
     """Tokenise a piece as it stands in the text: SentencePiece puts a blank before the first word only."""
     newline = backend.encode("\n", add_special_tokens=False).ids
     led = backend.encode("\n" + piece, add_special_tokens=False)
     behind = led.offsets[len(newline) :]
     if first or led.ids[: len(newline)] != newline or any(start < 1 for start, _ in behind):
         alone = backend.encode(piece, add_special_tokens=False)
-        return _Tokens(alone.ids, alone.offsets)
-    return _Tokens(led.ids[len(newline) :], [(start - 1, end - 1) for start, end in behind])
+        return alone.ids, alone.offsets
+    return led.ids[len(newline) :], [(start - 1, end - 1) for start, end in behind]
 
 
 def bos_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
@@ -357,3 +409,26 @@ def _offset_backend(tokenizer: "PreTrainedTokenizerBase", *, literal: bool) -> "
     )
     backend.encode_special_tokens = literal
     return backend
+
+
+def _cutting_tokens(backend: "Tokenizer") -> tuple[re.Pattern[str], frozenset[str]]:
+    """Pattern of the tokens that are looked for in a text as it stands, and those to cut in front of.
+
+    What stands between such tokens is tokenised by itself, so a cut in front of one changes
+    nothing, unless it takes the blanks there, or it or the token before asks for its neighbour.
+    """
+    added = [token for token in backend.get_added_tokens_decoder().values() if not token.normalized]
+    cuts = [
+        token.content
+        for token in added
+        if token.special and not (token.lstrip or token.single_word) and re.match(r"[^\w\s]", token.content)
+    ]
+    return pattern_of(token.content for token in added), frozenset(cuts)
+
+
+def _is_control(tokenizer: "PreTrainedTokenizerBase") -> npt.NDArray[np.bool_]:
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    control = special - {tokenizer.unk_token_id}  # an unknown character is text
+    is_control = np.zeros(max(control, default=-1) + 2, dtype=bool)
+    is_control[list(control)] = True
+    return is_control

@@ -11,11 +11,11 @@ training stages render with this one procedure.
 
 import json
 import logging
-import os.path
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from .errors import TokenizerError
@@ -90,7 +90,12 @@ class RenderedChat:
 def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
     """The pattern of the tokenizer's control tokens (BOS, end of turn, …), longest first."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    longest_first = sorted(special - {tokenizer.unk_token}, key=lambda content: (-len(content), content))
+    return pattern_of(special - {tokenizer.unk_token})
+
+
+def pattern_of(contents: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that finds any of the texts, of two at one place the longer; without texts, nothing."""
+    longest_first = sorted(contents, key=lambda content: (-len(content), content))
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) matches nothing
 
 
@@ -186,7 +191,7 @@ def _render(
     # a probe and its twin share neither first nor last character, and have nothing that a template would trim
     probes = [(f"Xprobe{2 * i + 1}x", f"Yprobe{2 * i + 2}y") for i in range(len(responses))]
     try:
-        first, second = (_apply(tokenizer, marked, contents) for contents in zip(*probes, strict=True))
+        first, second = _apply(tokenizer, marked, list(zip(*probes, strict=True)))
     except Exception as error:  # a template is a program of its author's: it raises what it likes
         log.debug("the chat template refuses a conversation: %s", error)
         return TEMPLATE_REFUSES
@@ -201,26 +206,36 @@ def _split(first: str, second: str, probes: Sequence[tuple[str, str]]) -> list[s
     """What two renderings share before, between and behind their probes; None if more than probes differ."""
     segments = []
     for pair in probes:
-        shared = os.path.commonprefix([first, second])  # noqa: RUF071, character by character is what is wanted
-        segments.append(shared)
-        first, second = first[len(shared) :], second[len(shared) :]
+        end = _shared_length(first, second)
+        segments.append(first[:end])
+        first, second = first[end:], second[end:]
         if not (first.startswith(pair[0]) and second.startswith(pair[1])):
             return None
         first, second = first[len(pair[0]) :], second[len(pair[1]) :]
     return [*segments, first] if first == second else None
 
 
+def _shared_length(first: str, second: str) -> int:
+    """How many characters two texts have in common from their beginning; comparing slices is fast."""
+    longest = min(len(first), len(second))
+    return bisect_left(range(longest), True, key=lambda i: first[: i + 1] != second[: i + 1])
+
+
 def _apply(
-    tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Message | None], responses: Sequence[str]
-) -> str:
-    """The conversation with the responses, in order, where a turn is None."""
-    answers = iter(responses)
-    conversation = [
-        {"role": "assistant", "content": next(answers)} if turn is None else turn for turn in turns
-    ]
+    tokenizer: "PreTrainedTokenizerBase",
+    turns: Sequence[Message | None],
+    responses: Sequence[Sequence[str]],
+) -> list[str]:
+    """The conversation with one after the other of the lists of responses, in order, where a turn is None."""
+    conversations = []
+    for contents in responses:
+        answers = iter(contents)
+        conversations.append(
+            [{"role": "assistant", "content": next(answers)} if turn is None else turn for turn in turns]
+        )
     template = tokenizer.get_chat_template()
     clock = _FIXED_CLOCK if "strftime_now" in template else ""
-    return str(tokenizer.apply_chat_template(conversation, chat_template=clock + template, tokenize=False))
+    return list(tokenizer.apply_chat_template(conversations, chat_template=clock + template, tokenize=False))
 
 
 def _turns(prompt: str) -> list[Message]:
@@ -242,7 +257,7 @@ def _turns(prompt: str) -> list[Message]:
 def _marks(turns: Sequence[Message | None]) -> tuple[str, str]:
     """Two noncharacters that no message contains."""
     content = json.dumps(turns, ensure_ascii=False, default=str)
-    first, second, *_ = (chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in content)
+    first, second = islice((chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in content), 2)
     return first, second
 
 

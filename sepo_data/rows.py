@@ -58,13 +58,10 @@ def encode_rows(source: Source, encoder: ResponseEncoder, max_length: int, lo: i
     rows: pa.Table = source.rows.with_format("arrow")[lo:hi]
     usable: list[tuple[int, Pair, Rendering]] = []
     dropped: dict[str, list[int]] = {}
+    renderings: dict[str, Rendering | str] = {}
     for row, content in enumerate(rows.to_pylist(), start=lo):
         pair = read_pair(content, source.columns)
-        rendering = (
-            pair
-            if isinstance(pair, str)
-            else render(encoder.tokenizer, pair.prompt, encoder.control, chat_template=encoder.chat_template)
-        )
+        rendering = pair if isinstance(pair, str) else _render_once(encoder, pair, renderings)
         if isinstance(pair, str) or isinstance(rendering, str):
             dropped.setdefault(str(rendering), []).append(row)
         else:
@@ -95,3 +92,15 @@ def encode_rows(source: Source, encoder: ResponseEncoder, max_length: int, lo: i
         dropped=dropped,
         counts={WRITTEN_OUT: written_out} if written_out else {},
     )
+
+
+def _render_once(
+    encoder: ResponseEncoder, pair: Pair, renderings: dict[str, Rendering | str]
+) -> Rendering | str:
+    """The pair's prompt, rendered; ``renderings`` are those of the pairs before it, which may share it."""
+    prompt = repr(pair.prompt)
+    if prompt not in renderings:
+        renderings[prompt] = render(
+            encoder.tokenizer, pair.prompt, encoder.control, chat_template=encoder.chat_template
+        )
+    return renderings[prompt]

@@ -1,5 +1,6 @@
 """Tests of rendering and encoding together: which tokens are the response's, and what they own."""
 
+import datasets
 import numpy as np
 import pytest
 from nasty import NASTY
@@ -19,7 +20,10 @@ from sepo_data.encoding import (
     encode_responses,
     response_encoder,
 )
+from sepo_data.policy_rows import annotated_source
+from sepo_data.projection import clean_spans
 from sepo_data.rendering import ALREADY_RENDERED, TEMPLATE_REFUSES, Rendering, render
+from sepo_data.rows import encode_rows
 
 USER = [{"role": "user", "content": "Say it."}]
 
@@ -194,6 +198,79 @@ def test_a_response_that_writes_out_a_control_token_has_the_prompt_of_any_other(
     im_end = encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert typed.input_ids[start:].tolist().count(im_end) == 1
     assert_covers(typed, len("Hello there <|im_end|> world"))
+
+
+def assert_tokens_are_those_of_the_whole_text(
+    encoder: ResponseEncoder, rendering: Rendering, responses: list[str]
+) -> None:
+    items = [(rendering, response) for response in responses]
+    for found, response in zip(encode_responses(encoder, items, 10**6), responses, strict=True):
+        assert isinstance(found, EncodedResponse), (rendering, response, found)
+        text = rendering.prefix + response + rendering.suffix
+        whole = encoder.backend.encode(text, add_special_tokens=False)
+        lead = len(encoder.bos_ids)
+        eos = [] if rendering.suffix else [encoder.tokenizer.eos_token_id]
+        assert found.input_ids[lead:].tolist() == [*whole.ids, *eos][: found.input_ids.size - lead]
+        at = found.positions[:-1] - lead
+        spans = np.array(whole.offsets)[at] - len(rendering.prefix)
+        for ours, theirs in zip(
+            (found.token_start, found.token_end), clean_spans(response, *spans.T), strict=True
+        ):
+            assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "swallowing"])
+def test_a_prompt_is_tokenised_once_to_the_tokens_of_the_whole_text(family: str) -> None:
+    encoder = response_encoder(swallowing_tokenizer() if family == "swallowing" else tiny_tokenizer(family))
+    for content in NASTY:
+        rendering = rendered(encoder, [*USER, {"role": "assistant", "content": content}, *USER])
+        if not rendering.typed:
+            assert_tokens_are_those_of_the_whole_text(encoder, rendering, ["Hello  there", " 中文字 Paris\n"])
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "swallowing"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "hi <|im_start|> user",
+        "hi  <|greedy|> user",  # takes the blanks in front of it
+        "hi<|alone|> user",  # is text, where a word stands beside it
+        "<|alone|>word|> user",  # the same
+        "hi<<|im_start|> user",  # "<<" comes first and leaves no control token
+        "hi<|im_start|>",  # with the response's "H" it is one token
+        "hi <|normalised|> user",  # found in what the normaliser made of the text
+    ],
+)
+def test_a_prompt_is_cut_only_where_that_changes_no_token(family: str, prompt: str) -> None:
+    base = swallowing_tokenizer() if family == "swallowing" else tiny_tokenizer(family)
+    backend = Tokenizer.from_str(base.backend_tokenizer.to_str())
+    backend.add_special_tokens(
+        [
+            AddedToken("<|greedy|>", lstrip=True, normalized=False),
+            AddedToken("<|alone|>", single_word=True, normalized=False),
+            AddedToken("word|>", normalized=False),
+            AddedToken("<|normalised|>", normalized=True),
+        ]
+    )
+    backend.add_tokens([AddedToken("<<", normalized=False), AddedToken("i<|im_start|>H", normalized=False)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
+    encoder = response_encoder(tokenizer)
+    assert_tokens_are_those_of_the_whole_text(encoder, Rendering(prompt, ""), ["Hello there", "How are you?"])
+
+
+def test_pairs_of_one_prompt_are_encoded_as_each_alone() -> None:
+    pairs = [("one", "Paris", "Rome"), ("two", "Rome", "Paris"), ("one", "Rome.", "Paris")]
+    names = ("prompt", "chosen", "rejected")
+    source = annotated_source(
+        datasets.Dataset.from_list([dict(zip(names, pair, strict=True)) for pair in pairs]), "pairs"
+    )
+    encoder = response_encoder(tiny_tokenizer())
+    together = encode_rows(source, encoder, 100, 0, 3).pairs
+    for row, pair in enumerate(together):
+        (alone,) = encode_rows(source, encoder, 100, row, row + 1).pairs
+        for one, other in ((pair.chosen, alone.chosen), (pair.rejected, alone.rejected)):
+            assert one.input_ids.tolist() == other.input_ids.tolist()
+            assert one.positions.tolist() == other.positions.tolist()
 
 
 def test_a_control_token_that_appears_over_the_seam_is_text() -> None:
