@@ -1,0 +1,211 @@
+"""Microseconds a token of everything around the models when a dataset is annotated, on one core.
+
+    python benchmarks/host_work.py PAIRS.jsonl.gz TOKENIZER…
+
+The functions of a run, chunk by chunk, with random log-probs in the place of the models'.
+Every round has a new tokenizer, whose caches are empty. A file of few rows is repeated, each
+time with the responses of other rows behind the prompts: no text comes twice. A token is one
+of the prompt, counted once, or one that is scored. CPU time of the process, the best of the
+rounds. The line of the library is the floor: its time alone, on the same texts.
+"""
+
+import os
+
+os.environ |= {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from transformers import AutoTokenizer
+
+from sepo_data import encoding, rows, tables
+from sepo_data.encoding import ResponseEncoder, response_encoder
+from sepo_data.merging import merge_run
+from sepo_data.preferences import Source, open_source, pair_types
+from sepo_data.rows import EncodedRows, encode_rows
+from sepo_data.schema import SIDES, annotated_schema, validate
+from sepo_data.scoring import ScoredSide
+from sepo_data.settings import AnnotateSettings
+from sepo_data.shards import chunk_ranges, open_run, write_chunk
+from sepo_data.tables import annotated_table, passing_columns
+
+ROUNDS = 3
+PAIRS = 2000
+SETTINGS = AnnotateSettings(Path("unused"))
+LIBRARY = "tokenise: the library"
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{{ '\n' }}{% endfor %}"
+)
+
+
+class Clock:
+    """CPU seconds by step; those of a step inside another one count there only."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._inside = [0.0]
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Measure what runs inside."""
+        self._inside.append(0.0)
+        began = time.process_time()
+        yield
+        spent = time.process_time() - began
+        self.seconds[name] += spent - self._inside.pop()
+        self._inside[-1] += spent
+
+    def measured(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, measured at every call."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.step(name):
+                return function(*args, **kwargs)
+
+        return call
+
+
+class MeasuredBackend:
+    """A fast tokenizer whose batches are measured."""
+
+    def __init__(self, backend: Any, clock: Clock) -> None:
+        self._backend = backend
+        self.encode_batch = clock.measured(LIBRARY, backend.encode_batch)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+def measure_inner_steps(clock: Clock) -> None:
+    """Put the clock around what the functions of a run call themselves."""
+    for module, function, name in (
+        (rows, "render", "render"),
+        (encoding, "_tokenise", "tokenise: the rest"),
+        (encoding, "_response", "place the response's tokens"),
+        (tables, "select", "select"),
+    ):
+        setattr(module, function, clock.measured(name, getattr(module, function)))
+
+
+def enough_rows(source: Source) -> Source:
+    """The source, or if it is short, its prompts with other rows' responses again and again."""
+    order = np.arange(len(source.rows))
+    repeats = -(-PAIRS // order.size)
+    if repeats == 1:
+        return source
+    table: pa.Table = source.rows.with_format("arrow")[:]
+    responses = table.take(np.concatenate([np.roll(order, i) for i in range(repeats)]))
+    table = table.take(np.tile(order, repeats))
+    for name in (source.columns.chosen, source.columns.rejected):
+        table = table.set_column(table.column_names.index(name), name, responses[name])
+    return replace(source, rows=datasets.Dataset(table))
+
+
+def new_encoder(folder: str, clock: Clock) -> ResponseEncoder:
+    """A tokenizer with empty caches; one without a chat template gets ChatML."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.chat_template is None:
+        tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+        tokenizer.chat_template = CHATML
+    encoder = response_encoder(tokenizer)
+    measured: Any = MeasuredBackend(encoder.backend, clock)
+    return replace(encoder, backend=measured)
+
+
+def scored_by_chance(encoded: EncodedRows) -> dict[str, ScoredSide]:
+    """Random log-probs for every scored token."""
+    rng = np.random.default_rng(0)
+    sides = {}
+    for side in SIDES:
+        sizes = [getattr(pair, side).positions.size for pair in encoded.pairs]
+        oracle, ref = ([rng.normal(-3, 1, size).astype(np.float32) for size in sizes] for _ in range(2))
+        sides[side] = ScoredSide(oracle, ref)
+    return sides
+
+
+def record(source: Source) -> dict[str, Any]:
+    """The facts of a run that its chunks and its card ask for."""
+    read = {"split": source.split, "rows": len(source.rows), "revision": source.revision}
+    scoring = {"source": read, "dtype": "float32", "max_length": SETTINGS.max_length, "store_logps": False}
+    origin: dict[str, Any] = {
+        "name": source.name,
+        "config": None,
+        "on_hub": False,
+        "card": {},
+        "restricted": False,
+    }
+    model = {"name": "m", "revision": "sha256:0", "base": None}
+    return {
+        "schema_version": "1.0",
+        "sepo_version": "",
+        "scoring": scoring | {"chat_template_sha256": None},
+        "selection": {"rule": "ratio", "chosen_ratio": 0.3, "rejected_ratio": 0.3, "seed": None},
+        "source": origin | {"repairs": {}},
+        "oracle": model,
+        "ref": model,
+    }
+
+
+def one_round(source: Source, encoder: ResponseEncoder, clock: Clock) -> Counter[str]:
+    """Annotate the whole source; returns how many pairs and tokens it has."""
+    features = source.rows.features.arrow_schema
+    passing = [features.field(name) for name in passing_columns(features.names, source.columns)]
+    schema = annotated_schema(pa.schema(passing), pair_types(source), store_logps=False)
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        run = open_run(Path(folder) / "out", record(source))
+        for lo, hi in chunk_ranges(run.rows):
+            with clock.step("read"):
+                encoded = encode_rows(source, encoder, SETTINGS.max_length, lo, hi)
+            scored = scored_by_chance(encoded)
+            with clock.step("table"):
+                table = annotated_table(encoded, scored, schema, SETTINGS)
+            with clock.step("validate"):
+                validate(table)
+            with clock.step("write"):
+                write_chunk(run, lo, hi, table, {"dropped": {}, "counts": {}})
+            for pair in encoded.pairs:
+                counts["prompt"] += int(pair.chosen.positions[0])
+                counts["scored"] += pair.chosen.positions.size + pair.rejected.positions.size
+            counts["pairs"] += len(encoded.pairs)
+        with clock.step("merge"):
+            merge_run(run.output)
+    return counts
+
+
+def main(dataset: str, tokenizers: list[str]) -> None:
+    """Print one table for each tokenizer."""
+    pa.set_cpu_count(1)
+    datasets.disable_progress_bars()
+    clock = Clock()
+    measure_inner_steps(clock)
+    source = enough_rows(open_source(dataset))
+    for folder in tokenizers:
+        rounds = []
+        for _ in range(ROUNDS):
+            encoder = new_encoder(folder, clock)
+            clock.seconds.clear()
+            counts = one_round(source, encoder, clock)
+            rounds.append(dict(clock.seconds))
+        best = {name: min(seconds[name] for seconds in rounds) for name in rounds[0]}
+        pairs, tokens = counts["pairs"], counts["prompt"] + counts["scored"]
+        print(f"\n{Path(dataset).name}, {Path(folder).name}: {pairs:,} pairs, {tokens:,} tokens;", end=" ")
+        print(f"a pair has {counts['prompt'] / pairs:.0f} of prompt, {counts['scored'] / pairs:.0f} scored")
+        print(f"{'step':30} {'µs/token':>10} {'µs/scored token':>16} {'µs/pair':>10}")
+        for name, seconds in (best | {"all": sum(best.values())}).items():
+            shares = [seconds / count * 1e6 for count in (tokens, counts["scored"], pairs)]
+            print(f"{name:30} {shares[0]:10.2f} {shares[1]:16.2f} {shares[2]:10.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,139 @@
+"""What TF32, bfloat16 and float16 do to token rewards and to the selected 30%, for rewards of several sizes.
+
+    python benchmarks/precision.py MODEL PAIRS.jsonl.gz [--pairs 32] [--device cpu|cuda] [--json FILE]
+
+The reference is the model; the oracles are the same model with noise of several sizes in its weights, so
+their rewards spread by more or less. Both are rounded to bfloat16 first, as most checkpoints are stored:
+what is measured is the rounding of the computation. All go through `sepo-annotate`'s own path, and are
+compared by `sepo_data.precision`, as a run compares its own rows. Without a CUDA device TF32 is imitated:
+inputs and weights of every linear layer are rounded to 10 bits, the products are float32.
+"""
+
+import argparse
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from speed import table, where
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sepo_data.encoding import response_encoder
+from sepo_data.fast_path import prepare
+from sepo_data.models import BATCH_TOKENS_CPU, ModelPair, Scorer, matmul_precision
+from sepo_data.precision import Precision, compare
+from sepo_data.preferences import open_source
+from sepo_data.rows import EncodedPair, encode_rows
+from sepo_data.scoring import Scores, score_rows
+from sepo_data.settings import AnnotateSettings
+
+SETTINGS = AnnotateSettings(Path("unused"))
+NOISES = (0.003, 0.01, 0.03, 0.1)  # of a weight's standard deviation
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def read_pairs(data: str, folder: str, number: int) -> list[EncodedPair]:
+    """The first pairs of a dataset that can be used."""
+    encoder = response_encoder(AutoTokenizer.from_pretrained(folder))
+    source = open_source(data)
+    return encode_rows(source, encoder, 1024, 0, min(4 * number, len(source.rows))).pairs[:number]
+
+
+def with_noise(model: Any, noise: float) -> Any:
+    """A copy whose weights are a little different, rounded to bfloat16."""
+    torch.manual_seed(0)
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for weights in changed.parameters():
+            weights += noise * weights.std() * torch.randn_like(weights)
+            weights.copy_(weights.bfloat16().float())
+    return changed
+
+
+def score(oracle: Any, ref: Any, pairs: Sequence[EncodedPair], dtype: torch.dtype, device: str) -> Scores:
+    """Log-probs under both, computed in a precision."""
+    models = [copy.deepcopy(model).to(device, dtype) for model in (oracle, ref)]
+    for model in models:
+        prepare(model, 1024)
+    oracle_scorer, ref_scorer = (Scorer(model, nullcontext, BATCH_TOKENS_CPU) for model in models)
+    return score_rows(ModelPair(oracle_scorer, ref_scorer), pairs, None)
+
+
+@contextmanager
+def tf32(device: str) -> Iterator[None]:
+    """Products of float32 numbers in TF32, or on a CPU in an imitation of it."""
+    if device == "cuda":
+        with matmul_precision("high"):
+            yield
+        return
+    exact = nn.functional.linear
+
+    def rounded(values: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+        return exact(ten_bits(values), ten_bits(weights), bias)
+
+    nn.functional.linear = rounded  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        nn.functional.linear = exact
+
+
+def ten_bits(values: Tensor) -> Tensor:
+    """Rounded to the 10 bits behind the first that TF32 keeps of float32's 23, to nearest, ties to even."""
+    bits = values.view(torch.int32)
+    last_kept = (bits >> 13) & 1
+    return ((bits + 0xFFF + last_kept) & ~0x1FFF).view(torch.float32)
+
+
+def main() -> None:
+    """Print a table, and write what was asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("data")
+    parser.add_argument("--pairs", type=int, default=32)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    pairs = read_pairs(options.data, options.model, options.pairs)
+    ref = with_noise(AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval(), 0.0)
+    results: list[dict[str, Any]] = []
+    for noise in NOISES:
+        oracle = with_noise(ref, noise)
+        with matmul_precision("highest"):
+            exact = score(oracle, ref, pairs, torch.float32, options.device)
+        for name in ("TF32", "float16", "bfloat16"):
+            with tf32(options.device) if name == "TF32" else nullcontext():
+                found = score(oracle, ref, pairs, DTYPES.get(name, torch.float32), options.device)
+            measured = compare(pairs, exact, found, SETTINGS)
+            results.append({"noise_in_weights": noise, "computed_in": name, **measured.as_dict()})
+            print(name, measured, flush=True)
+    place = where(options.device, torch.float32).removesuffix(", float32").removesuffix(", TF32")
+    print(f"\n{place}; {len(pairs)} pairs, {results[0]['tokens']:,} response tokens\n\n{report(results)}")
+    if options.json:
+        options.json.write_text(json.dumps({"machine": place, "results": results}, indent=1) + "\n")
+
+
+def report(results: Sequence[dict[str, Any]]) -> str:
+    """A line for each size of the rewards."""
+    names = list(dict.fromkeys(r["computed_in"] for r in results))
+    rows = []
+    for noise in NOISES:
+        found = {
+            r["computed_in"]: Precision(**{k: r[k] for k in Precision.__dataclass_fields__})
+            for r in results
+            if r["noise_in_weights"] == noise
+        }
+        spread = next(iter(found.values())).reward_spread
+        cells = [f"{found[name].noise:.4f}, {found[name].overlap:.1%}" for name in names]
+        rows.append([f"{spread:.3f}", *cells])
+    return table(["rewards' standard deviation, nats", *(f"{name}: noise, overlap" for name in names)], rows)
+
+
+if __name__ == "__main__":
+    main()

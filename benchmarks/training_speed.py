@@ -1,0 +1,298 @@
+"""A training step of SePO against TRL's DPO and SimPO steps and the authors' SePO step.
+
+    python benchmarks/training_speed.py [--pairs 8] [--rounds 2] [--json FILE] [--figure FILE.svg]
+    python benchmarks/training_speed.py --device cuda --dtype bfloat16 --pairs 64
+
+Forward and backward passes over the same random pairs, in turn, in one process; no optimizer. 30% of
+the response tokens, drawn at random, are selected. Gradients of ours and of the authors' way are compared
+first: they are the same loss. Memory is what a pass over all pairs takes above weights and gradients.
+
+- ours: `collate`, `batch_logps` and SePO's objective, as the trainer calls them.
+- authors' way, written from its description: all logits of padded pairs, a log-softmax of them, masks.
+- TRL 1.16's DPOTrainer as it runs by default, its reference forward included; CPOTrainer with SimPO's loss.
+"""
+
+import os
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from speed import (
+    CPU_SHAPES,
+    CUDA_SHAPES,
+    HH,
+    ULTRAFEEDBACK,
+    Ids,
+    Lengths,
+    RandomPair,
+    Shape,
+    draw,
+    in_turn,
+    padded_work,
+    random_model,
+    random_pairs,
+    table,
+    unpadded_work,
+    useful_work,
+    where,
+    write_json,
+)
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from torch.nn.utils.rnn import pad_sequence
+from trl_stages import dpo_trainer, simpo_batch, simpo_trainer, trl_batch
+
+from sepo_data.fast_path import prepare
+from sepo_data.logprobs import batch_logps, row_padding
+from sepo_train.batches import Example, WeightedSequence, collate, selected_only
+from sepo_train.objectives import sepo_objective
+
+RATIO = 0.3
+
+Selected = list[tuple[Ids, Ids]]  # places in the chosen and the rejected response
+
+
+def selection(pairs: Sequence[RandomPair]) -> Selected:
+    """30% of each response."""
+    random = np.random.default_rng(1)
+
+    def places(size: int) -> Ids:
+        return np.sort(random.permutation(size)[: max(1, int(RATIO * size))])
+
+    return [(places(pair.chosen.size), places(pair.rejected.size)) for pair in pairs]
+
+
+def examples(pairs: Sequence[RandomPair], selected: Selected) -> list[Example]:
+    """The pairs as `sepo_train.training` gives them to the trainer."""
+    found = []
+    for row, (pair, places) in enumerate(zip(pairs, selected, strict=True)):
+        sides = []
+        for response, kept in zip(pair.sequences, places, strict=True):
+            weights = np.zeros(response.positions.size, np.float32)
+            weights[kept] = 1
+            whole = WeightedSequence(response.input_ids, response.positions, weights, weights.size)
+            sides.append(selected_only(whole))
+        found.append(Example(row, tuple(sides)))
+    return found
+
+
+def ours(model: Any, batches: Sequence[Sequence[Example]], total: int) -> None:
+    """As `StageTrainer.compute_loss`."""
+    objective = sepo_objective(1.0, 0.0)
+    for batch_examples in batches:
+        batch = collate(batch_examples, padding=row_padding(model))
+        device = model.device
+        tensors = {name: value.to(device) for name, value in batch.items()}
+        flat = batch_logps(model, tensors["packed"])
+        parts = torch.split(flat, batch["read"].sum(-1).tolist())
+        outcome = objective(pad_sequence(list(parts), batch_first=True), tensors)
+        (outcome.losses.sum() / total).backward()
+
+
+def authors_way(
+    model: Any, batches: Sequence[Sequence[RandomPair]], selected: Sequence[Selected], total: int
+) -> None:
+    """All logits, and masks."""
+    for pairs, places in zip(batches, selected, strict=True):
+        rows = [torch.from_numpy(r.input_ids) for pair in pairs for r in pair.sequences]
+        ids = pad_sequence(rows, batch_first=True).to(model.device)
+        mask = torch.zeros(ids.shape)
+        for i, (pair, kept) in enumerate(zip(pairs, places, strict=True)):
+            for j in range(2):
+                mask[2 * i + j, pair.prompt.size + torch.from_numpy(kept[j])] = 1
+        mask = mask[:, 1:].to(model.device)
+        lengths = torch.tensor([len(row) for row in rows])
+        attention_mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(model.device)
+        logits = model(ids, attention_mask=attention_mask).logits
+        logps = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        means = (logps * mask).sum(-1) / mask.sum(-1)
+        (-logsigmoid(means[0::2] - means[1::2]).sum() / total).backward()
+
+
+def trl_dpo(trainer: Any, batches: Sequence[dict[str, Tensor]]) -> None:
+    """The loss of TRL's trainer, its metrics included."""
+    trainer.model.train()
+    for batch in batches:
+        trainer._compute_loss(trainer.model, batch, False).backward()
+
+
+def trl_simpo(trainer: Any, batches: Sequence[dict[str, Any]]) -> None:
+    """As above."""
+    for batch in batches:
+        loss, _ = trainer.get_batch_loss_metrics(trainer.model, batch)
+        loss.backward()
+
+
+def measure(
+    shape: Shape, lengths: Lengths, micro: int, number: int, rounds: int, device: str, dtype: torch.dtype
+) -> dict[str, Any]:
+    """All ways on one shape, one distribution of lengths and one micro-batch."""
+    pairs = random_pairs(number, lengths, shape.vocabulary)
+    selected = selection(pairs)
+    starts = range(0, number, micro)
+    batches = [pairs[i : i + micro] for i in starts]
+    chosen_places = [selected[i : i + micro] for i in starts]
+    ready = examples(pairs, selected)
+    ours_batches = [ready[i : i + micro] for i in starts]
+    packed, usual = (random_model(shape, 0, device, dtype) for _ in range(2))
+    assert prepare(packed, 2048)
+    dpo = dpo_trainer(random_model(shape, 0, device, dtype), random_model(shape, 1, device, dtype))
+    dpo_batches = [trl_batch(dpo, batch) for batch in batches]
+    simpo = simpo_trainer(random_model(shape, 0, device, dtype))
+    simpo_batches = [simpo_batch(batch, device) for batch in batches]
+    variants: dict[str, Callable[[], None]] = {
+        "ours": lambda: ours(packed, ours_batches, number),
+        "authors": lambda: authors_way(usual, batches, chosen_places, number),
+        "TRL DPO": lambda: trl_dpo(dpo, dpo_batches),
+        "TRL SimPO": lambda: trl_simpo(simpo, simpo_batches),
+    }
+    variants["ours"]()
+    variants["authors"]()
+    off = relative_difference(gradient(packed), gradient(usual))
+    for model in (dpo.model, simpo.model):  # gradients are there before memory is taken
+        for weights in model.parameters():
+            weights.grad = torch.zeros_like(weights)
+    timing = in_turn(variants, rounds, shape, device, dtype)
+    least = useful_work(pairs, selected)
+    whole = padded_work(batches, logits="all")
+    return {
+        "head": shape.head,
+        "lengths": lengths.name,
+        "micro_batch": micro,
+        "pairs": number,
+        **timing.as_dict(),
+        "time": {name: timing.ratio("ours", name) for name in variants if name != "ours"},
+        "memory": {name: timing.peaks["ours"] / peak for name, peak in timing.peaks.items()},
+        "gradient_difference": off,
+        "share_of_matrix_rate": timing.share("ours", 3 * least.flops(shape)),
+        # forward and backward are 3 forward passes, DPO's reference is a fourth
+        "arithmetic": {
+            "TRL DPO": 3 * least.flops(shape) / (4 * whole.flops(shape)),
+            "authors": least.flops(shape) / whole.flops(shape),
+        },
+        "comes_from": reasons(shape, batches, pairs, selected),
+    }
+
+
+def reasons(
+    shape: Shape, batches: Sequence[Sequence[RandomPair]], pairs: Sequence[RandomPair], selected: Selected
+) -> dict[str, float]:
+    """What each measure takes off a DPO step's arithmetic, one after the other."""
+    whole = padded_work(batches, logits="all")
+    unpadded = unpadded_work(pairs)
+    shared = useful_work(pairs)
+    every_logit = useful_work(pairs)
+    every_logit.logits = unpadded.logits
+    least = useful_work(pairs, selected)
+    steps = {
+        "no reference": (4 * whole.flops(shape), 3 * whole.flops(shape)),
+        "no padding": (3 * whole.flops(shape), 3 * unpadded.flops(shape)),
+        "prompt once": (3 * unpadded.flops(shape), 3 * every_logit.flops(shape)),
+        "head at responses": (3 * every_logit.flops(shape), 3 * shared.flops(shape)),
+        "head at the selected": (3 * shared.flops(shape), 3 * least.flops(shape)),
+    }
+    return {name: (after - before) / (4 * whole.flops(shape)) for name, (before, after) in steps.items()}
+
+
+def gradient(model: Any) -> Tensor:
+    """All of it, flat."""
+    return torch.cat([weights.grad.double().flatten() for weights in model.parameters()])
+
+
+def relative_difference(found: Tensor, right: Tensor) -> float:
+    """L2."""
+    return float((found - right).norm() / right.norm())
+
+
+def main() -> None:
+    """Measure, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args()
+    dtype = getattr(torch, options.dtype)
+    if options.device == "cuda":
+        torch.set_float32_matmul_precision("high")
+    results = []
+    for shape in CPU_SHAPES if options.device == "cpu" else CUDA_SHAPES:
+        for lengths, micro in ((ULTRAFEEDBACK, 4), (ULTRAFEEDBACK, 1), (HH, 4)):
+            if (
+                shape.vocabulary > 100_000
+                and options.device == "cpu"
+                and lengths is ULTRAFEEDBACK
+                and micro > 1
+            ):
+                continue  # full logits of four pairs are more than 10 GB
+            results.append(
+                measure(shape, lengths, micro, options.pairs, options.rounds, options.device, dtype)
+            )
+            print(report(results[-1:]), flush=True)
+    place = where(options.device, dtype)
+    print(f"\n{place}; {options.pairs} pairs, {options.rounds} rounds")
+    print(f"\n{report(results)}\n\n{origins(results)}")
+    if options.json:
+        write_json(options.json, {"machine": place, "results": results})
+    if options.figure:
+        bars = {
+            f"{r['head']}, {r['lengths'].split('-')[0]}, {r['micro_batch']}": {
+                "authors": r["time"]["TRL DPO"] / r["time"]["authors"],
+                "TRL SimPO": r["time"]["TRL DPO"] / r["time"]["TRL SimPO"],
+                "ours": r["time"]["TRL DPO"],
+            }
+            for r in results
+        }
+        draw(options.figure, f"A training step, {place}", bars, "time, TRL's DPO = 1")
+
+
+def report(results: Sequence[dict[str, Any]]) -> str:
+    """Time and memory."""
+    header = [
+        "head", "lengths", "pairs at once", "against TRL DPO: time / memory (arithmetic)",
+        "against TRL SimPO", "against the authors (arithmetic)", "share of the matrix rate",
+        "peak MiB: ours, authors, DPO, SimPO", "gradient difference",
+    ]  # fmt: skip
+    rows = []
+    for r in results:
+        peaks, counted = r["peak_mib"], r["arithmetic"]
+        ratio = {name: f"{r['time'][name]:.2f}× / {r['memory'][name]:.2f}×" for name in r["time"]}
+        rows.append(
+            [
+                r["head"],
+                r["lengths"],
+                r["micro_batch"],
+                f"{ratio['TRL DPO']} ({counted['TRL DPO']:.2f}×)",
+                ratio["TRL SimPO"],
+                f"{ratio['authors']} ({counted['authors']:.2f}×)",
+                f"{r['share_of_matrix_rate']:.0%} of {statistics.median(r['matrix_gflops']):.0f} GF/s",
+                ", ".join(f"{peaks[name]:.0f}" for name in ("ours", "authors", "TRL DPO", "TRL SimPO")),
+                f"{r['gradient_difference']:.1e}",
+            ]
+        )
+    return table(header, rows)
+
+
+def origins(results: Sequence[dict[str, Any]]) -> str:
+    """Where the ratio to DPO comes from, in shares of a DPO step's arithmetic."""
+    names = list(results[0]["comes_from"])
+    rows = [
+        [r["head"], r["lengths"], r["micro_batch"], *(f"{r['comes_from'][name]:+.0%}" for name in names)]
+        for r in results
+    ]
+    return table(["head", "lengths", "pairs at once", *names], rows)
+
+
+if __name__ == "__main__":
+    main()
