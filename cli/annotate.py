@@ -1,24 +1,27 @@
 """The ``sepo-annotate`` command."""
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import rich_click as click
 
-from .common import Command, config_option, one_line_errors
+from .common import Command, config_option, one_line_errors, read_pairs
 
 RATIO = click.FloatRange(0, 1, min_open=True)
 
 
 class ShardType(click.ParamType):  # type: ignore[type-arg]
-    """``i/n``, counted from 0."""
+    """``i/n``, counted from 0, or ``auto``."""
 
-    name = "i/n"
+    name = "i/n|auto"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int] | Literal["auto"]:
         """Two numbers, the first below the second."""
+        if value == "auto":
+            return "auto"
         if isinstance(value, tuple):
             return value
         index, _, count = str(value).partition("/")
@@ -94,7 +97,8 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For --selection random.")
 @click.option_panel(
-    "Scoring", options=["--max-length", "--dtype", "--device", "--batch-tokens", "--store-logps"]
+    "Scoring",
+    options=["--max-length", "--dtype", "--device", "--batch-tokens", "--sequential", "--store-logps"],
 )
 @click.option(
     "--max-length",
@@ -106,10 +110,41 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32")
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, …")
 @click.option("--batch-tokens", type=BatchTokensType(), default="auto", help="Most tokens in a forward pass.")
+@click.option(
+    "--sequential",
+    is_flag=True,
+    help="Load oracle and reference one after the other; done anyway where memory does not hold both.",
+)
 @click.option("--store-logps", is_flag=True, help="Keep the log-probs of both models beside the rewards.")
+@click.option_panel("Many processes", options=["--shard", "--executor", "--tasks", "--workers", "--slurm"])
+@click.option(
+    "--shard",
+    type=ShardType(),
+    default="0/1",
+    help="Do this part only; auto: by SLURM array or torchrun. Who finishes last makes the dataset.",
+)
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "slurm"]),
+    help="Let datatrove run all parts, on this machine or as an array of SLURM jobs.",
+)
+@click.option("--tasks", type=click.IntRange(min=1), metavar="N", help="How many parts. Default: workers.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="M",
+    help="How many at once. Default: one a GPU here, all on SLURM.",
+)
+@click.option(
+    "--slurm",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    callback=read_pairs,
+    help="partition, time and any other option of sbatch.",
+)
 @click.option_panel(
     "Output",
-    options=["--output", "--push-to-hub", "--private", "--license", "--shard", "--dry-run", "--config"],
+    options=["--output", "--push-to-hub", "--private", "--license", "--dry-run", "--config"],
 )
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: the dataset's name and -sepo."
@@ -117,7 +152,6 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
 @click.option("--push-to-hub", metavar="USER/NAME", help="Push the finished dataset there, in one commit.")
 @click.option("--private", is_flag=True, help="Make the dataset on the Hub private.")
 @click.option("--license", metavar="ID", help="Licence for the card, if the source states none.")
-@click.option("--shard", type=ShardType(), default="0/1", help="Do this part only; then `sepo merge`.")
 @click.option(
     "--dry-run", is_flag=True, help="Measure a few rows, say what a run would cost and drop, write nothing."
 )
@@ -132,10 +166,11 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
     \b
     Example:
         sepo-annotate --oracle me/oracle --ref me/sft --dataset me/prefs
+        torchrun --nproc-per-node 8 --no-python sepo-annotate … --shard auto
     """
-    from sepo_data.annotate import annotate
-    from sepo_data.planning import plan
+    from sepo_data.annotate import annotate, begin
     from sepo_data.settings import AnnotateSettings
+    from sepo_data.workers import bind_gpu, num_gpus, own_shard
 
     from .reports import describe_plan, describe_report
     from .running import Run, quiet_libraries
@@ -144,10 +179,27 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
     for side in ("chosen_ratio", "rejected_ratio"):
         options[side] = ratio if options[side] is None else options[side]
     options["output"] = options["output"] or default_output(dataset)
+    executor, tasks, workers, slurm = (options.pop(n) for n in ("executor", "tasks", "workers", "slurm"))
+    _check_parts(options["shard"], executor, tasks, workers, slurm)
+    if options["shard"] == "auto":
+        options["shard"] = own_shard(os.environ)
     settings = AnnotateSettings(**options)
     if dry_run:
+        from sepo_data.planning import plan
+
         click.echo(describe_plan(plan(dataset, oracle, ref, settings)))
         return
+    if executor is not None:
+        from .executors import run_here, submit
+
+        _, begun = begin(dataset, oracle, ref, settings)
+        said = _said(settings.output)
+        if executor == "slurm":
+            click.echo(submit(begun, said, tasks or workers, workers, slurm))
+            return
+        run_here(begun, said, tasks, workers or num_gpus() or 1)
+    elif settings.device == "auto":
+        bind_gpu(os.environ, num_gpus())
     run = Run()
     try:
         report = annotate(dataset, oracle, ref, settings, progress=run, stop=run.stop.asked)
@@ -156,6 +208,31 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
     if report.stopped:
         run.stop.exit()
     click.echo(describe_report(report))
+
+
+def _check_parts(
+    shard: Any, executor: str | None, tasks: int | None, workers: int | None, slurm: dict[str, str]
+) -> None:
+    """Options that say nothing, or contradict each other, are mistakes."""
+    if executor is None and (tasks or workers):
+        raise click.UsageError("--tasks and --workers need --executor.")
+    if executor != "slurm" and slurm:
+        raise click.UsageError("--slurm needs --executor slurm.")
+    if executor is not None and shard != (0, 1):
+        raise click.UsageError("--shard is one part, and --executor runs all of them.")
+    if executor == "slurm" and tasks is None and workers is None:
+        raise click.UsageError("--executor slurm needs --tasks.")
+
+
+def _said(output: Path) -> dict[str, Any]:
+    """The options of this command as a config file has them, for processes that do a part of it."""
+    context = click.get_current_context()
+    assert context is not None
+    names = {parameter.name: parameter.opts[0].removeprefix("--") for parameter in context.command.params}
+    said = {names[name]: value for name, value in context.params.items() if value is not None}
+    for name in ("shard", "executor", "tasks", "workers", "slurm", "dry-run"):
+        said.pop(name, None)
+    return {**said, "output": str(output.absolute())}
 
 
 def default_output(dataset: str) -> Path:

@@ -110,3 +110,14 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
     }
     by_name = {option.opts[0].removeprefix("--"): option.name for option in ctx.command.params}
     ctx.default_map = {**(ctx.default_map or {}), **{by_name.get(n, n): value for n, value in names.items()}}
+
+
+def read_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    """``field=value`` of an option that may be repeated, or from a config file a mapping."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = str(pair).partition("=")
+        if not equals:
+            raise click.BadParameter(f"{pair!r} is not field=value, like {parameter.opts[0]} {pair}=1.")
+        found[name.strip()] = value.strip()
+    return found

@@ -10,6 +10,7 @@ from sepo_data.annotate import Report
 from sepo_data.health import Health
 from sepo_data.planning import Plan
 from sepo_data.policy_rows import ProjectedPair
+from sepo_data.precision import Precision, computed_in
 from sepo_data.preferences import response_text
 from sepo_data.schema import SIDES
 from sepo_data.transfer import Transfer
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 def describe_report(report: Report) -> str:
     """Counts, the oracle's health and, last, where the dataset is."""
     if report.manifest is None:
-        return f"this shard is done. When all are: sepo merge {report.output}\n{report.output}"
+        chunks = "one chunk" if report.missing == 1 else f"{report.missing:,} chunks"
+        return (
+            f"this shard is done; {chunks} of others {'is' if report.missing == 1 else 'are'} missing. Who "
+            f"finishes last makes the dataset\n{report.output}"
+        )
     counts, health = report.manifest["counts"], report.health
     assert health is not None
     dropped = describe_dropped(counts["dropped"])
@@ -30,6 +35,8 @@ def describe_report(report: Report) -> str:
     ]
     lines += [f"note: {count:,} {what}" for what, count in counts["notes"].items()]
     lines += describe_health(health)
+    if report.precision is not None:
+        lines += describe_precision(report.precision, report.manifest["scoring"]["dtype"])
     lines.append(str(report.output) if report.commit is None else f"{report.output}\n{report.commit}")
     return "\n".join(lines)
 
@@ -58,6 +65,16 @@ def describe_health(health: Health) -> list[str]:
             f"{side.truncated:,} truncated"
         )
     return lines + [f"warning: {warning}" for warning in health.warnings()]
+
+
+def describe_precision(precision: Precision, dtype: str) -> list[str]:
+    """What the precision of a run did to its selection, and a warning where it is much."""
+    return [
+        f"{computed_in(dtype)} against float32, on {precision.pairs} pairs: {precision.overlap:.1%} of the "
+        f"selected tokens are the same; a reward differs by {precision.noise:.4f} nats, and rewards spread "
+        f"by {precision.reward_spread:.4f}",
+        *(f"warning: {warning}" for warning in precision.warnings(dtype)),
+    ]
 
 
 def describe_plan(plan: Plan) -> str:

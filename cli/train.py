@@ -7,21 +7,14 @@ from typing import Any
 
 import rich_click as click
 
-from .common import Command, Group, config_option, one_line_errors
+from .common import Command, Group, config_option, one_line_errors, read_pairs
 
 RATIO = click.FloatRange(0, 1, min_open=True)
 POSITIVE = click.FloatRange(0, min_open=True)
 
 
 def _read_set(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
-    """``field=value`` pairs, or from a config file a mapping."""
-    found = {}
-    for pair in pairs:
-        name, equals, value = str(pair).partition("=")
-        if not equals:
-            raise click.BadParameter(f"{pair!r} is not field=value, for example --set weight_decay=0.1.")
-        found[name.strip().replace("-", "_")] = value.strip()
-    return found
+    return {name.replace("-", "_"): value for name, value in read_pairs(ctx, parameter, pairs).items()}
 
 
 def _options(*, learning_rate: float, batch_size: int, micro_batch_size: int) -> Callable[[Any], Any]:

@@ -11,6 +11,7 @@ import yaml
 
 from .hashing import text_sha256
 from .health import health_from_dict
+from .precision import computed_in, precision_from_dict
 
 CARRIED_OVER = ("license", "license_name", "license_link", "language")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -31,9 +32,18 @@ def render_card(manifest: dict[str, Any]) -> str:
         autoescape=False,  # Markdown, and no text of a row ever reaches it
     )
     header = yaml.safe_dump(_metadata(manifest), sort_keys=False, allow_unicode=True, width=1000)
-    health = health_from_dict(manifest["health"])
+    health, precision = health_from_dict(manifest["health"]), precision_from_dict(manifest["precision"])
+    warnings = health.warnings()
+    if precision is not None:
+        warnings += precision.warnings(manifest["scoring"]["dtype"])
     page = environment.get_template("dataset_card.md.j2")
-    return f"---\n{header}---\n\n" + page.render(m=manifest, health=health, warnings=health.warnings())
+    return f"---\n{header}---\n\n" + page.render(
+        m=manifest,
+        health=health,
+        precision=precision,
+        computed_in=computed_in(manifest["scoring"]["dtype"]),
+        warnings=warnings,
+    )
 
 
 def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -248,7 +248,9 @@ def _logits(model: nn.Module, bare: Any, inputs: dict[str, Any], places: Tensor)
     """The logits at some places of a batch, ``(N, V)``; only they are made."""
 
     def keep_read(_: object, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return hidden[0].flatten(0, 1)[places][None], *hidden[1:]  # (B, T, H) -> (1, N, H)
+        states, *rest = hidden
+        read = states.flatten(0, 1)[places.to(states.device)][None]  # (B, T, H) -> (1, N, H)
+        return read, *rest
 
     head = bare.get_output_embeddings()
     if head is None:
@@ -279,7 +281,8 @@ def _logps_in_parts(
         _logits(model, bare, inputs, packed.predicting[:1])
     finally:
         hook.remove()
-    hidden = outputs[0].last_hidden_state[0].index_select(0, packed.predicting)  # (N, H)
+    last_hidden = outputs[0].last_hidden_state[0]  # (T, H); a large model's may be on another device
+    hidden = last_hidden.index_select(0, packed.predicting.to(last_hidden.device))  # (N, H)
 
     def part_logps(part: Tensor, labels: Tensor) -> Tensor:
         replayed = copy.copy(outputs[0])
@@ -311,6 +314,7 @@ def _label_logps(logits: Tensor, labels: Tensor) -> Tensor:
     """float32 log-softmax of ``(N, V)`` logits at the ``(N,)`` labels, without a copy of all logits."""
     rows = max(1, SOFTMAX_ELEMENTS // logits.shape[-1])
     parts = []
+    labels = labels.to(logits.device)
     for part, part_labels in zip(torch.split(logits, rows), torch.split(labels, rows), strict=True):
         wide = part.float()
         parts.append(wide.gather(-1, part_labels[:, None])[:, 0] - wide.logsumexp(-1))

@@ -25,7 +25,8 @@ from .shards import (
     chunk_ranges,
     is_finished,
     json_bytes,
-    read_notes,
+    missing_chunks,
+    read_chunk,
     read_record,
     renamed,
     write_atomically,
@@ -66,8 +67,14 @@ def merge_run(output: Path) -> dict[str, Any]:
 
 
 def _merge(run: Run) -> dict[str, Any]:
-    paths = _chunk_paths(run)
-    notes = [read_notes(run, path) for path in paths]
+    chunks = chunk_ranges(run.rows)
+    _check_complete(run)
+    kept, notes = 0, []
+    for chunk in chunks:
+        table, of_chunk = read_chunk(run, *chunk)
+        schema = table.schema
+        kept += table.num_rows
+        notes.append(of_chunk)
     dropped: dict[str, list[int]] = {}
     counts = Counter(run.record["source"]["repairs"])
     for note in notes:
@@ -75,12 +82,11 @@ def _merge(run: Run) -> dict[str, Any]:
         for reason, rows in note["dropped"].items():
             dropped.setdefault(reason, []).extend(rows)
     dropped_counts = {reason: len(rows) for reason, rows in sorted(dropped.items())}
-    kept = sum(pq.read_metadata(path).num_rows for path in paths)
     if kept == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped_counts.items())
         raise OutputError(f"{run.output}: no row could be annotated: {reasons}. Look at the dataset.")
     meter = HealthMeter()
-    shards = _write_shards(run, paths, kept, meter.add)
+    shards = _write_shards(run, chunks, schema, kept, meter.add)
     manifest = {
         **run.record,
         "fingerprint": run.fingerprint,
@@ -92,22 +98,21 @@ def _merge(run: Run) -> dict[str, Any]:
         },
         "dropped_rows": dropped,
         "health": meter.health().as_dict(),
+        "precision": next((note["precision"] for note in notes if "precision" in note), None),
         "shards": shards,
     }
     _finish(run, manifest)
     return manifest
 
 
-def _chunk_paths(run: Run) -> list[Path]:
-    ranges = chunk_ranges(run.rows)
-    missing = [(lo, hi) for lo, hi in ranges if not run.chunk(lo, hi).exists()]
+def _check_complete(run: Run) -> None:
+    missing = missing_chunks(run)
     if missing:
         spans = ", ".join(f"{lo}-{hi - 1}" for lo, hi in missing[:5]) + ("…" if len(missing) > 5 else "")
         raise OutputError(
-            f"{run.output}: {len(missing)} of {len(ranges)} chunks are missing (rows {spans}). "
-            "Run the shards that own them, then sepo merge."
+            f"{run.output}: {len(missing)} of {len(chunk_ranges(run.rows))} chunks are missing "
+            f"(rows {spans}). Run the shards that own them."
         )
-    return [run.chunk(lo, hi) for lo, hi in ranges]
 
 
 def _finish(run: Run, manifest: dict[str, Any]) -> None:
@@ -121,14 +126,17 @@ def _finish(run: Run, manifest: dict[str, Any]) -> None:
 
 
 def _write_shards(
-    run: Run, paths: list[Path], kept: int, on_table: Callable[[pa.Table], None]
+    run: Run,
+    chunks: list[tuple[int, int]],
+    schema: pa.Schema,
+    kept: int,
+    on_table: Callable[[pa.Table], None],
 ) -> list[dict[str, Any]]:
-    size = sum(path.stat().st_size for path in paths)
+    size = sum(run.chunk(*chunk).stat().st_size for chunk in chunks)
     count = max(-(-size // SHARD_BYTES), MANY_SHARDS if kept > MANY_ROWS else 1)
     ends = [kept * (i + 1) // count for i in range(count)]
     groups = [_group_sizes(end - start) for start, end in pairwise([0, *ends])]
-    batches = _rebatched(_tables(paths, on_table), [size for sizes in groups for size in sizes])
-    schema = pq.read_schema(paths[0]).remove_metadata()
+    batches = _rebatched(_tables(run, chunks, on_table), [size for sizes in groups for size in sizes])
     (run.output / "data").mkdir(exist_ok=True)
     shards = []
     for i, sizes in enumerate(groups):
@@ -147,12 +155,11 @@ def _group_sizes(rows: int) -> list[int]:
     return [min(ROW_GROUP_ROWS, rows - start) for start in range(0, rows, ROW_GROUP_ROWS)]
 
 
-def _tables(paths: list[Path], on_table: Callable[[pa.Table], None]) -> Iterator[pa.Table]:
-    for path in paths:
-        try:
-            table = pq.read_table(path).replace_schema_metadata(None)
-        except (OSError, pa.ArrowException) as error:
-            raise OutputError(f"{path} is damaged ({error}). Delete it and run again.") from error
+def _tables(
+    run: Run, chunks: list[tuple[int, int]], on_table: Callable[[pa.Table], None]
+) -> Iterator[pa.Table]:
+    for chunk in chunks:
+        table, _ = read_chunk(run, *chunk)
         on_table(table)
         yield table
 

@@ -9,26 +9,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from .checkpoints import Checkpoint, PairFacts, Snapshot, errors_as, not_causal, same_model
-from .errors import ModelError, SettingsError, first_line
+from .errors import ModelError
 from .fast_path import prepare
 from .logprobs import Logps, token_logps
 from .packing import TokenSequence
+from .placement import device_map, scoring_device
 from .settings import Dtype
 
-BATCH_TOKENS_CPU = 1024  # larger batches leave the cache and get slower
+BATCH_TOKENS_CPU = 2048  # larger batches are no faster; smaller ones part pairs from their prompts
 BATCH_TOKENS_ACCELERATOR = {"float32": 16_384, "float16": 32_768, "bfloat16": 32_768}
 
 PROBE_TOKENS = 16
 PROBE_LEAK = 0.05  # causal models leak rounding errors at most; BERT about 1
 
-LoadBase = Callable[[Checkpoint], PreTrainedModel]
+
+Role = Literal["oracle", "ref"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True)
@@ -38,20 +41,24 @@ class Scorer:
     Attributes:
         model: The model; the other role may have the same.
         role: Switches adapters for as long as it is entered.
+        batch_tokens: Most tokens in a forward pass, unless said otherwise.
     """
 
     model: PreTrainedModel
     role: Callable[[], AbstractContextManager[object]]
+    batch_tokens: int
 
     def logps(
         self,
         sequences: Sequence[TokenSequence],
-        batch_tokens: int,
+        batch_tokens: int | None = None,
         on_batch: Callable[[int], None] = lambda tokens: None,
     ) -> list[Logps]:
         """As `logprobs.token_logps`."""
         with self.role():
-            return token_logps(self.model, sequences, batch_tokens=batch_tokens, on_batch=on_batch)
+            return token_logps(
+                self.model, sequences, batch_tokens=batch_tokens or self.batch_tokens, on_batch=on_batch
+            )
 
     def probe(self) -> Tensor:
         """Logits of two sequences that differ in their last token only, float32, ``(2, T, V)``."""
@@ -63,116 +70,136 @@ class Scorer:
         return logits.float().cpu()
 
 
-@dataclass(frozen=True)
-class ModelPair:
-    """Oracle and reference, ready to score.
-
-    Attributes:
-        oracle: The oracle.
-        ref: The reference.
-        batch_tokens: Most tokens in a forward pass, unless said otherwise.
-    """
+class ModelPair(NamedTuple):
+    """Oracle and reference, ready to score."""
 
     oracle: Scorer
     ref: Scorer
-    batch_tokens: int
-
-    def oracle_logps(
-        self,
-        sequences: Sequence[TokenSequence],
-        batch_tokens: int | None = None,
-        on_batch: Callable[[int], None] = lambda tokens: None,
-    ) -> list[Logps]:
-        """Log-probs under the oracle, see `logprobs.token_logps`."""
-        return self.oracle.logps(sequences, batch_tokens or self.batch_tokens, on_batch)
-
-    def ref_logps(
-        self,
-        sequences: Sequence[TokenSequence],
-        batch_tokens: int | None = None,
-        on_batch: Callable[[int], None] = lambda tokens: None,
-    ) -> list[Logps]:
-        """Log-probs under the reference, see `logprobs.token_logps`."""
-        return self.ref.logps(sequences, batch_tokens or self.batch_tokens, on_batch)
 
 
-def load_pair(
-    facts: PairFacts, *, dtype: Dtype = "float32", device: str = "auto", longest: int = sys.maxsize
-) -> ModelPair:
+@dataclass(frozen=True)
+class Loading:
+    """How weights are loaded.
+
+    Attributes:
+        dtype: What the models compute in, whatever they are stored in.
+        device: ``auto`` (CUDA, else MPS, else CPU), or a torch device.
+        longest: Most tokens of a sequence to score.
+        exact: Compute float32 products in float32 proper, where CUDA is else allowed TF32.
+    """
+
+    dtype: Dtype = "float32"
+    device: str = "auto"
+    longest: int = sys.maxsize
+    exact: bool = False
+
+    @property
+    def place(self) -> torch.device:
+        """The device.
+
+        Raises:
+            SettingsError: If there is no such device.
+        """
+        return scoring_device(self.device)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the models compute in less than float32."""
+        return self.dtype != "float32" or (self.place.type == "cuda" and not self.exact)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Most tokens in a forward pass that suit the device."""
+        return BATCH_TOKENS_CPU if self.place.type == "cpu" else BATCH_TOKENS_ACCELERATOR[self.dtype]
+
+
+def scorers(facts: PairFacts, how: Loading, *, in_turn: bool) -> Iterator[tuple[Role, Scorer]]:
+    """Oracle and reference, loaded together, or ``in_turn``: then each is dropped before the next is loaded.
+
+    Raises:
+        ModelError: As `load_pair`.
+    """
+    if not in_turn:
+        yield from zip(ROLES, load_pair(facts, how), strict=True)
+        return
+    oracle, ref = facts.checkpoints
+    ref_probe = load_scorer(ref, how).probe()  # before hours of scoring, not behind them
+    scorer = load_scorer(oracle, how)
+    if torch.equal(scorer.probe(), ref_probe):
+        raise same_model(facts.oracle, facts.ref)
+    yield "oracle", scorer
+    del scorer
+    yield "ref", load_scorer(ref, how)
+
+
+def load_pair(facts: PairFacts, how: Loading) -> ModelPair:
     """Load the weights of oracle and reference; a base that both have only once.
 
     Args:
         facts: From `checkpoints.describe_pair`.
-        dtype: What the models compute in, whatever they are stored in.
-        device: ``auto`` (CUDA, else MPS, else CPU), or a torch device.
-        longest: Most tokens of a sequence to score.
+        how: Precision and device.
 
     Raises:
         ModelError: If weights are missing or broken, a model is not causal, or both are the same.
         SettingsError: If there is no such device.
     """
-    place = _scoring_device(device, dtype)
-    load = partial(load_base, dtype=getattr(torch, dtype), device=place)
+    _allow_tf32(how)
     oracle, ref = facts.checkpoints
-    shared = _load_shared(oracle, ref, load) if oracle.base.revision == ref.base.revision else None
-    scorers = shared or (_load_alone(oracle, load), _load_alone(ref, load))
-    probes = [scorer.probe() for scorer in scorers]
+    shared = _load_shared(oracle, ref, how) if oracle.base.revision == ref.base.revision else None
+    pair = ModelPair(*(shared or (_load_alone(oracle, how), _load_alone(ref, how))))
+    probes = [scorer.probe() for scorer in pair]
     for checkpoint, probe in zip(facts.checkpoints, probes, strict=True):
         _check_causal(checkpoint, probe)
     if torch.equal(*probes):  # also when other folders hold the same weights, or an adapter was never trained
         raise same_model(facts.oracle, facts.ref)
-    if scorers[0].model is scorers[1].model:
-        prepare(scorers[0].model, longest, [scorer.role for scorer in scorers])
+    if pair.oracle.model is pair.ref.model:
+        prepare(pair.oracle.model, how.longest, [scorer.role for scorer in pair])
     else:
-        for scorer in scorers:
-            prepare(scorer.model, longest)
-    return ModelPair(*scorers, batch_tokens=_batch_tokens(place, dtype))
+        for scorer in pair:
+            prepare(scorer.model, how.longest)
+    return pair
 
 
-def load_scorer(
-    checkpoint: Checkpoint, *, dtype: Dtype = "float32", device: str = "auto", longest: int = sys.maxsize
-) -> tuple[Scorer, int]:
-    """Load a single model to score, as `load_pair`, and say how many tokens suit a forward pass.
+def load_scorer(checkpoint: Checkpoint, how: Loading) -> Scorer:
+    """Load a single model to score, as `load_pair`.
 
     Raises:
         ModelError: If weights are missing or broken, or the model is not causal.
         SettingsError: If there is no such device.
     """
-    place = _scoring_device(device, dtype)
-    scorer = _load_alone(checkpoint, partial(load_base, dtype=getattr(torch, dtype), device=place))
+    _allow_tf32(how)
+    scorer = _load_alone(checkpoint, how)
     _check_causal(checkpoint, scorer.probe())
-    prepare(scorer.model, longest)
-    return scorer, _batch_tokens(place, dtype)
+    prepare(scorer.model, how.longest)
+    return scorer
 
 
-def _scoring_device(name: str, dtype: Dtype) -> torch.device:
-    place = _device(name)
-    if place.type == "cuda" and dtype == "float32":
-        # in a simulation of TF32 on CPU, selections of the top 30% overlapped with float32's by 0.98
-        torch.set_float32_matmul_precision("high")
-    return place
+def _allow_tf32(how: Loading) -> None:
+    """Half of CUDA's speed for float32; docs/performance.md has what it does to a selection."""
+    if how.place.type == "cuda" and how.dtype == "float32":
+        torch.set_float32_matmul_precision("highest" if how.exact else "high")
 
 
-def _batch_tokens(place: torch.device, dtype: Dtype) -> int:
-    return BATCH_TOKENS_CPU if place.type == "cpu" else BATCH_TOKENS_ACCELERATOR[dtype]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
+@contextmanager
+def matmul_precision(precision: str | None = None) -> Iterator[None]:
+    """Set how float32 products may be computed; afterwards it is as it was, also if it was changed inside."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision or before)
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SettingsError(f'device "{name}": {first_line(error)}. Pass --device auto.') from error
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
-def load_base(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device | None) -> PreTrainedModel:
+def load_base(
+    checkpoint: Checkpoint, *, dtype: torch.dtype, device_map: dict[str, torch.device] | str | None
+) -> PreTrainedModel:
     """Load the weights of a checkpoint's base, in eval mode.
 
     Args:
         checkpoint: Where they are.
         dtype: What they are kept in, whatever they are stored in.
-        device: Where to; None leaves it to whoever trains the model.
+        device_map: Where to; None leaves it to whoever trains the model.
 
     Raises:
         ModelError: If weights are missing or broken.
@@ -184,7 +211,7 @@ def load_base(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.devic
             base.location,
             revision=base.commit,
             dtype=dtype,  # transformers would take the dtype that the weights are stored in
-            device_map=None if device is None else {"": device},
+            device_map=device_map,
             attn_implementation="eager" if soft_caps else None,  # transformers 5.0: SDPA drops the caps
             use_safetensors=True,
             trust_remote_code=False,
@@ -201,27 +228,33 @@ def load_base(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.devic
     return model
 
 
-def _load_alone(checkpoint: Checkpoint, load: LoadBase) -> Scorer:
-    model = load(checkpoint)
+def _load_alone(checkpoint: Checkpoint, how: Loading) -> Scorer:
+    model = _load_placed(checkpoint, how)
     if checkpoint.adapter is not None:
         model = attach(model, checkpoint.adapter, "default")
-    return Scorer(model, nullcontext)
+    return Scorer(model, nullcontext, how.batch_tokens)
 
 
-def _load_shared(oracle: Checkpoint, ref: Checkpoint, load: LoadBase) -> tuple[Scorer, Scorer] | None:
+def _load_placed(checkpoint: Checkpoint, how: Loading) -> PreTrainedModel:
+    place = device_map(checkpoint, how.dtype, how.place)
+    return load_base(checkpoint, dtype=getattr(torch, how.dtype), device_map=place)
+
+
+def _load_shared(oracle: Checkpoint, ref: Checkpoint, how: Loading) -> tuple[Scorer, Scorer] | None:
     """One base in both roles; None if an adapter has changed the base itself (biases, PiSSA)."""
-    model: Any = load(oracle)
-    untouched = Scorer(model, nullcontext).probe()
-    for name, checkpoint in (("oracle", oracle), ("ref", ref)):
+    model: Any = _load_placed(oracle, how)
+    untouched = Scorer(model, nullcontext, how.batch_tokens).probe()
+    for name, checkpoint in zip(ROLES, (oracle, ref), strict=True):
         if checkpoint.adapter is not None:
             model = attach(model, checkpoint.adapter, name)
-    if not torch.equal(Scorer(model, model.disable_adapter).probe(), untouched):
+    if not torch.equal(Scorer(model, model.disable_adapter, how.batch_tokens).probe(), untouched):
         return None
     roles = [
         model.disable_adapter if checkpoint.adapter is None else partial(_adapter, model, name)
-        for name, checkpoint in (("oracle", oracle), ("ref", ref))
+        for name, checkpoint in zip(ROLES, (oracle, ref), strict=True)
     ]
-    return Scorer(model, roles[0]), Scorer(model, roles[1])
+    first, second = (Scorer(model, role, how.batch_tokens) for role in roles)
+    return first, second
 
 
 def attach(model: Any, adapter: Snapshot, name: str, *, trainable: bool = False) -> Any:

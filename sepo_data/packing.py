@@ -233,13 +233,17 @@ def packed_attention(
                 enable_gqa=native_gqa,
             ).transpose(1, 2)
         attended.append(out.flatten(0, 1))  # (B * L, H, D)
-    return torch.cat(attended)[sepo_layout.back][None], None
+    return torch.cat(attended)[sepo_layout.back.to(query.device)][None], None
 
 
 def _gathered(states: Tensor, rows: Tensor) -> Tensor:
     """``(1, H, T, D)`` to rows ``(B, H, L, D)``."""
     tokens = states[0].transpose(0, 1)  # (T, H, D)
-    return tokens.index_select(0, rows.flatten()).view(*rows.shape, *tokens.shape[1:]).transpose(1, 2)
+    return (
+        tokens.index_select(0, rows.flatten().to(tokens.device))
+        .view(*rows.shape, *tokens.shape[1:])
+        .transpose(1, 2)
+    )
 
 
 def _is_half_on_cuda(states: Tensor) -> bool:

@@ -5,11 +5,12 @@ import sys
 import time
 from dataclasses import dataclass
 
-from .annotate import load_models, prepare
 from .errors import PreferenceError
+from .job import prepare
+from .models import scorers
 from .rows import EncodedPair, encode_rows
 from .schema import SIDES
-from .scoring import score_rows
+from .scoring import role_logps
 from .settings import AnnotateSettings
 from .shards import CHUNK_ROWS
 
@@ -82,15 +83,18 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
         raise PreferenceError(f"{dataset}: none of {sampled:,} rows can be annotated: {reasons}.")
     pairs.sort(key=_tokens)
-    models = load_models(job)
-    budget = settings.batch_tokens or models.batch_tokens
+    how = job.loading
+    budget = settings.batch_tokens or how.batch_tokens
     full_batch = max(1, budget // _tokens(pairs[-1]))
-    score_rows(models, pairs[-full_batch:], budget)  # the longest: peak memory, and a warm device
     probe = pairs[:: max(1, len(pairs) // max(PROBE_PAIRS, full_batch))]
-    began = time.perf_counter()
-    score_rows(models, probe, budget)
-    seconds_per_token = (time.perf_counter() - began) / sum(map(_tokens, probe))
-    device = str(models.oracle.model.device)
+    seconds = 0.0
+    for role, scorer in scorers(job.facts, how, in_turn=job.in_turn):
+        role_logps(role, scorer, pairs[-full_batch:], budget)  # the longest: peak memory, and a warm device
+        began = time.perf_counter()
+        role_logps(role, scorer, probe, budget)
+        seconds += time.perf_counter() - began
+        del scorer  # before the next one is loaded
+    device = str(how.place)
     tokens = round(sum(map(_tokens, pairs)) * rows / sampled)
     return Plan(
         name=job.source.name,
@@ -103,7 +107,7 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
         truncated=sum(not getattr(pair, side).ended for pair in pairs for side in SIDES),
         max_length=job.max_length,
         device=device,
-        seconds=tokens * seconds_per_token,
+        seconds=tokens * seconds / sum(map(_tokens, probe)),
         memory_bytes=_peak_memory(device),
         push_to_hub=settings.push_to_hub,
     )

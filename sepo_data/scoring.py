@@ -13,9 +13,11 @@ from .rows import EncodedPair
 from .schema import SIDES
 
 if TYPE_CHECKING:
-    from .models import ModelPair
+    from .checkpoints import PairFacts
+    from .models import Loading, ModelPair, Role, Scorer
 
 Logps = npt.NDArray[np.float32]
+SideLogps = dict[str, list[Logps]]  # of one model, by side
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,21 @@ class ScoredSide:
     oracle_logps: list[Logps]
     ref_logps: list[Logps]
 
+    @property
+    def rewards(self) -> list[Logps]:
+        """The differences, in nats."""
+        return [oracle - ref for oracle, ref in zip(self.oracle_logps, self.ref_logps, strict=True)]
+
+
+Scores = dict[str, ScoredSide]  # by side
+
 
 def score_rows(
     models: "ModelPair",
     pairs: Sequence[EncodedPair],
     batch_tokens: int | None,
     on_share: Callable[[float], None] = lambda share: None,
-) -> dict[str, ScoredSide]:
+) -> Scores:
     """Take the log-probs of both responses of every pair under both models.
 
     Args:
@@ -52,28 +62,64 @@ def score_rows(
     Raises:
         ScoringError: If a log-prob is not finite, naming row, side and model.
     """
+
+    def on_half(share: float) -> None:
+        on_share(share / 2)
+
+    return scored_sides(
+        role_logps("oracle", models.oracle, pairs, batch_tokens, on_half),
+        role_logps("ref", models.ref, pairs, batch_tokens, on_half),
+    )
+
+
+def score_once(
+    facts: "PairFacts",
+    how: "Loading",
+    pairs: Sequence[EncodedPair],
+    batch_tokens: int | None,
+    *,
+    in_turn: bool,
+) -> Scores:
+    """Load the models, score some pairs as `score_rows`, and drop the models again.
+
+    Raises:
+        ModelError: As `models.scorers`.
+        ScoringError: As `score_rows`.
+    """
+    from .models import scorers  # loads torch
+
+    found: dict[Role, SideLogps] = {}
+    for role, scorer in scorers(facts, how, in_turn=in_turn):
+        found[role] = role_logps(role, scorer, pairs, batch_tokens)
+        del scorer  # before the next one is loaded
+    return scored_sides(found["oracle"], found["ref"])
+
+
+def role_logps(
+    role: "Role",
+    scorer: "Scorer",
+    pairs: Sequence[EncodedPair],
+    batch_tokens: int | None,
+    on_share: Callable[[float], None] = lambda share: None,
+) -> SideLogps:
+    """Take the log-probs of both responses of every pair under one model; the rest as `score_rows`."""
     distinct: dict[bytes, EncodedResponse] = {}
     for pair in pairs:
         for side in SIDES:
             distinct.setdefault(_key(getattr(pair, side)), getattr(pair, side))
     sequences = list(distinct.values())
-    work = 2 * sum(sequence.input_ids.size for sequence in sequences)
-
-    def on_tokens(tokens: int) -> None:
-        on_share(tokens / work)
-
-    by_model = [
-        dict(zip(distinct, score(sequences, batch_tokens, on_tokens), strict=True))
-        for score in (models.oracle_logps, models.ref_logps)
-    ]
-    scored = {}
+    work = sum(sequence.input_ids.size for sequence in sequences)
+    found = scorer.logps(sequences, batch_tokens, lambda tokens: on_share(tokens / work))
+    by_key = dict(zip(distinct, found, strict=True))
+    logps = {side: [by_key[_key(getattr(pair, side))] for pair in pairs] for side in SIDES}
     for side in SIDES:
-        keys = [_key(getattr(pair, side)) for pair in pairs]
-        oracle_logps, ref_logps = ([logps[key] for key in keys] for logps in by_model)
-        _check_finite(pairs, side, "oracle", oracle_logps)
-        _check_finite(pairs, side, "reference", ref_logps)
-        scored[side] = ScoredSide(oracle_logps, ref_logps)
-    return scored
+        _check_finite(pairs, side, "reference" if role == "ref" else role, logps[side])
+    return logps
+
+
+def scored_sides(oracle: SideLogps, ref: SideLogps) -> Scores:
+    """Log-probs by side, of both models."""
+    return {side: ScoredSide(oracle[side], ref[side]) for side in SIDES}
 
 
 def _key(response: EncodedResponse) -> bytes:

@@ -34,6 +34,8 @@ class AnnotateSettings:
         dtype: What the models compute in; the log-softmax is float32 always.
         device: ``auto``, or a torch device such as ``cuda:1`` or ``cpu``.
         batch_tokens: Most tokens in a forward pass; None: what suits the device.
+        sequential: Load oracle and reference one after the other; where memory does not hold
+            both it is done anyway.
         store_logps: Keep the log-probs of both models beside the rewards.
         limit: Annotate the first rows only.
         shard: ``(i, n)``: this process does the i-th of n parts, counted from 0.
@@ -60,6 +62,7 @@ class AnnotateSettings:
     dtype: Dtype = "float32"
     device: str = "auto"
     batch_tokens: int | None = None
+    sequential: bool = False
     store_logps: bool = False
     limit: int | None = None
     shard: tuple[int, int] = (0, 1)
@@ -90,9 +93,4 @@ class AnnotateSettings:
         if not 0 <= index < count:
             raise SettingsError(
                 f"shard {index}/{count} does not exist. Count from 0: 0/{count} to {count - 1}/{count}."
-            )
-        if count > 1 and self.push_to_hub is not None:
-            raise SettingsError(
-                "a shard is only a part and cannot be pushed. Leave out --push-to-hub, and when all shards "
-                f"are done run: sepo merge {self.output} && sepo push {self.output} {self.push_to_hub}"
             )

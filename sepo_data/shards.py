@@ -2,8 +2,9 @@
 
 A run is the facts that change its numbers. Work goes in chunks of rows with their
 global range in the name, written aside and renamed when complete, so a finished
-name means done: a killed run repeats at most one chunk, and two workers on one
-chunk write the same bytes.
+name means done: a killed run repeats at most the chunk in hand and the one being written,
+and two workers on one chunk write the same bytes. A chunk begins with the hash of the rest
+of it, so one that was damaged since counts as not done.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ CHUNK_ROWS = 256
 
 _NOTES_KEY = b"sepo_notes"
 _IDENTITY_KEY = b"sepo_identity"
+_DIGEST_BYTES = hashlib.sha256().digest_size
 _IDENTITY = ("scoring", "selection")
 
 
@@ -69,9 +71,9 @@ class Run:
         """Rows of the source that the run covers."""
         return int(self.record["scoring"]["source"]["rows"])
 
-    def chunk(self, lo: int, hi: int) -> Path:
-        """The file of the source rows ``lo`` to ``hi``."""
-        return self.work / f"{self.split}-{lo:09d}-{hi:09d}.parquet"
+    def chunk(self, lo: int, hi: int, part: str = "rows") -> Path:
+        """The file of the source rows ``lo`` to ``hi``: a SHA-256, then Parquet."""
+        return self.work / f"{self.split}-{lo:09d}-{hi:09d}.{part}"
 
 
 def fingerprint(scoring: dict[str, Any]) -> str:
@@ -148,16 +150,23 @@ def chunk_ranges(num_rows: int, shard: tuple[int, int] = (0, 1)) -> list[tuple[i
     return [(lo, min(lo + CHUNK_ROWS, num_rows)) for lo in own]
 
 
-def is_done(run: Run, lo: int, hi: int) -> bool:
+def missing_chunks(run: Run) -> list[tuple[int, int]]:
+    """The chunks of the whole run that nobody has written yet."""
+    return [chunk for chunk in chunk_ranges(run.rows) if not run.chunk(*chunk).exists()]
+
+
+def is_done(run: Run, lo: int, hi: int, part: str = "rows") -> bool:
     """Whether a chunk is written whole; a damaged one counts as not done and is written again."""
     try:
-        read_notes(run, run.chunk(lo, hi))
+        read_chunk(run, lo, hi, part)
     except OutputError:
         return False
     return True
 
 
-def write_chunk(run: Run, lo: int, hi: int, table: pa.Table, notes: dict[str, Any]) -> None:
+def write_chunk(
+    run: Run, lo: int, hi: int, table: pa.Table, notes: dict[str, Any], part: str = "rows"
+) -> None:
     """Write the annotated rows of one chunk, whole or not at all.
 
     Args:
@@ -166,38 +175,48 @@ def write_chunk(run: Run, lo: int, hi: int, table: pa.Table, notes: dict[str, An
         hi: One past the last source row.
         table: The rows that could be annotated, in the final columns.
         notes: What happened to the others, plain JSON; kept in the file's footer.
+        part: Names the file, see `Run.chunk`.
 
     Raises:
         OutputError: If the folder cannot be written or the disk is full.
     """
     footer = {_NOTES_KEY: json_bytes(notes), _IDENTITY_KEY: run.identity}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(footer), sink, compression="zstd")
+    content = sink.getvalue()
     try:
-        with writing(run.output), renamed(run.chunk(lo, hi)) as path:
-            pq.write_table(table.replace_schema_metadata(footer), path, compression="zstd")
+        with writing(run.output):
+            write_atomically(run.chunk(lo, hi, part), hashlib.sha256(content).digest(), content)
     except OutputError:
         if not is_finished(run):  # else another worker had this chunk too, and has merged the run
             raise
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    with renamed(path) as partial:
-        partial.write_bytes(content)
-
-
-def read_notes(run: Run, path: Path) -> dict[str, Any]:
-    """The notes in a chunk's footer.
+def read_chunk(run: Run, lo: int, hi: int, part: str = "rows") -> tuple[pa.Table, dict[str, Any]]:
+    """What `write_chunk` wrote: the rows of a chunk, and its notes.
 
     Raises:
-        OutputError: If the chunk is damaged, or another run's.
+        OutputError: If the chunk is missing, damaged, or another run's.
     """
+    path = run.chunk(lo, hi, part)
     try:
-        footer = pq.read_metadata(path).metadata or {}
-    except (OSError, pa.ArrowException) as error:
-        raise OutputError(f"{path} is damaged ({error}). Delete it and run again.") from error
-    if footer.get(_IDENTITY_KEY) != run.identity:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read ({error.strerror or error}). Run again.") from error
+    digest, rest = content[:_DIGEST_BYTES], memoryview(content)[_DIGEST_BYTES:]
+    if hashlib.sha256(rest).digest() != digest:
+        raise OutputError(f"{path} is damaged. The same sepo-annotate command as before makes it anew.")
+    table = pq.read_table(pa.BufferReader(pa.py_buffer(rest)))
+    footer = table.schema.metadata
+    if footer[_IDENTITY_KEY] != run.identity:
         raise OutputError(f"{path} belongs to another run. Delete it and run again.")
-    return dict(json.loads(footer[_NOTES_KEY]))
+    return table.replace_schema_metadata(None), dict(json.loads(footer[_NOTES_KEY]))
+
+
+def write_atomically(path: Path, *parts: bytes | pa.Buffer) -> None:
+    """Write a file whole or not at all."""
+    with renamed(path) as partial, partial.open("wb") as file:
+        file.writelines(parts)
 
 
 def _refuse_other_run(run: Run, found: dict[str, Any]) -> None:
@@ -242,19 +261,23 @@ def renamed(path: Path, *, replace: bool = True) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.tmp.{uuid4().hex}")  # another node may have this process's number
     try:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        flush(partial)
         if replace:
             partial.replace(path)
         else:
             os.link(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(number)
     finally:
-        os.close(folder)
+        os.close(number)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -1,5 +1,6 @@
 """Scored pairs to Arrow columns in the schema of an annotated dataset."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .preferences import PairColumns
-from .rows import EncodedRows
+from .rows import EncodedPair, EncodedRows
 from .schema import PAIR_COLUMNS, SIDES
-from .scoring import ScoredSide
-from .selection import select
+from .scoring import Logps, ScoredSide
+from .selection import Mask, select
 from .settings import AnnotateSettings
 
 
@@ -46,21 +47,30 @@ def annotated_table(
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
+def side_masks(
+    pairs: Sequence[EncodedPair], side: str, rewards: Sequence[Logps], settings: AnnotateSettings
+) -> list[Mask]:
+    """The selected tokens of one side's responses, by the rule and ratio of the settings."""
+    highest = side == "chosen"
+    ratio = settings.chosen_ratio if highest else settings.rejected_ratio
+    return [
+        select(
+            values,
+            settings.selection,
+            ratio,
+            highest=highest,
+            seed=(settings.seed, pair.row, SIDES.index(side)),
+        )
+        for pair, values in zip(pairs, rewards, strict=True)
+    ]
+
+
 def _side_columns(
     encoded: EncodedRows, side: str, scored: ScoredSide, settings: AnnotateSettings
 ) -> dict[str, pa.Array]:
     responses = [getattr(item, side) for item in encoded.pairs]
-    rewards = [o - r for o, r in zip(scored.oracle_logps, scored.ref_logps, strict=True)]
-    masks = [
-        select(
-            values,
-            settings.selection,
-            settings.chosen_ratio if side == "chosen" else settings.rejected_ratio,
-            highest=side == "chosen",
-            seed=(settings.seed, item.row, SIDES.index(side)),
-        )
-        for item, values in zip(encoded.pairs, rewards, strict=True)
-    ]
+    rewards = scored.rewards
+    masks = side_masks(encoded.pairs, side, rewards, settings)
     sizes = [response.token_start.size for response in responses]
     ended = np.array([response.ended for response in responses], dtype=bool)
     last_reward = np.array([values[-1] for values in rewards], dtype=np.float32)
@@ -68,7 +78,7 @@ def _side_columns(
     total = np.array([values.sum(dtype=np.float64) for values in rewards], dtype=np.float32)
 
     def tokens(parts: list[npt.NDArray[Any]], kind: pa.DataType) -> pa.ListArray:
-        return _list_array([part[:size] for part, size in zip(parts, sizes, strict=True)], kind)
+        return list_array([part[:size] for part, size in zip(parts, sizes, strict=True)], kind)
 
     return {
         f"{side}_reward": pa.array(total),
@@ -83,7 +93,8 @@ def _side_columns(
     }
 
 
-def _list_array(rows: list[npt.NDArray[Any]], kind: pa.DataType) -> pa.ListArray:
+def list_array(rows: Sequence[npt.NDArray[Any]], kind: pa.DataType) -> pa.ListArray:
+    """One list a row."""
     offsets = np.concatenate([[0], np.cumsum([row.size for row in rows])]).astype(np.int32)
     flat = np.concatenate(rows) if rows else np.zeros(0)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind))

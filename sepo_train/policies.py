@@ -35,7 +35,7 @@ def load_trainable(description: Description, settings: TrainSettings) -> Any:
             f"{name}: small updates of all weights round to nothing in {settings.dtype}. Leave out --dtype "
             "(a GPU computes in 16 bits all the same), or pass --lora-rank 16."
         )
-    model: Any = load_base(checkpoint, dtype=getattr(torch, settings.dtype), device=None)
+    model: Any = load_base(checkpoint, dtype=getattr(torch, settings.dtype), device_map=None)
     if getattr(model, "is_quantized", False) and checkpoint.adapter is None and settings.lora_rank is None:
         raise ModelError(f"{name}: is quantised, so its weights cannot be trained. Pass --lora-rank 16.")
     if checkpoint.adapter is not None:

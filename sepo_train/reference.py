@@ -8,8 +8,7 @@ on, reads them.
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,7 +22,7 @@ from transformers import TrainingArguments
 
 from sepo_data.checkpoints import Description
 from sepo_data.errors import OutputError, ScoringError
-from sepo_data.models import load_scorer
+from sepo_data.models import Loading, load_scorer, matmul_precision
 from sepo_data.settings import Dtype
 
 from .batches import Example
@@ -87,25 +86,14 @@ def _score(
     computed_in: torch.dtype | None,
     device: torch.device,
 ) -> Sums:
-    with _matmul_precision_kept():
+    # the scorer allows TF32; a run that finds log-probs in the cache must train like one that does not
+    with matmul_precision():
         sequences = [sequence for pair in pairs for sequence in pair.sequences]
         longest = max((sequence.input_ids.size for sequence in sequences), default=0)
-        scorer, batch_tokens = load_scorer(
-            description.checkpoint, dtype=dtype, device=str(device), longest=longest
-        )
+        scorer = load_scorer(description.checkpoint, Loading(dtype, str(device), longest))
         with torch.autocast(device.type, computed_in, enabled=computed_in is not None):
-            logps = scorer.logps(sequences, batch_tokens)
+            logps = scorer.logps(sequences)
     return np.array([values.sum(dtype=np.float64) for values in logps]).reshape(-1, 2)
-
-
-@contextmanager
-def _matmul_precision_kept() -> Iterator[None]:
-    """The scorer allows TF32; a run that finds log-probs in the cache must train like one that does not."""
-    precision = torch.get_float32_matmul_precision()
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
 
 
 def _read(path: Path, num_pairs: int) -> Sums | None:

@@ -33,7 +33,6 @@ from sepo_data import (
     select_tokens,
     validate,
 )
-from sepo_data.merging import merge_run
 from sepo_data.planning import plan
 
 ROOT = Path(__file__).parent.parent
@@ -230,8 +229,8 @@ def test_shards_and_merge_give_the_bytes_of_one_run(tmp_path: Path, models: tupl
     annotate(data, *models, AnnotateSettings(output=tmp_path / "whole"))
     for index in (2, 0, 1):
         settings = AnnotateSettings(output=tmp_path / "parts", shard=(index, 3))
-        assert annotate(data, *models, settings).manifest is None
-    merge_run(tmp_path / "parts")
+        report = annotate(data, *models, settings)
+        assert (report.manifest is None, report.missing) == {2: (True, 2), 0: (True, 1), 1: (False, 0)}[index]
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
@@ -240,8 +239,8 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, models: tuple[s
     annotate(data, *models, AnnotateSettings(output=tmp_path / "whole"))
     settings = AnnotateSettings(output=tmp_path / "stopped")
     assert annotate(data, *models, settings, stop=lambda: True).manifest is None
-    chunks = sorted(path.name for path in (tmp_path / "stopped" / "_work").glob("*.parquet"))
-    assert chunks == ["train-000000000-000000256.parquet"]
+    chunks = sorted(path.name for path in (tmp_path / "stopped" / "_work").glob("*.rows"))
+    assert chunks == ["train-000000000-000000256.rows"]
     annotate(data, *models, settings)
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
@@ -418,7 +417,6 @@ def test_settings_out_of_range_are_refused() -> None:
         ({"shard": (3, 3)}, "shard 3/3 does not exist. Count from 0: 0/3 to 2/3"),
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
         ({"dtype": "int8"}, 'dtype "int8" is not one of float32, bfloat16, float16'),
-        ({"shard": (0, 2), "push_to_hub": "me/x"}, "sepo merge out && sepo push out me/x"),
     ):
         with pytest.raises(SettingsError) as raised:
             AnnotateSettings(output=Path("out"), **settings)  # type: ignore[arg-type]
@@ -452,9 +450,9 @@ def test_ten_kills_at_random_moments_change_no_byte(tmp_path: Path, models: tupl
     while kills < 10:
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         work, begun = tmp_path / "killed" / "_work", time.monotonic()
-        done = len(list(work.glob("*.parquet")))
+        done = len(list(work.glob("*.rows")))
         # wait until it is at work again, then strike somewhere inside a chunk
-        while len(list(work.glob("*.parquet"))) == done and process.poll() is None:
+        while len(list(work.glob("*.rows"))) == done and process.poll() is None:
             assert time.monotonic() - begun < 120
             time.sleep(0.01)
         time.sleep(float(rng.uniform(0, 0.5)))

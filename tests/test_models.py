@@ -25,7 +25,7 @@ from transformers import (
 
 from sepo_data.checkpoints import ModelFacts, describe_pair
 from sepo_data.errors import HubError, ModelError, SettingsError, TokenizerError
-from sepo_data.models import BATCH_TOKENS_CPU, ModelPair, load_pair
+from sepo_data.models import BATCH_TOKENS_CPU, Loading, ModelPair, load_pair
 
 SEQUENCES = some_tokens(30, 12, 21)
 
@@ -50,7 +50,7 @@ def copy(made: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def load(oracle: Path | str, ref: Path | str, **settings: Any) -> ModelPair:
-    return load_pair(describe_pair(str(oracle), str(ref)), **settings)
+    return load_pair(describe_pair(str(oracle), str(ref)), Loading(**settings))
 
 
 def with_adapter(base: Path, adapter: Path | None) -> PreTrainedModel:
@@ -65,7 +65,7 @@ def with_adapter(base: Path, adapter: Path | None) -> PreTrainedModel:
 def assert_scores_like(pair: ModelPair, oracle: PreTrainedModel, ref: PreTrainedModel) -> None:
     """Twice, since a role that is not left would show in the next one."""
     for _ in range(2):
-        for scored, model in ((pair.oracle_logps(SEQUENCES), oracle), (pair.ref_logps(SEQUENCES), ref)):
+        for scored, model in ((pair.oracle.logps(SEQUENCES), oracle), (pair.ref.logps(SEQUENCES), ref)):
             for logps, tokens in zip(scored, SEQUENCES, strict=True):
                 np.testing.assert_allclose(logps, plain_logps(model, tokens), atol=1e-4, rtol=0)
 
@@ -143,13 +143,13 @@ def test_the_tokenizer_of_an_adapter_comes_before_that_of_its_base(
 
 def test_two_folders_score_like_the_models_that_they_hold(made: dict[str, Path]) -> None:
     pair = load(made["base"], made["other"])
-    assert pair.batch_tokens == BATCH_TOKENS_CPU
+    assert pair.oracle.batch_tokens == BATCH_TOKENS_CPU
     assert_scores_like(pair, tiny_model(seed=1), tiny_model(seed=2))
 
 
 def test_progress_and_budget_reach_the_scoring(made: dict[str, Path]) -> None:
     told: list[int] = []
-    load(made["base"], made["other"]).ref_logps(SEQUENCES, 1, told.append)
+    load(made["base"], made["other"]).ref.logps(SEQUENCES, 1, told.append)
     assert told == [30, 21, 12]
 
 
@@ -200,7 +200,7 @@ def test_the_dtype_is_the_one_asked_for_not_the_stored_one(tmp_path: Path) -> No
     assert pair.oracle.model.dtype == torch.float32
     half = load(tmp_path / "1", tmp_path / "2", dtype="bfloat16")
     assert half.ref.model.dtype == torch.bfloat16
-    (exact,), (rough,) = (p.oracle_logps(SEQUENCES[:1]) for p in (pair, half))
+    (exact,), (rough,) = (p.oracle.logps(SEQUENCES[:1]) for p in (pair, half))
     assert rough.dtype == np.float32
     np.testing.assert_allclose(rough, exact, atol=0.5)
     assert not np.array_equal(rough, exact)
@@ -239,7 +239,7 @@ def test_models_and_adapters_come_from_the_hub_at_one_commit(
 
     hub.add("model", "me/base", made["other"])  # later commits change nothing
     hub.add("model", "me/adapter", made["second"])
-    pair = load_pair(facts)
+    pair = load_pair(facts, Loading())
     assert pair.oracle.model is pair.ref.model
     assert_scores_like(pair, with_adapter(made["base"], made["first"]), tiny_model(seed=1))
 
@@ -249,7 +249,7 @@ def test_a_revision_chooses_the_commit(made: dict[str, Path], hub: HubServer) ->
     second = hub.add("model", "me/grows", made["other"])
     facts = describe_pair("me/grows", "me/grows", ref_revision=first)
     assert (facts.oracle.revision, facts.ref.revision) == (second, first)
-    assert_scores_like(load_pair(facts), tiny_model(seed=2), tiny_model(seed=1))
+    assert_scores_like(load_pair(facts, Loading()), tiny_model(seed=2), tiny_model(seed=1))
 
 
 def test_what_is_in_the_cache_needs_no_hub(

@@ -18,7 +18,7 @@ from sepo_data import fast_path, logprobs
 from sepo_data.checkpoints import describe_pair
 from sepo_data.fast_path import prepare
 from sepo_data.logprobs import Logps, batch_logps, token_logps
-from sepo_data.models import load_pair
+from sepo_data.models import Loading, load_pair
 from sepo_data.packing import PACKED_ATTENTION, Layout, Packed, is_packed, pack, packed_attention
 
 PADDED = {"falcon", "bloom"}  # ALiBi
@@ -304,11 +304,11 @@ def test_oracle_and_reference_on_one_base_are_tried_in_both_roles(
     base = save_tiny(tmp_path / "base")
     oracle = save_tiny_adapter(tmp_path / "oracle", base)
     facts = describe_pair(str(oracle), str(base))
-    models = load_pair(facts, device="cpu")
+    models = load_pair(facts, Loading(device="cpu"))
     assert models.oracle.model is models.ref.model
     assert is_packed(models.ref.model)
     tokens = sequences(*MIXED)
-    packed = [models.oracle_logps(tokens), models.ref_logps(tokens)]
+    packed = [models.oracle.logps(tokens), models.ref.logps(tokens)]
 
     # an adapter whose attention goes wrong: then neither role may be packed
     def wrong_with_adapter(module: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
@@ -316,9 +316,9 @@ def test_oracle_and_reference_on_one_base_are_tried_in_both_roles(
         return (packed_attention if disabled else neighbours_seen)(module, *args, **kwargs)
 
     with attention(wrong_with_adapter):
-        models = load_pair(facts, device="cpu")
+        models = load_pair(facts, Loading(device="cpu"))
     assert not is_packed(models.ref.model)
-    for ours, theirs in zip(packed, [models.oracle_logps(tokens), models.ref_logps(tokens)], strict=True):
+    for ours, theirs in zip(packed, [models.oracle.logps(tokens), models.ref.logps(tokens)], strict=True):
         for one, other in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
 

@@ -1,0 +1,178 @@
+"""``sepo-annotate --executor``: the shards of a run as tasks of datatrove, here or on a SLURM cluster.
+
+A task is one plain process, ``sepo-annotate --shard i/n``. datatrove starts the tasks, keeps
+their logs and marks those that are complete; before a start the marks are made to agree with
+the chunks of the run, so a task runs again if, and only if, one of its chunks is missing.
+"""
+
+import ctypes
+import inspect
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor.base import PipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.stats import PipelineStats
+
+from sepo_data.errors import OutputError, SettingsError
+from sepo_data.shards import Run, chunk_ranges, is_done
+
+log = logging.getLogger("sepo")
+
+PR_SET_PDEATHSIG = 1
+SLURM_DEFAULTS: dict[str, Any] = {
+    "job_name": "sepo",
+    "gpus_per_task": 1,
+    "cpus_per_task": 4,
+    "mem_per_cpu_gb": 8,
+    "qos": None,
+    "env_command": f'export PATH="{Path(sys.executable).parent}:$PATH"',
+}
+
+
+class AnnotateShard(PipelineStep):  # type: ignore[misc]
+    """One shard, by a process of its own: what it takes of memory and GPU goes with it."""
+
+    name = "shard"
+    type = "sepo-annotate"
+
+    def __init__(self, config: Path) -> None:
+        super().__init__()
+        self.config = str(config)
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        """Raises RuntimeError if the process fails."""
+        command = [sys.executable, "-m", "sepo_cli.annotate", "--config", self.config]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SEPO_ANNOTATE_")}
+        shard = f"{rank}/{world_size}"
+        done = subprocess.run(
+            [*command, "--shard", shard], env=environment, preexec_fn=_end_with_parent, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"shard {shard} ended with exit code {done.returncode}")
+
+
+def _end_with_parent() -> None:
+    """A SIGTERM when the parent dies, so that no shard goes on behind a run that was killed; Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class _Local(LocalPipelineExecutor):  # type: ignore[misc]
+    """Tells a task its place among those that run now, and lets the others go on when one fails."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
+        os.environ["LOCAL_RANK"] = str(local_rank)
+        try:
+            return super()._run_for_rank(rank, local_rank, node_rank)
+        except RuntimeError:
+            return PipelineStats()  # it is logged, and its mark is missing
+
+
+class _Slurm(SlurmPipelineExecutor):  # type: ignore[misc]
+    """Without the job behind the others that adds up datatrove's statistics."""
+
+    def launch_merge_stats(self) -> None:
+        """Nothing to add up."""
+
+
+def run_here(run: Run, options: Mapping[str, Any], tasks: int | None, workers: int) -> None:
+    """Run the tasks on this machine, and wait for them.
+
+    Args:
+        run: The run.
+        options: Of ``sepo-annotate``, by name.
+        tasks: Number of shards; None: as many as workers.
+        workers: How many at once.
+
+    Raises:
+        OutputError: If a task failed.
+    """
+    tasks = tasks or workers
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    folder = _task_folder(run)
+    executor = _Local(
+        [AnnotateShard(_write_config(folder, options))],
+        tasks=tasks,
+        workers=workers,
+        logging_dir=str(folder),
+    )
+    _agree(executor, run, tasks)
+    executor.run()
+    if failed := executor.get_incomplete_ranks():
+        raise OutputError(
+            f"{len(failed)} of {tasks} tasks failed ({', '.join(map(str, failed[:8]))}). Their logs are in "
+            f"{folder / 'logs'}; the same command runs them again, and them only."
+        )
+
+
+def submit(
+    run: Run, options: Mapping[str, Any], tasks: int, workers: int | None, slurm: Mapping[str, str]
+) -> str:
+    """Submit the tasks as an array of SLURM jobs; the last one to finish makes the dataset.
+
+    Args:
+        run: The run.
+        options: Of ``sepo-annotate``, by name.
+        tasks: Number of shards.
+        workers: How many at once; None: as many as SLURM lets run.
+        slurm: Fields of datatrove's SlurmPipelineExecutor, or else options of ``sbatch``.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        SettingsError: If a field is missing or wrong.
+        OutputError: If ``sbatch`` fails.
+    """
+    known = inspect.signature(SlurmPipelineExecutor).parameters
+    named = {name.replace("-", "_"): value for name, value in slurm.items()}
+    fields = {name: int(v) if v.isdecimal() else v for name, v in named.items() if name in known}
+    if missing := [name for name in ("partition", "time") if name not in fields]:
+        raise SettingsError(f"--executor slurm needs --slurm {missing[0]}=…, as sbatch does.")
+    folder = _task_folder(run)
+    executor = _Slurm(
+        [AnnotateShard(_write_config(folder, options))],
+        tasks=tasks,
+        workers=workers or -1,
+        logging_dir=str(folder),
+        sbatch_args={name: value for name, value in slurm.items() if name.replace("-", "_") not in known},
+        **{**SLURM_DEFAULTS, **fields},
+    )
+    _agree(executor, run, tasks)
+    try:
+        executor.run()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise OutputError(f"sbatch failed ({error}). Run this where jobs are submitted.") from error
+    script = folder / "launch_script.slurm"
+    return f"submitted job {executor.job_id} ({tasks} tasks, {script}). The last one makes the dataset."
+
+
+def _task_folder(run: Run) -> Path:
+    """Beside the output, which holds nothing but the dataset in the end."""
+    folder = run.output.absolute().with_name(f"{run.output.absolute().name}-tasks")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_config(folder: Path, options: Mapping[str, Any]) -> Path:
+    path = folder / "annotate.yaml"
+    path.write_text(yaml.safe_dump(dict(options), allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def _agree(executor: PipelineExecutor, run: Run, tasks: int) -> None:
+    """Mark as complete the tasks whose chunks are all there, and no others."""
+    for rank in range(tasks):
+        if all(is_done(run, *chunk) for chunk in chunk_ranges(run.rows, (rank, tasks))):
+            executor.mark_rank_as_completed(rank)
+        elif executor.is_rank_completed(rank):
+            executor.logging_dir.rm(f"completions/{rank:05d}")

@@ -1,0 +1,179 @@
+"""Score a sample of an annotated dataset again: do these models really give these rewards?
+
+Anyone who has the models can check what somebody else has published, on a few rows, on
+another machine or in another precision.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .checkpoints import PairFacts, describe_pair
+from .encoding import response_encoder
+from .errors import SettingsError
+from .hub import open_annotated
+from .models import Loading
+from .placement import one_after_the_other
+from .policy_rows import Annotation, annotated_source, read_annotations
+from .projection import partition
+from .rows import EncodedPair, encode_rows
+from .schema import SIDES
+from .scoring import score_once
+from .settings import AnnotateSettings, Dtype
+from .tables import side_masks
+
+log = logging.getLogger("sepo")
+
+ENOUGH_EQUAL = 0.95  # of the mask entries, below which a dataset is not what the models give
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of scoring rows again.
+
+    Attributes:
+        rows: Rows of the sample.
+        moved: Those of them whose tokens, or whose end, lie elsewhere now: another tokenizer,
+            template or maximum length. They are not compared further.
+        tokens: Tokens that were compared, the ends of turns included.
+        largest_difference: Of a token's reward, in nats.
+        noise: Root mean square of the differences, in nats.
+        equal_masks: Share of the mask entries that are the same.
+    """
+
+    rows: int
+    moved: int
+    tokens: int
+    largest_difference: float
+    noise: float
+    equal_masks: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the dataset is what the models give."""
+        return not self.moved and self.equal_masks >= ENOUGH_EQUAL
+
+
+def verify(
+    dataset: str,
+    oracle: str | None = None,
+    ref: str | None = None,
+    *,
+    revision: str | None = None,
+    num_rows: int = 32,
+    dtype: Dtype | None = None,
+    device: str = "auto",
+) -> Verification:
+    """Score rows of an annotated dataset again, and compare.
+
+    Args:
+        dataset: Folder or Hub id of an annotated dataset.
+        oracle: The oracle, Hub id or folder; None: the one on the Hub that the manifest names.
+        ref: The reference, as above.
+        revision: Branch, tag or commit of a dataset on the Hub.
+        num_rows: Rows of the sample, evenly spread.
+        dtype: What to compute in; None: as the dataset was.
+        device: As for `settings.AnnotateSettings`.
+
+    Raises:
+        SepoError: One of its children, see `errors`.
+    """
+    annotated = open_annotated(dataset, revision=revision)
+    made, (rows,) = annotated.manifest, annotated.splits.values()
+    facts = _describe(made, oracle, ref)
+    scoring = made["scoring"]
+    how = Loading(dtype or scoring["dtype"], device, scoring["max_length"])
+    places = np.unique(np.linspace(0, len(rows) - 1, num=min(num_rows, len(rows))).astype(int))
+    sample = rows.select(places.tolist())
+    encoder = response_encoder(facts.tokenizer, chat_template=scoring["chat_template_sha256"] is not None)
+    encoded = encode_rows(annotated_source(sample, dataset), encoder, how.longest, 0, len(sample))
+    table = sample.with_format("arrow")[:]
+    stored = {side: read_annotations(table, side) for side in SIDES}
+    pairs = [pair for pair in encoded.pairs if all(_lies_as(pair, side, stored) for side in SIDES)]
+    moved = len(sample) - len(pairs)
+    if not pairs:
+        return Verification(len(sample), moved, 0, math.nan, math.nan, math.nan)
+    in_turn = one_after_the_other(facts, how.dtype, how.place)
+    scores = score_once(facts, how, pairs, None, in_turn=in_turn)
+    numbers = _source_rows(made)[places]
+    in_source = [replace(pair, row=int(numbers[pair.row])) for pair in pairs]
+    differences, equal = [], []
+    for side in SIDES:
+        found = scores[side].rewards
+        masks = side_masks(in_source, side, found, _selection(made))
+        for pair, rewards, mask in zip(pairs, found, masks, strict=True):
+            before = stored[side][pair.row]
+            differences.append(rewards - _with_end(before.token_rewards, before.eos_reward))
+            equal.append(mask == _with_end(before.token_mask, before.eos_mask))
+    off = np.concatenate(differences)
+    return Verification(
+        rows=len(sample),
+        moved=moved,
+        tokens=off.size,
+        largest_difference=float(np.abs(off).max()),
+        noise=float(np.sqrt(np.square(off).mean())),
+        equal_masks=float(np.concatenate(equal).mean()),
+    )
+
+
+def _describe(made: Mapping[str, Any], oracle: str | None, ref: str | None) -> PairFacts:
+    """The models; says so if they are others than those that made the dataset."""
+    named = {"oracle": oracle, "ref": ref}
+    revisions: dict[str, str | None] = {}
+    for role, given in named.items():
+        facts = made[role]
+        if given is not None:
+            revisions[role] = None
+        elif facts["revision"].startswith("sha256:"):
+            raise SettingsError(f"the {role} was {facts['name']}, which is not on the Hub. Pass --{role}.")
+        else:
+            named[role], revisions[role] = facts["name"], facts["revision"]
+    pair = describe_pair(
+        str(named["oracle"]),
+        str(named["ref"]),
+        oracle_revision=revisions["oracle"],
+        ref_revision=revisions["ref"],
+    )
+    for role, found in (("oracle", pair.oracle), ("ref", pair.ref)):
+        facts = made[role]
+        if (found.revision, found.base) != (facts["revision"], facts["base"]):
+            log.warning("the dataset's %s is %s, this is %s", role, _named(**facts), _named(**asdict(found)))
+    return pair
+
+
+def _named(name: str, revision: str, base: str | None) -> str:
+    return f"{name}@{revision[:19]}" + (f" on {base}" if base else "")
+
+
+def _lies_as(pair: EncodedPair, side: str, stored: Mapping[str, Sequence[Annotation]]) -> bool:
+    """Whether a response's tokens, and the end of its turn, are where the dataset has them."""
+    response, annotation = getattr(pair, side), stored[side][pair.row]
+    bounds = partition(response.token_start, response.token_end)
+    return np.array_equal(bounds, annotation.bounds) and response.ended == (annotation.eos_reward is not None)
+
+
+def _with_end(values: npt.NDArray[Any], end: float | bool | None) -> npt.NDArray[Any]:
+    return values if end is None else np.append(values, end)
+
+
+def _source_rows(made: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    """Numbers of the dataset's rows in its source: the rule ``random`` draws by them."""
+    dropped = [row for rows in made["dropped_rows"].values() for row in rows]
+    return np.setdiff1d(np.arange(made["counts"]["rows"]), dropped)
+
+
+def _selection(made: Mapping[str, Any]) -> AnnotateSettings:
+    rule = made["selection"]
+    return AnnotateSettings(
+        output=Path(),
+        selection=rule["rule"],
+        chosen_ratio=rule["chosen_ratio"],
+        rejected_ratio=rule["rejected_ratio"],
+        seed=rule["seed"] or 0,
+    )
