@@ -19,6 +19,7 @@ their log-probs are compared first, and medians over the rounds of the ratios ar
 import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands set it
 
 import argparse
 import statistics

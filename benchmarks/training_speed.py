@@ -15,6 +15,7 @@ first: they are the same loss. Memory is what a pass over all pairs takes above 
 import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands set it
 
 import argparse
 import statistics

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import rich_click as click
 
-from .common import Command, config_option, one_line_errors, read_pairs
+from .common import Command, config_option, one_line_errors, read_pairs, trust_options
 
 RATIO = click.FloatRange(0, 1, min_open=True)
 
@@ -47,13 +47,19 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
 @click.command(
     "annotate", cls=Command, context_settings={"auto_envvar_prefix": "SEPO_ANNOTATE", "show_default": True}
 )
-@click.option_panel("Models", options=["--oracle", "--ref", "--oracle-revision", "--ref-revision"])
+@click.option_panel(
+    "Models",
+    options=[
+        "--oracle", "--ref", "--oracle-revision", "--ref-revision", "--allow-pickle", "--trust-remote-code",
+    ],
+)  # fmt: skip
 @click.option(
     "--oracle", required=True, metavar="MODEL", help="DPO-trained model or PEFT adapter, Hub id or folder."
 )
 @click.option("--ref", required=True, metavar="MODEL", help="What the oracle was trained from.")
 @click.option("--oracle-revision", metavar="REV", help="Branch, tag or commit on the Hub.")
 @click.option("--ref-revision", metavar="REV", help="Branch, tag or commit on the Hub.")
+@trust_options
 @click.option_panel(
     "Data",
     options=[

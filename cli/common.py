@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,8 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         from sepo_data.errors import SepoError
 
+        # read when torch is loaded: threads that spin while they wait take the cores from the others
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         handler = logging.StreamHandler()
         handler.setFormatter(_Lines())
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -121,3 +124,13 @@ def read_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str,
             raise click.BadParameter(f"{pair!r} is not field=value, like {parameter.opts[0]} {pair}=1.")
         found[name.strip()] = value.strip()
     return found
+
+
+def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--allow-pickle`` and ``--trust-remote-code``."""
+    command = click.option(
+        "--trust-remote-code", is_flag=True, help="Run Python code that comes with a model."
+    )(command)
+    return click.option(
+        "--allow-pickle", is_flag=True, help="Open weights that are pickles, which can run code."
+    )(command)

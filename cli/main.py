@@ -5,7 +5,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from . import annotate, inspection, train
+from . import annotate, checking, inspection, train
 from .common import Command, Group, one_line_errors
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -21,7 +21,7 @@ def main() -> None:
 @click.argument("output", type=FOLDER)
 @one_line_errors
 def merge(output: Path) -> None:
-    """Make a dataset of the shards that sepo-annotate --shard i/n left in OUTPUT."""
+    """Make a dataset of the shards in OUTPUT, if the last one to finish has not done it."""
     from sepo_data.annotate import Report
     from sepo_data.merging import merge_run
 
@@ -45,6 +45,8 @@ def push(folder: Path, repository: str, private: bool) -> None:
 main.add_command(annotate.main)
 main.add_command(train.main)
 main.add_command(inspection.main)
+main.add_command(checking.verify)
+main.add_command(checking.diff)
 
 if __name__ == "__main__":
     main()

@@ -1,5 +1,6 @@
 """What the commands print on stdout: a report of a run, a plan, a row with its selected tokens."""
 
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from sepo_data.schema import SIDES
 from sepo_data.transfer import Transfer
 
 if TYPE_CHECKING:
+    from sepo_data.comparison import Comparison
+    from sepo_data.verification import Verification  # loads torch
     from sepo_train import TrainReport  # loads torch
 
 
@@ -75,6 +78,45 @@ def describe_precision(precision: Precision, dtype: str) -> list[str]:
         f"by {precision.reward_spread:.4f}",
         *(f"warning: {warning}" for warning in precision.warnings(dtype)),
     ]
+
+
+def describe_verification(found: "Verification") -> str:
+    """How far the rewards of a sample are from what the models give now."""
+    lines = []
+    if found.moved:
+        lines.append(
+            f"{found.moved:,} of {found.rows:,} rows have other tokens now: another tokenizer, chat template "
+            "or maximum length made the dataset"
+        )
+    if found.tokens:
+        lines += [
+            f"{found.rows - found.moved:,} rows, {found.tokens:,} tokens scored again",
+            f"largest difference of a reward {found.largest_difference:.2g} nats, root mean square "
+            f"{found.noise:.2g}",
+            f"{found.equal_masks:.2%} of the mask entries are the same",
+        ]
+    return "\n".join(lines)
+
+
+def describe_comparison(found: "Comparison") -> str:
+    """Two annotations side by side."""
+    first, second = found.accuracies
+    lines = [
+        f"{found.pairs:,} pairs in both; {found.only_first:,} only in A, {found.only_second:,} only in B",
+        f"reward accuracy {first:.1%} (A), {second:.1%} (B); {found.agreement:.1%} of the pairs are ordered "
+        "alike",
+    ]
+    for name in SIDES:
+        side = getattr(found, name)
+        line = (
+            f"{name}: rank correlation of the token rewards {side.rank_correlation:+.3f}, overlap of the "
+            f"selected text {side.mask_overlap:.1%}; {side.same_tokens:.1%} of the responses have the same "
+            "tokens"
+        )
+        if not math.isnan(side.largest_difference):
+            line += f", whose rewards differ by at most {side.largest_difference:.2g} nats"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def describe_plan(plan: Plan) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import rich_click as click
 
-from .common import Command, Group, config_option, one_line_errors, read_pairs
+from .common import Command, Group, config_option, one_line_errors, read_pairs, trust_options
 
 RATIO = click.FloatRange(0, 1, min_open=True)
 POSITIVE = click.FloatRange(0, min_open=True)
@@ -19,7 +19,7 @@ def _read_set(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, 
 
 def _options(*, learning_rate: float, batch_size: int, micro_batch_size: int) -> Callable[[Any], Any]:
     """What all stages take, with this stage's defaults."""
-    options = [
+    options: list[Callable[[Any], Any]] = [
         click.option(
             "--dataset", required=True, metavar="DATA", help="Hub id or folder; for sft and dpo also a file."
         ),
@@ -30,6 +30,7 @@ def _options(*, learning_rate: float, batch_size: int, micro_batch_size: int) ->
         click.option(
             "--model-revision", metavar="REV", help="Branch, tag or commit of the model on the Hub."
         ),
+        trust_options,
         click.option(
             "--chat-template",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -1,8 +1,8 @@
 """What a model is, found out without loading weights: revisions, tokenizer, context.
 
 A model is a folder or a repository on the Hub, pinned to a commit; a PEFT adapter is
-one that names another as its base. Code from the Hub is never run, and pickled
-weights are never opened.
+one that names another as its base. Its own code is not run, and pickled weights are
+not opened, unless the user says so.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from .hub import is_path, model_files, model_revision
 CONFIG, ADAPTER_CONFIG, BASE = "config.json", "adapter_config.json", "base_model_name_or_path"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors",)
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 TOKENIZERS = (
     "tokenizer.json",
     "tokenizer.model",
@@ -35,6 +36,22 @@ TOKENIZERS = (
     "tokenizer_config.json",  # all that those without a vocabulary have, like ByT5's
 )
 CONTENT = ("*.safetensors", "*.safetensors.index.json", CONFIG, ADAPTER_CONFIG)  # what a folder's hash covers
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What of a model's files may run code: nothing, unless the user says so.
+
+    Attributes:
+        pickle: Weights in pickles may be opened, where there are no others.
+        remote_code: Python code beside the weights may be run.
+    """
+
+    pickle: bool = False
+    remote_code: bool = False
+
+
+NO_TRUST = Trust()
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,12 @@ class Checkpoint:
     base: Snapshot
     adapter: Snapshot | None
     config: PreTrainedConfig
+    trust: Trust
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the base's weights are pickles."""
+        return not self.base.files.intersection(WEIGHTS)
 
     @property
     def facts(self) -> ModelFacts:
@@ -133,7 +156,12 @@ class PairFacts:
 
 
 def describe_pair(
-    oracle: str, ref: str, *, oracle_revision: str | None = None, ref_revision: str | None = None
+    oracle: str,
+    ref: str,
+    *,
+    oracle_revision: str | None = None,
+    ref_revision: str | None = None,
+    trust: Trust = NO_TRUST,
 ) -> PairFacts:
     """Find out what oracle and reference are, and that they belong together; no weights are loaded.
 
@@ -142,13 +170,14 @@ def describe_pair(
         ref: The same.
         oracle_revision: Branch, tag or commit of an oracle on the Hub.
         ref_revision: Branch, tag or commit of a reference on the Hub.
+        trust: What of their files may run code.
 
     Raises:
         ModelError: If one cannot be used, both are the same, or their vocabularies differ.
         TokenizerError: If no tokenizer can be loaded.
         HubError: If the Hub cannot be reached.
     """
-    checkpoints = _describe(oracle, oracle_revision), _describe(ref, ref_revision)
+    checkpoints = _describe(oracle, oracle_revision, trust), _describe(ref, ref_revision, trust)
     facts = [checkpoint.facts for checkpoint in checkpoints]
     if (facts[0].revision, facts[0].base) == (facts[1].revision, facts[1].base):
         raise same_model(*facts)
@@ -160,19 +189,20 @@ def describe_pair(
     return PairFacts(tokenizer, facts[0], facts[1], limit, checkpoints)
 
 
-def describe_model(name: str, revision: str | None = None) -> Description:
+def describe_model(name: str, revision: str | None = None, trust: Trust = NO_TRUST) -> Description:
     """Find out what a single model is; no weights are loaded.
 
     Args:
         name: Name on the Hub or folder, of a model or of a PEFT adapter.
         revision: Branch, tag or commit of a model on the Hub.
+        trust: What of its files may run code.
 
     Raises:
         ModelError: If it cannot be used.
         TokenizerError: If no tokenizer can be loaded.
         HubError: If the Hub cannot be reached.
     """
-    checkpoint = _describe(name, revision)
+    checkpoint = _describe(name, revision, trust)
     tokenizer = _load_tokenizer(checkpoint)
     if tokenizer is None:
         raise TokenizerError(f"{name}: has no tokenizer. Save the one that it was trained with beside it.")
@@ -191,10 +221,10 @@ def load_tokenizer(name: str, revision: str | None = None) -> tuple[PreTrainedTo
         TokenizerError: If there is no tokenizer in it.
         HubError: If the Hub cannot be reached.
     """
-    place = _open(name, revision)
+    place = _open(name, revision, NO_TRUST)
     if not place.files.intersection(TOKENIZERS):
         raise TokenizerError(f"{name}: no tokenizer.json in it. Give the folder or name of a tokenizer.")
-    tokenizer = _read_tokenizer(place)
+    tokenizer = _read_tokenizer(place, NO_TRUST)
     if CONFIG not in place.files:
         return tokenizer, None
     with errors_as(ModelError, place):
@@ -224,26 +254,32 @@ def errors_as(kind: type[SepoError], place: Snapshot) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise kind(f"{place.location}: {first_line(error)}") from error
+        what = first_line(error)
+        if "trust_remote_code" in str(error):
+            what = "needs code of its own. Read it, and if you trust it pass --trust-remote-code."
+        raise kind(f"{place.location}: {what}") from error
 
 
-def _describe(name: str, revision: str | None) -> Checkpoint:
+def _describe(name: str, revision: str | None, trust: Trust) -> Checkpoint:
     """Open a model or an adapter, with everything but its weights."""
-    base, adapter = _open(name, revision), None
+    base, adapter = _open(name, revision, trust), None
     if ADAPTER_CONFIG in base.files:
-        _check_weights(base, ADAPTER_WEIGHTS)
-        base, adapter = _open_base(base), base
+        _check_weights(base, ADAPTER_WEIGHTS, trust)
+        base, adapter = _open_base(base, trust), base
     if CONFIG not in base.files:
         raise ModelError(f"{base.location}: no {CONFIG} in it. Give a folder made by save_pretrained.")
-    _check_weights(base, WEIGHTS)
+    _check_weights(base, WEIGHTS, trust)
     with errors_as(ModelError, base):
-        config = AutoConfig.from_pretrained(base.location, revision=base.commit, trust_remote_code=False)
-    if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        config = AutoConfig.from_pretrained(
+            base.location, revision=base.commit, trust_remote_code=trust.remote_code
+        )
+    own_code = trust.remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if config.is_encoder_decoder or not (own_code or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):
         raise not_causal(base, config.model_type)
-    return Checkpoint(base, adapter, config)
+    return Checkpoint(base, adapter, config, trust)
 
 
-def _open(name: str, revision: str | None) -> Snapshot:
+def _open(name: str, revision: str | None, trust: Trust) -> Snapshot:
     folder = Path(name)
     if not folder.is_dir():
         if is_path(name):
@@ -255,18 +291,19 @@ def _open(name: str, revision: str | None) -> Snapshot:
     if revision is not None:
         raise ModelError(f'{name}: a folder has no revision "{revision}". Leave it out, or give user/name.')
     files = frozenset(path.name for path in folder.iterdir())
-    return Snapshot(name, _content_hash(folder), None, files)
+    return Snapshot(name, _content_hash(folder, trust), None, files)
 
 
-def _content_hash(folder: Path) -> str:
+def _content_hash(folder: Path, trust: Trust) -> str:
     """``sha256:…`` of everything in a folder that decides on a model's numbers."""
+    patterns = [*CONTENT, *(PICKLES if trust.pickle else ()), *(("*.py",) if trust.remote_code else ())]
     total = hashlib.sha256()
-    for path in sorted({path for pattern in CONTENT for path in folder.glob(pattern)}):
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         total.update(f"{path.name} {file_sha256(path)}\n".encode())
     return f"sha256:{total.hexdigest()}"
 
 
-def _open_base(adapter: Snapshot) -> Snapshot:
+def _open_base(adapter: Snapshot, trust: Trust) -> Snapshot:
     """Find the model that an adapter adapts: a folder, perhaps beside the adapter, or a name on the Hub."""
     try:
         from peft import PeftConfig
@@ -285,21 +322,24 @@ def _open_base(adapter: Snapshot) -> Snapshot:
     beside = Path(adapter.location, base)
     try:
         if folder := next((place for place in (base, beside) if place.is_dir()), None):
-            return _open(str(folder), None)
-        return _open(config.base_model_name_or_path, config.revision)
+            return _open(str(folder), None, trust)
+        return _open(config.base_model_name_or_path, config.revision, trust)
     except ModelError as error:
         raise ModelError(f"{adapter.location}: {BASE} in {ADAPTER_CONFIG}: {error}") from error
 
 
-def _check_weights(place: Snapshot, weights: tuple[str, ...]) -> None:
+def _check_weights(place: Snapshot, weights: tuple[str, ...], trust: Trust) -> None:
     if place.files.intersection(weights):
         return
-    pickled = sorted(name for name in place.files if name.endswith(".bin") and "model" in name)
+    pickled = sorted(place.files.intersection(PICKLES))
+    if pickled and trust.pickle:
+        return
     if not pickled:
         raise ModelError(f"{place.location}: no {weights[0]} in it. Check that the weights are complete.")
     raise ModelError(
         f"{place.location}: {pickled[0]} is a pickle, which can run code when it is opened. Load the model "
-        f"where that is no risk, and write {weights[0]} with model.save_pretrained(FOLDER)."
+        f"where that is no risk and write {weights[0]} with model.save_pretrained(FOLDER), or pass "
+        "--allow-pickle if you trust whoever made it."
     )
 
 
@@ -329,14 +369,14 @@ def _common_tokenizer(oracle: Checkpoint, ref: Checkpoint) -> PreTrainedTokenize
 def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
     for place in (checkpoint.adapter, checkpoint.base):
         if place is not None and place.files.intersection(TOKENIZERS):
-            return _read_tokenizer(place)
+            return _read_tokenizer(place, checkpoint.trust)
     return None
 
 
-def _read_tokenizer(place: Snapshot) -> PreTrainedTokenizerBase:
+def _read_tokenizer(place: Snapshot, trust: Trust) -> PreTrainedTokenizerBase:
     with errors_as(TokenizerError, place):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            place.location, revision=place.commit, trust_remote_code=False
+            place.location, revision=place.commit, trust_remote_code=trust.remote_code
         )
     return tokenizer
 

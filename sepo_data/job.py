@@ -55,7 +55,7 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
     Raises:
         SepoError: One of its children, see `errors`.
     """
-    from .checkpoints import describe_pair
+    from .checkpoints import Trust, describe_pair
 
     source = open_source(
         dataset,
@@ -73,7 +73,11 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
             "annotate the dataset that it was made from."
         )
     facts = describe_pair(
-        oracle, ref, oracle_revision=settings.oracle_revision, ref_revision=settings.ref_revision
+        oracle,
+        ref,
+        oracle_revision=settings.oracle_revision,
+        ref_revision=settings.ref_revision,
+        trust=Trust(settings.allow_pickle, settings.trust_remote_code),
     )
     encoder = response_encoder(facts.tokenizer, chat_template=settings.chat_template)
     max_length = settings.max_length

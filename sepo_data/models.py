@@ -123,10 +123,13 @@ def scorers(facts: PairFacts, how: Loading, *, in_turn: bool) -> Iterator[tuple[
         yield from zip(ROLES, load_pair(facts, how), strict=True)
         return
     oracle, ref = facts.checkpoints
-    ref_probe = load_scorer(ref, how).probe()  # before hours of scoring, not behind them
-    scorer = load_scorer(oracle, how)
-    if torch.equal(scorer.probe(), ref_probe):
+    ref_probe = _load_alone(ref, how).probe()  # before hours of scoring, not behind them
+    scorer = _load_alone(oracle, how)
+    probe = scorer.probe()
+    _check_causal(oracle, probe)
+    if torch.equal(probe, ref_probe):
         raise same_model(facts.oracle, facts.ref)
+    prepare(scorer.model, how.longest)
     yield "oracle", scorer
     del scorer
     yield "ref", load_scorer(ref, how)
@@ -143,7 +146,6 @@ def load_pair(facts: PairFacts, how: Loading) -> ModelPair:
         ModelError: If weights are missing or broken, a model is not causal, or both are the same.
         SettingsError: If there is no such device.
     """
-    _allow_tf32(how)
     oracle, ref = facts.checkpoints
     shared = _load_shared(oracle, ref, how) if oracle.base.revision == ref.base.revision else None
     pair = ModelPair(*(shared or (_load_alone(oracle, how), _load_alone(ref, how))))
@@ -167,17 +169,10 @@ def load_scorer(checkpoint: Checkpoint, how: Loading) -> Scorer:
         ModelError: If weights are missing or broken, or the model is not causal.
         SettingsError: If there is no such device.
     """
-    _allow_tf32(how)
     scorer = _load_alone(checkpoint, how)
     _check_causal(checkpoint, scorer.probe())
     prepare(scorer.model, how.longest)
     return scorer
-
-
-def _allow_tf32(how: Loading) -> None:
-    """Half of CUDA's speed for float32; docs/performance.md has what it does to a selection."""
-    if how.place.type == "cuda" and how.dtype == "float32":
-        torch.set_float32_matmul_precision("highest" if how.exact else "high")
 
 
 @contextmanager
@@ -213,8 +208,8 @@ def load_base(
             dtype=dtype,  # transformers would take the dtype that the weights are stored in
             device_map=device_map,
             attn_implementation="eager" if soft_caps else None,  # transformers 5.0: SDPA drops the caps
-            use_safetensors=True,
-            trust_remote_code=False,
+            use_safetensors=not checkpoint.pickled,
+            trust_remote_code=checkpoint.trust.remote_code,
             output_loading_info=True,
         )
     model: PreTrainedModel
@@ -236,6 +231,10 @@ def _load_alone(checkpoint: Checkpoint, how: Loading) -> Scorer:
 
 
 def _load_placed(checkpoint: Checkpoint, how: Loading) -> PreTrainedModel:
+    if (
+        how.place.type == "cuda" and how.dtype == "float32"
+    ):  # docs/performance.md: what TF32 does to a selection
+        torch.set_float32_matmul_precision("highest" if how.exact else "high")
     place = device_map(checkpoint, how.dtype, how.place)
     return load_base(checkpoint, dtype=getattr(torch, how.dtype), device_map=place)
 

@@ -25,6 +25,8 @@ class AnnotateSettings:
         rejected_column: Name of the other response's column, if it is not ``rejected``.
         oracle_revision: Branch, tag or commit of an oracle on the Hub.
         ref_revision: Branch, tag or commit of a reference on the Hub.
+        allow_pickle: Open weights that are pickles, which can run code.
+        trust_remote_code: Run Python code that comes with a model.
         selection: Rule that marks the key tokens, see `selection`.
         chosen_ratio: Share of the chosen response's tokens to mark, in ``(0, 1]``.
         rejected_ratio: Share of the rejected response's tokens to mark, in ``(0, 1]``.
@@ -53,6 +55,8 @@ class AnnotateSettings:
     rejected_column: str | None = None
     oracle_revision: str | None = None
     ref_revision: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
     selection: Selection = "ratio"
     chosen_ratio: float = 0.3
     rejected_ratio: float = 0.3

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .checkpoints import PairFacts, describe_pair
+from .checkpoints import NO_TRUST, PairFacts, Trust, describe_pair
 from .encoding import response_encoder
 from .errors import SettingsError
 from .hub import open_annotated
@@ -69,6 +69,7 @@ def verify(
     num_rows: int = 32,
     dtype: Dtype | None = None,
     device: str = "auto",
+    trust: Trust = NO_TRUST,
 ) -> Verification:
     """Score rows of an annotated dataset again, and compare.
 
@@ -80,13 +81,14 @@ def verify(
         num_rows: Rows of the sample, evenly spread.
         dtype: What to compute in; None: as the dataset was.
         device: As for `settings.AnnotateSettings`.
+        trust: What of the models' files may run code.
 
     Raises:
         SepoError: One of its children, see `errors`.
     """
     annotated = open_annotated(dataset, revision=revision)
     made, (rows,) = annotated.manifest, annotated.splits.values()
-    facts = _describe(made, oracle, ref)
+    facts = _describe(made, oracle, ref, trust)
     scoring = made["scoring"]
     how = Loading(dtype or scoring["dtype"], device, scoring["max_length"])
     places = np.unique(np.linspace(0, len(rows) - 1, num=min(num_rows, len(rows))).astype(int))
@@ -122,7 +124,7 @@ def verify(
     )
 
 
-def _describe(made: Mapping[str, Any], oracle: str | None, ref: str | None) -> PairFacts:
+def _describe(made: Mapping[str, Any], oracle: str | None, ref: str | None, trust: Trust) -> PairFacts:
     """The models; says so if they are others than those that made the dataset."""
     named = {"oracle": oracle, "ref": ref}
     revisions: dict[str, str | None] = {}
@@ -131,7 +133,7 @@ def _describe(made: Mapping[str, Any], oracle: str | None, ref: str | None) -> P
         if given is not None:
             revisions[role] = None
         elif facts["revision"].startswith("sha256:"):
-            raise SettingsError(f"the {role} was {facts['name']}, which is not on the Hub. Pass --{role}.")
+            raise SettingsError(f"the dataset's {role} was a folder ({facts['name']}). Pass --{role} FOLDER.")
         else:
             named[role], revisions[role] = facts["name"], facts["revision"]
     pair = describe_pair(
@@ -139,6 +141,7 @@ def _describe(made: Mapping[str, Any], oracle: str | None, ref: str | None) -> P
         str(named["ref"]),
         oracle_revision=revisions["oracle"],
         ref_revision=revisions["ref"],
+        trust=trust,
     )
     for role, found in (("oracle", pair.oracle), ("ref", pair.ref)):
         facts = made[role]

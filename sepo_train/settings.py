@@ -28,6 +28,8 @@ class TrainSettings:
         split: Which split to train on; None: ``train``, or the only one of an annotated dataset.
         revision: Branch, tag or commit of a dataset on the Hub.
         model_revision: Branch, tag or commit of a model on the Hub.
+        allow_pickle: Open weights that are pickles, which can run code.
+        trust_remote_code: Run Python code that comes with a model.
         chat_template: A Jinja file to use; True: the model's own template, or for messages a
             default one; False: none.
         max_length: Most tokens of a sequence; responses are cut.
@@ -51,6 +53,8 @@ class TrainSettings:
     split: str | None = None
     revision: str | None = None
     model_revision: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
     chat_template: bool | Path = True
     max_length: int = 2048
     fraction: float = 1.0

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from transformers import TrainingArguments
 
-from sepo_data.checkpoints import Description, describe_model
+from sepo_data.checkpoints import Description, Trust, describe_model
 from sepo_data.conversations import ChatSource, EncodedChat, EncodedChats, encode_chats, open_chats
 from sepo_data.encoding import EncodedResponse, Ids, end_of_turn, response_encoder
 from sepo_data.errors import PreferenceError
@@ -179,7 +179,8 @@ def _where(settings: SftSettings | DpoSettings) -> dict[str, Any]:
 
 def _start(model: str, source: Source | ChatSource, settings: TrainSettings) -> Start:
     """The model without its weights, and how it reads this data."""
-    description = describe_model(model, settings.model_revision)
+    trust = Trust(settings.allow_pickle, settings.trust_remote_code)
+    description = describe_model(model, settings.model_revision, trust)
     give_template(description.tokenizer, settings.chat_template, _text_columns(source), model)
     encoder = response_encoder(description.tokenizer, chat_template=settings.chat_template is not False)
     context = description.max_context

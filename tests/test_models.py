@@ -338,7 +338,9 @@ def test_weights_that_are_missing_are_not_made_up(made: dict[str, Path], copy: P
 
 def test_code_from_the_hub_is_not_run(made: dict[str, Path], copy: Path) -> None:
     edit_json(copy / "config.json", model_type="mine", auto_map={"AutoConfig": "mine.Mine"})
-    with pytest.raises(ModelError, match="contains custom code"):
+    with pytest.raises(
+        ModelError, match=r"copy: needs code of its own\. Read it, and if you trust it pass --trust"
+    ):
         describe_pair(str(copy), str(made["other"]))
 
 
