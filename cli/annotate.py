@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import rich_click as click
 
 from .common import Command, config_option, one_line_errors, read_pairs, trust_options
+
+if TYPE_CHECKING:
+    from sepo_data.shards import Run as AnnotationRun
 
 RATIO = click.FloatRange(0, 1, min_open=True)
 
@@ -196,14 +199,10 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
         click.echo(describe_plan(plan(dataset, oracle, ref, settings)))
         return
     if executor is not None:
-        from .executors import run_here, submit
-
-        _, begun = begin(dataset, oracle, ref, settings)
-        said = _said(settings.output)
-        if executor == "slurm":
-            click.echo(submit(begun, said, tasks or workers, workers, slurm))
+        submitted = _run_parts(executor, begin(dataset, oracle, ref, settings)[1], tasks, workers, slurm)
+        if submitted is not None:
+            click.echo(submitted)
             return
-        run_here(begun, said, tasks, workers or num_gpus() or 1)
     elif settings.device == "auto":
         bind_gpu(os.environ, num_gpus())
     run = Run()
@@ -228,6 +227,27 @@ def _check_parts(
         raise click.UsageError("--shard is one part, and --executor runs all of them.")
     if executor == "slurm" and tasks is None and workers is None:
         raise click.UsageError("--executor slurm needs --tasks.")
+
+
+def _run_parts(
+    executor: str, run: "AnnotationRun", tasks: int | None, workers: int | None, slurm: dict[str, str]
+) -> str | None:
+    """Run the parts of a run that is not finished here, or submit them: then what was submitted."""
+    from sepo_data.errors import SettingsError
+    from sepo_data.shards import is_finished
+    from sepo_data.workers import num_gpus
+
+    try:
+        from .executors import run_here, submit
+    except ImportError as error:
+        raise SettingsError("--executor needs datatrove. Run pip install 'sepo[scale]' first.") from error
+    if is_finished(run):
+        return None
+    said = _said(run.output)
+    if executor == "slurm":
+        return submit(run, said, tasks or workers or 1, workers, slurm)
+    run_here(run, said, tasks, workers or num_gpus() or 1)
+    return None
 
 
 def _said(output: Path) -> dict[str, Any]:

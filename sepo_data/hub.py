@@ -29,6 +29,7 @@ from .hub_errors import asked_wait_s, cause_of, line_of, may_pass, push_error, s
 from .hub_files import (
     RepoType,
     annotated_files,
+    check_content,
     read_manifest,
     refuse_foreign,
     stale_files,
@@ -170,13 +171,17 @@ def open_annotated(name_or_folder: str, *, revision: str | None = None) -> Annot
         lambda: _download(name_or_folder, commit),
         lambda cause: source_error("datasets/", name_or_folder, commit, cause, HubError),
     )
+    manifest = read_manifest(folder, name_or_folder)
+    check_content(
+        folder, manifest
+    )  # datasets would go by the card, and serve the rows of before from its cache
     try:
         splits = datasets.load_dataset(str(folder))
     except Exception as error:  # datasets lets through whatever its readers raise
         raise SchemaError(f"{name_or_folder}: cannot be read: {line_of(error)}.") from error
     validate(splits)
     name = local.resolve().name if local else name_or_folder
-    return Annotated(name, commit, read_manifest(folder, name_or_folder), splits)
+    return Annotated(name, commit, manifest, splits)
 
 
 def annotated_revision(name_or_folder: str, revision: str | None = None) -> str:

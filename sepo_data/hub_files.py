@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import HubError, OutputError, SchemaError
+from .hashing import file_sha256
 from .hub_errors import line_of
 from .schema import MANIFEST_NAME, check_version, validate
 
@@ -41,9 +42,25 @@ def annotated_files(folder: Path) -> dict[str, Path]:
             f"{folder}: not a finished annotated dataset ({(missing or ['data/*.parquet'])[0]} is missing). "
             f"Let sepo-annotate finish, or run `sepo merge {folder}` first."
         )
+    check_content(folder, read_manifest(folder, str(folder)))
     for shard in shards:
         _check_shard(shard)
     return _by_path(folder, files)
+
+
+def check_content(folder: Path, manifest: dict[str, Any]) -> None:
+    """Make sure that the data files are those that the manifest describes.
+
+    Raises:
+        SchemaError: Naming the first one that is not.
+    """
+    for shard in manifest.get("shards", []):
+        path = folder / shard["file"]
+        if not path.is_file() or file_sha256(path) != shard["sha256"]:
+            raise SchemaError(
+                f"{path} was changed or damaged since {MANIFEST_NAME} was written. Copy it again, or "
+                "annotate again."
+            )
 
 
 def trained_files(folder: Path) -> dict[str, Path]:

@@ -152,7 +152,7 @@ def chunk_ranges(num_rows: int, shard: tuple[int, int] = (0, 1)) -> list[tuple[i
 
 def missing_chunks(run: Run) -> list[tuple[int, int]]:
     """The chunks of the whole run that nobody has written yet."""
-    return [chunk for chunk in chunk_ranges(run.rows) if not run.chunk(*chunk).exists()]
+    return [chunk for chunk in chunk_ranges(run.rows) if not run.chunk(*chunk).is_file()]
 
 
 def is_done(run: Run, lo: int, hi: int, part: str = "rows") -> bool:

@@ -1,0 +1,207 @@
+"""Tests of `sepo-annotate --executor`: datatrove's tasks, its marks, and a SLURM that is not there."""
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tiny_pair import pairs, save_pair, write_jsonl
+
+from cli.annotate import main
+
+ROOT = Path(__file__).parent.parent
+ROWS = 700  # three chunks
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("inputs")
+    oracle, ref = save_pair(folder)
+    data = write_jsonl(folder / "prefs.jsonl", pairs(ROWS))
+    return ["--oracle", oracle, "--ref", ref, "--dataset", data, "--license", "mit"]
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sepo_cli.annotate", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, arguments: list[str]) -> Path:
+    output = tmp_path_factory.mktemp("whole") / "out"
+    done = run(*arguments, "--output", output)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def assert_same_files(ours: Path, theirs: Path) -> None:
+    names = [path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file()]
+    assert sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file()) == sorted(names)
+    for name in names:
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+
+
+def test_tasks_on_this_machine_make_the_bytes_of_one_run(
+    tmp_path: Path, arguments: list[str], whole: Path
+) -> None:
+    output = tmp_path / "out"
+    here = ["--output", output, "--executor", "local", "--tasks", 3, "--workers", 2]
+    done = run(*arguments, *here, CUDA_VISIBLE_DEVICES="3,5")
+    assert done.returncode == 0, done.stderr
+    assert f"annotated {ROWS} of {ROWS} rows" in done.stdout
+    assert "process 0 of this machine computes on GPU 3" in done.stderr
+    assert "process 1 of this machine computes on GPU 5" in done.stderr
+    assert_same_files(output, whole)
+    again = run(*arguments, *here)
+    assert "is complete already" in again.stderr
+    assert "Launching pipeline" not in again.stderr
+
+
+def test_a_task_that_failed_runs_again_and_no_other(
+    tmp_path: Path, arguments: list[str], whole: Path
+) -> None:
+    output = tmp_path / "out"
+    here = ["--output", output, "--executor", "local", "--tasks", 3, "--workers", 1]
+    obstacle = output / "_work" / "train-000000256-000000512.rows" / "in the way"
+    obstacle.mkdir(parents=True)
+    failed = run(*arguments, *here)
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("Error: 1 of 3 tasks failed (1). Their logs are in ")
+    logs = tmp_path / "out-tasks" / "logs"
+    before = {path.name: path.stat().st_mtime_ns for path in logs.iterdir()}
+    obstacle.rmdir()
+    obstacle.parent.rmdir()
+    done = run(*arguments, *here)
+    assert done.returncode == 0, done.stderr
+    after = {path.name: path.stat().st_mtime_ns for path in logs.iterdir()}
+    assert [name for name in sorted(after) if after[name] != before[name]] == ["task_00001.log"]
+    assert_same_files(output, whole)
+
+
+def test_a_mark_without_its_chunk_is_taken_back(tmp_path: Path, arguments: list[str], whole: Path) -> None:
+    output = tmp_path / "out"
+    parts = [run(*arguments, "--output", output, "--shard", f"{i}/3") for i in (0, 1)]
+    assert [part.returncode for part in parts] == [0, 0]
+    marks = tmp_path / "out-tasks" / "completions"
+    marks.mkdir(parents=True)
+    for rank in (0, 2):  # of 1 the mark is missing, of 2 the chunk
+        (marks / f"{rank:05d}").touch()
+    chunk = output / "_work" / "train-000000000-000000256.rows"
+    chunk.write_bytes(chunk.read_bytes()[:-1])  # and that of 0 is damaged
+    done = run(*arguments, "--output", output, "--executor", "local", "--tasks", 3, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert "Skipping 1 already completed tasks" in done.stderr
+    assert_same_files(output, whole)
+
+
+SBATCH = """#!/bin/sh
+for script; do :; done  # the last argument
+cp "$script" {folder}/submitted.slurm
+echo "$@" > {folder}/arguments
+echo "Submitted batch job 4711"
+"""
+SRUN = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do [ "$1" = -n ] && shift; shift; done  # options
+exec "$@"
+"""
+SCONTROL = "#!/bin/sh\necho this-node\n"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Path:
+    """A folder with the commands of SLURM: sbatch keeps the script, and the test runs it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, script in (("sbatch", SBATCH), ("srun", SRUN), ("scontrol", SCONTROL)):
+        (folder / name).write_text(script.replace("{folder}", str(tmp_path)))
+        (folder / name).chmod(stat.S_IRWXU)
+    return folder
+
+
+def test_a_slurm_job_is_submitted_and_its_last_task_makes_the_dataset(
+    tmp_path: Path, arguments: list[str], whole: Path, cluster: Path
+) -> None:
+    output = tmp_path / "out"
+    path = f"{cluster}:{os.environ['PATH']}"
+    submitted = run(
+        *arguments, "--output", output, "--executor", "slurm", "--tasks", 3, "--workers", 2,
+        *("--slurm", "partition=gpu", "--slurm", "time=2:00:00", "--slurm", "account=me"),
+        *("--slurm", "cpus-per-task=8"),
+        PATH=path,
+    )  # fmt: skip
+    assert submitted.returncode == 0, submitted.stderr
+    assert submitted.stdout.startswith("submitted job 4711 (3 tasks, ")
+    script = (tmp_path / "submitted.slurm").read_text()
+    directives = [line.removeprefix("#SBATCH --") for line in script.splitlines() if "#SBATCH" in line]
+    for expected in (
+        "array=0-2%2", "partition=gpu", "time=2:00:00", "account=me", "cpus-per-task=8", "gpus=1",
+        "job-name=sepo", "requeue",
+    ):  # fmt: skip
+        assert expected in directives
+    assert not [line for line in directives if line.startswith("qos")]
+    assert f'export PATH="{Path(sys.executable).parent}:$PATH"' in script
+    assert "srun  -l -n 1 launch_pickled_pipeline" in script
+    assert "HF_TOKEN" not in script
+    for task in (2, 0, 1):
+        done = subprocess.run(
+            ["sh", tmp_path / "submitted.slurm"],
+            env={
+                **os.environ,
+                "PATH": path,
+                "OMP_NUM_THREADS": "1",
+                "SLURM_ARRAY_TASK_ID": str(task),
+                "SLURM_NODELIST": "this-node",
+                "RUN_OFFSET": "0",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert_same_files(output, whole)
+
+
+def test_slurm_needs_a_partition_and_a_time(tmp_path: Path, arguments: list[str], cluster: Path) -> None:
+    slurm = ["--output", tmp_path / "out", "--executor", "slurm", "--tasks", 2, "--slurm", "partition=gpu"]
+    found = run(*arguments, *slurm)
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1] == "Error: --executor slurm needs --slurm time=…, as sbatch does."
+    without = run(*arguments, *slurm, "--slurm", "time=1:00", PATH="/usr/bin:/bin")
+    assert without.returncode == 1
+    assert "Error: sbatch failed" in without.stderr
+
+
+def invoke(arguments: Sequence[Any]) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tasks", 2], "--tasks and --workers need --executor."),
+        (["--slurm", "time=1"], "--slurm needs --executor slurm."),
+        (["--executor", "local", "--shard", "0/2"], "--shard is one part, and --executor runs all of them."),
+        (["--executor", "slurm"], "--executor slurm needs --tasks."),
+        (["--executor", "slurm", "--tasks", 2, "--slurm", "fast"], "'fast' is not field=value"),
+        (["--shard", "2/2"], "'2/2' is not i/n with i from 0 to n-1"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    arguments: list[str], options: list[Any], message: str
+) -> None:
+    found = invoke([*arguments, *options])
+    assert found.exit_code == 2
+    assert message in found.stderr
