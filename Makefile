@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo pipeline test slow check fix wheel
+.PHONY: demo pipeline test slow torture check fix wheel
 
 # Annotate the bundled sample with the bundled models and show what came out.
 demo: $(INSTALLED)
@@ -20,6 +20,10 @@ test: $(INSTALLED)
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# Kill workers a thousand times, fill disks, damage chunks; `slow` does a tenth of it.
+torture: $(INSTALLED)
+	SEPO_TORTURE_KILLS=1000 $(BIN)/python -m pytest -m slow tests/torture
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

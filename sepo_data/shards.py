@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import OutputError
+from .manifest import MANIFEST, RECORD, flaws
 from .schema import MANIFEST_NAME
 
 CHUNK_ROWS = 256
@@ -121,14 +122,16 @@ def open_run(output: Path, record: dict[str, Any]) -> Run:
 
 def read_record(output: Path) -> dict[str, Any] | None:
     """The record of the run in a folder, finished or not; None if there is none."""
-    for path in (output / MANIFEST_NAME, output / "_work" / "run.json"):
+    for path, shape in ((output / MANIFEST_NAME, MANIFEST), (output / "_work" / "run.json", RECORD)):
         if path.exists():
             try:
-                return dict(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError) as error:
-                raise OutputError(
-                    f"{path} cannot be read ({error}). Delete {output} and run again."
-                ) from error
+                record = json.loads(path.read_text(encoding="utf-8"))
+                problem = next(flaws(record, shape, complete=True), None)
+            except (OSError, ValueError, RecursionError) as error:
+                problem = str(error)
+            if problem is not None:
+                raise OutputError(f"{path} cannot be read ({problem}). Delete {output} and run again.")
+            return dict(record)
     return None
 
 
@@ -180,13 +183,14 @@ def write_chunk(
     Raises:
         OutputError: If the folder cannot be written or the disk is full.
     """
-    footer = {_NOTES_KEY: json_bytes(notes), _IDENTITY_KEY: run.identity}
+    path = run.chunk(lo, hi, part)
+    footer = {_NOTES_KEY: json_bytes(notes), _IDENTITY_KEY: run.identity + path.name.encode()}
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(footer), sink, compression="zstd")
     content = sink.getvalue()
     try:
         with writing(run.output):
-            write_atomically(run.chunk(lo, hi, part), hashlib.sha256(content).digest(), content)
+            write_atomically(path, hashlib.sha256(content).digest(), content)
     except OutputError:
         if not is_finished(run):  # else another worker had this chunk too, and has merged the run
             raise
@@ -208,8 +212,8 @@ def read_chunk(run: Run, lo: int, hi: int, part: str = "rows") -> tuple[pa.Table
         raise OutputError(f"{path} is damaged. The same sepo-annotate command as before makes it anew.")
     table = pq.read_table(pa.BufferReader(pa.py_buffer(rest)))
     footer = table.schema.metadata
-    if footer[_IDENTITY_KEY] != run.identity:
-        raise OutputError(f"{path} belongs to another run. Delete it and run again.")
+    if footer[_IDENTITY_KEY] != run.identity + path.name.encode():
+        raise OutputError(f"{path} is not what was written there. Delete it and run again.")
     return table.replace_schema_metadata(None), dict(json.loads(footer[_NOTES_KEY]))
 
 

@@ -2,11 +2,6 @@
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -437,31 +432,6 @@ def test_a_plan_counts_what_the_run_then_does(tmp_path: Path, models: tuple[str,
     assert manifest is not None
     scored = manifest["health"]["chosen"]["tokens"] + manifest["health"]["rejected"]["tokens"]
     assert scored < found.tokens < 60 * found.longest
-
-
-@pytest.mark.slow
-def test_ten_kills_at_random_moments_change_no_byte(tmp_path: Path, models: tuple[str, str]) -> None:
-    data = write_jsonl(tmp_path / "prefs.jsonl", pairs(3000))
-    annotate(data, *models, AnnotateSettings(output=tmp_path / "whole"))
-    command = [sys.executable, "-m", "cli.annotate", "--oracle", models[0], "--ref", models[1]]
-    command += ["--dataset", data, "--output", str(tmp_path / "killed")]
-    rng = np.random.default_rng(0)
-    kills = 0
-    while kills < 10:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        work, begun = tmp_path / "killed" / "_work", time.monotonic()
-        done = len(list(work.glob("*.rows")))
-        # wait until it is at work again, then strike somewhere inside a chunk
-        while len(list(work.glob("*.rows"))) == done and process.poll() is None:
-            assert time.monotonic() - begun < 120
-            time.sleep(0.01)
-        time.sleep(float(rng.uniform(0, 0.5)))
-        assert process.poll() is None, "the run was over before ten kills: make it longer"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 0
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 def test_a_dataset_that_is_annotated_already_is_refused(tmp_path: Path, models: tuple[str, str]) -> None:
