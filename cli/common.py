@@ -47,7 +47,9 @@ class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """As printed."""
         ours = record.name == "sepo" and record.levelno >= logging.WARNING
-        return f"{'warning: ' if ours else ''}{super().format(record)}"
+        from sepo_data.errors import visible, without_secrets
+
+        return visible(without_secrets(f"{'warning: ' if ours else ''}{super().format(record)}"))
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -128,9 +130,13 @@ def read_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str,
 
 def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--allow-pickle`` and ``--trust-remote-code``."""
-    command = click.option(
-        "--trust-remote-code", is_flag=True, help="Run Python code that comes with a model."
-    )(command)
     return click.option(
         "--allow-pickle", is_flag=True, help="Open weights that are pickles, which can run code."
-    )(command)
+    )(trust_remote_code_option(command))
+
+
+def trust_remote_code_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--trust-remote-code``."""
+    return click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with a model.")(
+        command
+    )

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from .common import Command, one_line_errors
+from .common import Command, one_line_errors, trust_remote_code_option
 
 if TYPE_CHECKING:
     from sepo_data.encoding import ResponseEncoder
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     metavar="N",
     help="With --tokenizer: most tokens of prompt and response together, or what the policy reads.",
 )
+@trust_remote_code_option
 @one_line_errors
-def main(dataset: str, row: int, tokenizer: str | None, max_length: int) -> None:
+def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_remote_code: bool) -> None:
     """Show a row of an annotated dataset, selected tokens in brackets, and its oracle's health.
 
     \b
@@ -52,9 +53,9 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int) -> None
     annotated = open_annotated(dataset)
     encoder = None
     if tokenizer is not None:
-        from sepo_data.checkpoints import load_tokenizer  # loads transformers
+        from sepo_data.checkpoints import Trust, load_tokenizer  # loads transformers
 
-        policy, context = load_tokenizer(tokenizer)
+        policy, context = load_tokenizer(tokenizer, trust=Trust(remote_code=trust_remote_code))
         max_length = min(max_length, context or max_length)
         schema = next(iter(annotated.splits.values())).select_columns([*PAIR_COLUMNS]).features.arrow_schema
         give_template(policy, True, schema, tokenizer)  # as training does

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from sepo_data.annotate import Report
+from sepo_data.errors import visible
 from sepo_data.health import Health
 from sepo_data.planning import Plan
 from sepo_data.policy_rows import ProjectedPair
@@ -174,7 +175,9 @@ def describe_row(row: Mapping[str, Any], number: int) -> str:
     lines = [f"row {number}"]
     prompt = row["prompt"]
     turns = [("prompt", prompt)] if isinstance(prompt, str) else [(m["role"], m["content"]) for m in prompt]
-    lines += [f"{click.style(role + ':', dim=True)} {content}" for role, content in turns]
+    lines += [
+        f"{click.style(visible(role) + ':', dim=True)} {visible(content or '')}" for role, content in turns
+    ]
     for side, colour in zip(SIDES, ("green", "red"), strict=True):
         head = click.style(f"{side} ({row[f'{side}_reward']:+.2f} nats):", fg=colour)
         lines.append(f"{head} {marked_response(row, side, colour)}")
@@ -221,10 +224,10 @@ def marked_response(row: Mapping[str, Any], side: str, colour: str) -> str:
         # blanks in front of a word belong to its token; outside the bracket they read better
         shown = response[max(start, done) : end].lstrip()
         if shown:
-            marked = click.style(f"[{shown}]", fg=colour, bold=True)
-            pieces += [response[done : end - len(shown)], marked]
+            marked = click.style(f"[{visible(shown)}]", fg=colour, bold=True)
+            pieces += [visible(response[done : end - len(shown)]), marked]
             done = end
-    pieces.append(response[done:])
+    pieces.append(visible(response[done:]))
     if row[f"{side}_eos_mask"]:
         pieces.append(click.style("[end]", fg=colour, bold=True))
     return "".join(pieces) + ("" if row[f"{side}_eos_reward"] is not None else " … (cut)")

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from .errors import visible
 from .hashing import text_sha256
 from .health import health_from_dict
 from .precision import computed_in, precision_from_dict
@@ -29,13 +30,14 @@ def render_card(manifest: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown, and no text of a row ever reaches it
+        autoescape=False,  # Markdown: names go through `code`, and no text of a row ever reaches it
     )
     header = yaml.safe_dump(_metadata(manifest), sort_keys=False, allow_unicode=True, width=1000)
     health, precision = health_from_dict(manifest["health"]), precision_from_dict(manifest["precision"])
     warnings = health.warnings()
     if precision is not None:
         warnings += precision.warnings(manifest["scoring"]["dtype"])
+    environment.filters["code"] = code
     page = environment.get_template("dataset_card.md.j2")
     return f"---\n{header}---\n\n" + page.render(
         m=manifest,
@@ -44,6 +46,17 @@ def render_card(manifest: dict[str, Any]) -> str:
         computed_in=computed_in(manifest["scoring"]["dtype"]),
         warnings=warnings,
     )
+
+
+def code(text: object) -> str:
+    """A code span on one line that keeps a table's cell whole, whatever stands in it.
+
+    Example:
+        >>> code("a|`b`")
+        "`a¦'b'`"
+    """
+    shown = visible(" ".join(str(text).split())).replace("`", "'").replace("|", "¦")
+    return f"`{shown or ' '}`"
 
 
 def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:

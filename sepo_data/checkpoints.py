@@ -6,6 +6,8 @@ not opened, unless the user says so.
 """
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +20,12 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file
 
 from .errors import ModelError, SepoError, TokenizerError, first_line
 from .hashing import file_sha256
 from .hub import is_path, model_files, model_revision
+from .sources import name_of
 
 CONFIG, ADAPTER_CONFIG, BASE = "config.json", "adapter_config.json", "base_model_name_or_path"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -88,7 +92,7 @@ class Snapshot:
     @property
     def name(self) -> str:
         """As in `ModelFacts`."""
-        return self.location if self.commit else Path(self.location).resolve().name
+        return self.location if self.commit else name_of(Path(self.location).resolve())
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,9 @@ def describe_model(name: str, revision: str | None = None, trust: Trust = NO_TRU
     return Description(checkpoint, tokenizer, _max_context(checkpoint.config))
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> tuple[PreTrainedTokenizerBase, int | None]:
+def load_tokenizer(
+    name: str, revision: str | None = None, trust: Trust = NO_TRUST
+) -> tuple[PreTrainedTokenizerBase, int | None]:
     """Load a tokenizer from a model's folder or repository, or from one that holds nothing else.
 
     Returns:
@@ -221,14 +227,16 @@ def load_tokenizer(name: str, revision: str | None = None) -> tuple[PreTrainedTo
         TokenizerError: If there is no tokenizer in it.
         HubError: If the Hub cannot be reached.
     """
-    place = _open(name, revision, NO_TRUST)
+    place = _open(name, revision, trust)
     if not place.files.intersection(TOKENIZERS):
         raise TokenizerError(f"{name}: no tokenizer.json in it. Give the folder or name of a tokenizer.")
-    tokenizer = _read_tokenizer(place, NO_TRUST)
+    tokenizer = _read_tokenizer(place, trust)
     if CONFIG not in place.files:
         return tokenizer, None
     with errors_as(ModelError, place):
-        config = AutoConfig.from_pretrained(place.location, revision=place.commit, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(
+            place.location, revision=place.commit, trust_remote_code=trust.remote_code
+        )
     return tokenizer, _max_context(config)
 
 
@@ -330,6 +338,7 @@ def _open_base(adapter: Snapshot, trust: Trust) -> Snapshot:
 
 def _check_weights(place: Snapshot, weights: tuple[str, ...], trust: Trust) -> None:
     if place.files.intersection(weights):
+        _check_index(place, weights)
         return
     pickled = sorted(place.files.intersection(PICKLES))
     if pickled and trust.pickle:
@@ -341,6 +350,23 @@ def _check_weights(place: Snapshot, weights: tuple[str, ...], trust: Trust) -> N
         f"where that is no risk and write {weights[0]} with model.save_pretrained(FOLDER), or pass "
         "--allow-pickle if you trust whoever made it."
     )
+
+
+def _check_index(place: Snapshot, weights: tuple[str, ...]) -> None:
+    """The index of weights in several files may name pickles, which would be opened all the same."""
+    index = next((name for name in weights if name.endswith(".index.json")), None)
+    if index is None or weights[0] in place.files:
+        return
+    with errors_as(ModelError, place):
+        path = cached_file(place.location, index, revision=place.commit)
+        named = set(json.loads(Path(str(path)).read_text(encoding="utf-8"))["weight_map"].values())
+    if strange := sorted(
+        str(name) for name in named if not re.fullmatch(r"\w[\w.-]*\.safetensors", str(name))
+    ):
+        raise ModelError(
+            f"{place.location}: {index} names {strange[0]}, which is no file of safetensors beside it. "
+            "Write the weights with model.save_pretrained(FOLDER)."
+        )
 
 
 def _common_tokenizer(oracle: Checkpoint, ref: Checkpoint) -> PreTrainedTokenizerBase:

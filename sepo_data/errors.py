@@ -15,9 +15,22 @@ SepoError
 A message starts with the place, quotes the user's value and ends with what to change.
 """
 
+import os
+import re
+
+_SECRETS = re.compile(
+    r"(?<=Bearer )[^\s'\"]+"  # what the HTTP client quotes of a header
+    r"|\bhf_[A-Za-z0-9]{16,}"  # a token of the Hub
+    r"|(?<=://)[^/\s@]*:[^/\s@]*(?=@)"  # user and password of an address
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 
 class SepoError(Exception):
-    """An expected failure; its text is one line for the user."""
+    """An expected failure; its text is one line for the user, and holds no secret."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(" ".join(without_secrets(message).splitlines())))
 
 
 class SettingsError(SepoError):
@@ -58,6 +71,30 @@ class OutputError(SepoError):
 
 class HubError(SepoError):
     """The Hub refused a request, or could not be reached."""
+
+
+def without_secrets(text: str) -> str:
+    """The text with dots for tokens and passwords.
+
+    Example:
+        >>> without_secrets("https://me:1234@host/file")
+        'https://…@host/file'
+    """
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        token = os.environ.get(name, "").strip()
+        if len(token) >= 16:  # a shorter one is none, and may be a part of a word
+            text = text.replace(token, "…")
+    return _SECRETS.sub("…", text)
+
+
+def visible(text: str) -> str:
+    r"""The text with escapes for what would steer a terminal; line breaks and tabs stay.
+
+    Example:
+        >>> visible("\x1b[31mred")
+        '\\x1b[31mred'
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:

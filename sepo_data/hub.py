@@ -7,8 +7,9 @@ at the Hub anew: what a lost answer has done is not done again. No torch, no mod
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +38,7 @@ from .hub_files import (
     trained_on_restricted,
 )
 from .schema import MANIFEST_NAME, validate
+from .sources import name_of
 
 if TYPE_CHECKING:
     import datasets
@@ -176,12 +178,22 @@ def open_annotated(name_or_folder: str, *, revision: str | None = None) -> Annot
         folder, manifest
     )  # datasets would go by the card, and serve the rows of before from its cache
     try:
+        _check_card(datasets.load_dataset_builder(str(folder)).config.data_files, folder)
         splits = datasets.load_dataset(str(folder))
+    except SchemaError:
+        raise
     except Exception as error:  # datasets lets through whatever its readers raise
         raise SchemaError(f"{name_or_folder}: cannot be read: {line_of(error)}.") from error
     validate(splits)
-    name = local.resolve().name if local else name_or_folder
+    name = name_of(local.resolve()) if local else name_or_folder
     return Annotated(name, commit, manifest, splits)
+
+
+def _check_card(data_files: Mapping[str, Sequence[str]], folder: Path) -> None:
+    """Its YAML says what ``datasets`` reads: nothing that is not in the folder."""
+    for path in chain.from_iterable(data_files.values()):
+        if ".." in Path(path).parts or not Path(path).is_relative_to(folder.absolute()):
+            raise SchemaError(f"{folder / 'README.md'} names {path}, which is not in the folder. Correct it.")
 
 
 def annotated_revision(name_or_folder: str, revision: str | None = None) -> str:

@@ -42,7 +42,8 @@ def may_pass(cause: BaseException) -> bool:
     """Whether another try makes sense."""
     if isinstance(cause, HfHubHTTPError):
         return _status(cause) >= 500 or _status(cause) in (408, 409, 412, 425, 429)
-    return isinstance(cause, NO_ANSWER) and not isinstance(cause, OfflineModeIsEnabled)
+    refused = (OfflineModeIsEnabled, httpx.LocalProtocolError)  # the request never left
+    return isinstance(cause, NO_ANSWER) and not isinstance(cause, refused)
 
 
 def asked_wait_s(cause: BaseException) -> float:
@@ -94,6 +95,11 @@ def source_error(
 def _no_answer(name: str, cause: BaseException) -> SepoError:
     if isinstance(cause, OfflineModeIsEnabled):
         return HubError(f"{name}: HF_HUB_OFFLINE is set. Unset it, or give a folder of this machine.")
+    if isinstance(cause, httpx.LocalProtocolError) and "Bearer" in str(cause):
+        return HubError(
+            "the Hugging Face token holds a character that no token has. Log in with `hf auth login`, or "
+            "correct HF_TOKEN."
+        )
     if may_pass(cause):
         return HubError(
             f"{name}: the Hub does not answer ({line_of(cause)}). Try again later, or check the path."

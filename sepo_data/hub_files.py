@@ -13,6 +13,7 @@ from typing import Any, Literal
 from .errors import HubError, OutputError, SchemaError
 from .hashing import file_sha256
 from .hub_errors import line_of
+from .manifest import check_manifest
 from .schema import MANIFEST_NAME, check_version, validate
 
 RepoType = Literal["dataset", "model"]
@@ -108,10 +109,11 @@ def read_manifest(folder: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         problem = f"not an annotated dataset (no {MANIFEST_NAME})"
         raise SchemaError(f"{name}: {problem}. Make one of it with sepo-annotate.") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         problem = f"{MANIFEST_NAME} has no schema version ({line_of(error)})"
         raise SchemaError(f"{name}: {problem}. Annotate again, or copy it again.") from error
     check_version(version)
+    check_manifest(manifest, name)
     return manifest
 
 
@@ -162,7 +164,10 @@ def _weight_files(folder: Path) -> list[str]:
     if (folder / "model.safetensors").is_file() or not index.is_file():
         return ["model.safetensors"]
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if outside := [name for name in names if Path(name).name != name]:
+            raise ValueError(f"it names {outside[0]}")
+        return names
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _unreadable(index, error) from error
 

@@ -1,6 +1,7 @@
 """Where numbers come from: the facts of a run that its manifest keeps."""
 
 import json
+import math
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
@@ -79,8 +80,23 @@ def run_record(
 def carried_over(card: dict[str, Any]) -> dict[str, Any]:
     """Licence, language and gate of the source's card: what a derived dataset has to keep."""
     return {
-        key: value for key, value in card.items() if key in CARRIED_OVER or key.startswith("extra_gated_")
+        key: _plain(value)
+        for key, value in card.items()
+        if key in CARRIED_OVER or str(key).startswith("extra_gated_")
     }
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """YAML as JSON has it: it knows dates, keys that are no texts, and lists that hold themselves."""
+    if isinstance(value, dict | list) and depth == 6:
+        return str(type(value).__name__)
+    if isinstance(value, dict):
+        return {_plain(str(key)): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, depth + 1) for item in value]
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def tokenizer_hash(encoder: ResponseEncoder) -> str:

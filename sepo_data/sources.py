@@ -18,6 +18,8 @@ from .text_files import SUFFIXES, DataFile, digest_of, is_text_file, read_text_f
 if TYPE_CHECKING:
     import datasets
 
+SPLIT_NAME = re.compile(r"\w+(\.\w+)*")  # what `datasets` reads; it names files
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -39,6 +41,9 @@ def open_rows(dataset: str, config: str | None, split: str, revision: str | None
         HubError: If the Hub refuses, or cannot be reached.
     """
     opened = _open(dataset, config, split, revision)
+    if not SPLIT_NAME.fullmatch(split):
+        problem = "split names are letters, digits and _, with dots between them"
+        raise PreferenceError(f'{dataset}: split "{split}": {problem}. Rename it.')
     if not len(opened.rows):
         raise PreferenceError(f'{dataset}: split "{split}" has no rows. Choose another file or split.')
     return opened
@@ -58,6 +63,11 @@ def _open(dataset: str, config: str | None, split: str, revision: str | None) ->
         problem = "only Hub datasets have revisions"
         raise PreferenceError(f"{dataset}: {problem}. Leave out the revision {revision}.")
     return (_open_folder if path.is_dir() else _open_file)(path, dataset, config, split)
+
+
+def name_of(path: Path) -> str:
+    """The last part of a path, as a text that files and commands can print."""
+    return path.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _is_hub_id(dataset: str) -> bool:
@@ -88,7 +98,7 @@ def _open_file(path: Path, dataset: str, config: str | None, split: str) -> Open
     else:
         problem = f'files that end in "{path.suffix}" are not read'
         raise PreferenceError(f"{dataset}: {problem}. Convert it to one of .parquet, {', '.join(SUFFIXES)}.")
-    return Opened(rows, path.name, f"sha256:{digest}", repairs=repairs)
+    return Opened(rows, name_of(path), f"sha256:{digest}", repairs=repairs)
 
 
 def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Opened:
@@ -107,7 +117,7 @@ def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Op
     readme = root / "README.md"
     with _one_line(str(readme)):
         card = (metadata_load(readme) if readme.exists() else None) or {}
-    return Opened(rows, root.name, f"sha256:{digest}", card, repairs=repairs)
+    return Opened(rows, name_of(root), f"sha256:{digest}", card, repairs=repairs)
 
 
 def _digest_in(root: Path, files: Iterable[str]) -> str:
@@ -153,6 +163,9 @@ def _files_of(builder: Any, split: str, dataset: str, prefix: str) -> dict[str, 
     """The files of a split: what messages call them → where they are; ``prefix`` is common to the latter."""
     _check_split(split, [str(name) for name in builder.config.data_files], dataset)
     urls = list(builder.config.data_files[split])
+    if outside := [url for url in urls if ".." in Path(url).parts or not url.startswith(prefix)]:
+        problem = f"its card names {outside[0]}, which is not in it"
+        raise PreferenceError(f"{dataset}: {problem}. Correct data_files in its README.md.")
     return {f"{dataset.rstrip('/')}/{url.removeprefix(prefix)}": str(url) for url in urls}
 
 

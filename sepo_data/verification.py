@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from .checkpoints import NO_TRUST, PairFacts, Trust, describe_pair
 from .encoding import response_encoder
-from .errors import SettingsError
+from .errors import SchemaError, SettingsError
 from .hub import open_annotated
+from .manifest import check_manifest
 from .models import Loading
 from .placement import one_after_the_other
 from .policy_rows import Annotation, annotated_source, read_annotations
@@ -87,7 +88,9 @@ def verify(
         SepoError: One of its children, see `errors`.
     """
     annotated = open_annotated(dataset, revision=revision)
-    made, (rows,) = annotated.manifest, annotated.splits.values()
+    made, rows = annotated.manifest, next(iter(annotated.splits.values()))
+    check_manifest(made, dataset, complete=True)
+    source_rows = _source_rows(made, len(rows), dataset)
     facts = _describe(made, oracle, ref, trust)
     scoring = made["scoring"]
     how = Loading(dtype or scoring["dtype"], device, scoring["max_length"])
@@ -103,7 +106,7 @@ def verify(
         return Verification(len(sample), moved, 0, math.nan, math.nan, math.nan)
     in_turn = one_after_the_other(facts, how.dtype, how.place)
     scores = score_once(facts, how, pairs, None, in_turn=in_turn)
-    numbers = _source_rows(made)[places]
+    numbers = source_rows[places]
     in_source = [replace(pair, row=int(numbers[pair.row])) for pair in pairs]
     differences, equal = [], []
     for side in SIDES:
@@ -146,12 +149,13 @@ def _describe(made: Mapping[str, Any], oracle: str | None, ref: str | None, trus
     for role, found in (("oracle", pair.oracle), ("ref", pair.ref)):
         facts = made[role]
         if (found.revision, found.base) != (facts["revision"], facts["base"]):
-            log.warning("the dataset's %s is %s, this is %s", role, _named(**facts), _named(**asdict(found)))
+            was, now = _named(facts), _named(asdict(found))
+            log.warning("the dataset's %s is %s, this is %s", role, was, now)
     return pair
 
 
-def _named(name: str, revision: str, base: str | None) -> str:
-    return f"{name}@{revision[:19]}" + (f" on {base}" if base else "")
+def _named(facts: Mapping[str, Any]) -> str:
+    return f"{facts['name']}@{facts['revision'][:19]}" + (f" on {facts['base']}" if facts["base"] else "")
 
 
 def _lies_as(pair: EncodedPair, side: str, stored: Mapping[str, Sequence[Annotation]]) -> bool:
@@ -165,10 +169,14 @@ def _with_end(values: npt.NDArray[Any], end: float | bool | None) -> npt.NDArray
     return values if end is None else np.append(values, end)
 
 
-def _source_rows(made: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+def _source_rows(made: Mapping[str, Any], kept: int, name: str) -> npt.NDArray[np.int64]:
     """Numbers of the dataset's rows in its source: the rule ``random`` draws by them."""
-    dropped = [row for rows in made["dropped_rows"].values() for row in rows]
-    return np.setdiff1d(np.arange(made["counts"]["rows"]), dropped)
+    dropped = {row for rows in made["dropped_rows"].values() for row in rows}
+    total = made["counts"]["rows"]
+    if kept + len(dropped) != total or max(dropped, default=0) >= total:
+        problem = f"its manifest counts {total:,} rows and {len(dropped):,} dropped ones, and it has {kept:,}"
+        raise SchemaError(f"{name}: {problem}. Copy it again, or annotate again.")
+    return np.setdiff1d(np.arange(total), list(dropped))
 
 
 def _selection(made: Mapping[str, Any]) -> AnnotateSettings:
