@@ -41,9 +41,6 @@ def open_rows(dataset: str, config: str | None, split: str, revision: str | None
         HubError: If the Hub refuses, or cannot be reached.
     """
     opened = _open(dataset, config, split, revision)
-    if not SPLIT_NAME.fullmatch(split):
-        problem = "split names are letters, digits and _, with dots between them"
-        raise PreferenceError(f'{dataset}: split "{split}": {problem}. Rename it.')
     if not len(opened.rows):
         raise PreferenceError(f'{dataset}: split "{split}" has no rows. Choose another file or split.')
     return opened
@@ -108,7 +105,9 @@ def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Op
     if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
         _refuse_config(config, dataset)
         rows = _saved_to_disk(root, dataset, split)
-        digest = _digest_in(root, [file["filename"] for file in rows.cache_files])
+        saved = [str(file["filename"]) for file in rows.cache_files]
+        _check_inside(saved, f"{root}/", dataset)
+        digest = _digest_in(root, saved)
     else:
         builder = _builder(str(root), dataset, config, None)
         files = _files_of(builder, split, dataset, f"{root}/")
@@ -163,9 +162,7 @@ def _files_of(builder: Any, split: str, dataset: str, prefix: str) -> dict[str, 
     """The files of a split: what messages call them → where they are; ``prefix`` is common to the latter."""
     _check_split(split, [str(name) for name in builder.config.data_files], dataset)
     urls = list(builder.config.data_files[split])
-    if outside := [url for url in urls if ".." in Path(url).parts or not url.startswith(prefix)]:
-        problem = f"its card names {outside[0]}, which is not in it"
-        raise PreferenceError(f"{dataset}: {problem}. Correct data_files in its README.md.")
+    _check_inside(urls, prefix, dataset)
     return {f"{dataset.rstrip('/')}/{url.removeprefix(prefix)}": str(url) for url in urls}
 
 
@@ -234,6 +231,17 @@ def _find_corrupt_parquet(files: Sequence[DataFile]) -> None:
 def _check_split(split: str, splits: Sequence[str], dataset: str) -> None:
     if split not in splits:
         raise PreferenceError(f'{dataset}: no split "{split}". Choose with --split: {", ".join(splits)}.')
+    if not SPLIT_NAME.fullmatch(split):
+        problem = "split names are letters, digits and _, with dots between them"
+        raise PreferenceError(f'{dataset}: split "{split}": {problem}. Rename it.')
+
+
+def _check_inside(files: Iterable[str], prefix: str, dataset: str) -> None:
+    """A card, or what ``save_to_disk`` writes, may name any file; it is the folder that is annotated."""
+    for file in files:
+        if ".." in Path(file).parts or not file.startswith(prefix):
+            problem = f"it names {file}, which is not in it"
+            raise PreferenceError(f"{dataset}: {problem}. Correct data_files in its README.md or state.json.")
 
 
 def _refuse_config(config: str | None, dataset: str) -> None:
