@@ -268,10 +268,24 @@ class Timing:
 
 
 def in_turn(
-    variants: dict[str, Callable[[], object]], rounds: int, shape: Shape, device: str, dtype: torch.dtype
+    variants: dict[str, Callable[[], object]],
+    rounds: int,
+    shape: Shape,
+    device: str,
+    dtype: torch.dtype,
+    largest: dict[str, Callable[[], object]] | None = None,
 ) -> Timing:
-    """Time the variants and a matrix product in turn; the round for memory warms up."""
-    peaks = {name: peak_bytes(run, device) for name, run in variants.items()}
+    """Time the variants and a matrix product in turn; the round for memory warms up.
+
+    Args:
+        variants: What is timed, by name.
+        rounds: How often.
+        shape: Of the matrix product.
+        device: Where.
+        dtype: Of the matrix product.
+        largest: The part of each variant that takes most memory; None: all of it.
+    """
+    peaks = {name: peak_bytes(run, device) for name, run in (largest or variants).items()}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     rates = []
     for _ in range(rounds):
