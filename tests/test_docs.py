@@ -20,9 +20,14 @@ from sepo_train import sepo_loss
 ROOT = Path(__file__).parent.parent
 DOCS = {path.name: path.read_text("utf-8") for path in (ROOT / "docs").glob("*.md")}
 PIPELINE = re.findall(r"^    \$ (.*)$", DOCS["pipeline.md"], re.MULTILINE)
-LAUNCHED = re.findall(
-    r"^    (?:torchrun|accelerate launch) .*-m sepo_cli\.(.*)$", DOCS["training.md"], re.MULTILINE
-)
+LAUNCHED = [
+    *re.findall(
+        r"^    (?:torchrun|accelerate launch) .*-m (sepo_cli\..*)$", DOCS["training.md"], re.MULTILINE
+    ),
+    *re.findall(
+        r"^    (?:torchrun|accelerate launch|exec) .*?(sepo-annotate .*)$", DOCS["scaling.md"], re.MULTILINE
+    ),
+]
 
 
 def python_blocks(page: str) -> list[str]:
@@ -83,11 +88,11 @@ def test_ci_runs_the_pipeline() -> None:
 
 @pytest.mark.parametrize("line", LAUNCHED)
 def test_a_command_under_a_launcher_can_be_read(line: str) -> None:
-    parsed(f"sepo-{line}")
+    parsed(line.replace("sepo_cli.", "sepo-"))
 
 
 def test_launchers_are_shown() -> None:
-    assert len(LAUNCHED) >= 3
+    assert len(LAUNCHED) >= 7
 
 
 def test_the_worked_example_of_projection_prints_what_the_page_says(

@@ -205,3 +205,28 @@ def test_options_that_contradict_each_other_are_refused(
     found = invoke([*arguments, *options])
     assert found.exit_code == 2
     assert message in found.stderr
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["torchrun", "--nproc-per-node", "2", "--no-python"],
+        ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--no_python"],
+    ],
+    ids=["torchrun", "accelerate"],
+)
+def test_the_processes_of_a_launcher_share_a_run(
+    tmp_path: Path, arguments: list[str], whole: Path, launcher: list[str]
+) -> None:
+    scripts = Path(sys.executable).parent
+    command = [scripts / launcher[0], *launcher[1:], scripts / "sepo-annotate", *arguments]
+    done = subprocess.run(
+        [*command, "--output", tmp_path / "out", "--shard", "auto"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "this shard is done; " in done.stdout + done.stderr  # the first to finish left chunks to the other
+    assert_same_files(tmp_path / "out", whole)
