@@ -25,7 +25,7 @@ from .projection import Spans, clean_spans
 from .rendering import RenderedChat, Rendering, control_tokens, pattern_of, render
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 # why a row is dropped, in the user's words
@@ -85,6 +85,7 @@ class ResponseEncoder:
         is_control: By id, whether it is one of theirs; the last value, False, is that of all higher ids.
         added: Pattern of the tokens that the tokenizer looks for before it does anything to a text.
         cuts: Those of them in front of which a text can be cut and gives the same tokens.
+        uncounted: Pattern of the characters, its group, that the backend's offsets leave out.
         bos_ids: What the tokenizer puts in front of a plain text; empty with a template.
         backend: Its fast tokenizer, which reports every character that a token owns.
         literal_backend: The same, reading control tokens as text.
@@ -96,6 +97,7 @@ class ResponseEncoder:
     is_control: npt.NDArray[np.bool_]
     added: re.Pattern[str]
     cuts: frozenset[str]
+    uncounted: re.Pattern[str]
     bos_ids: tuple[int, ...]
     backend: "Tokenizer"
     literal_backend: "Tokenizer"
@@ -133,6 +135,7 @@ def response_encoder(tokenizer: "PreTrainedTokenizerBase", *, chat_template: boo
         )
     backend = _offset_backend(tokenizer, literal=False)
     added, cuts = _cutting_tokens(backend)
+    uncounted = _uncounted(backend, added)
     return ResponseEncoder(
         tokenizer=tokenizer,
         chat_template=use_template,
@@ -140,6 +143,7 @@ def response_encoder(tokenizer: "PreTrainedTokenizerBase", *, chat_template: boo
         is_control=_is_control(tokenizer),
         added=added,
         cuts=cuts,
+        uncounted=uncounted,
         bos_ids=() if use_template else bos_ids(tokenizer),
         backend=backend,
         literal_backend=_offset_backend(tokenizer, literal=True),
@@ -227,7 +231,7 @@ def _tokenise(encoder: ResponseEncoder, chats: Sequence[RenderedChat]) -> list[_
         head: np.array(encoding.ids, dtype=np.int64) for head, encoding in zip(heads, encodings, strict=False)
     }
     of_tail = {
-        tail: _tokens(encoding.ids, encoding.offsets)
+        tail: _tokens(encoding.ids, _offsets(encoder, tail, encoding))
         for tail, encoding in zip(tails, encodings[len(heads) :], strict=True)
     }
     tokens: list[_Tokens | str] = []
@@ -258,6 +262,17 @@ def _halves(encoder: ResponseEncoder, chat: RenderedChat, text: str) -> tuple[st
 def _tokens(ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> _Tokens:
     flat = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(ids))  # np.array is slow
     return _Tokens(np.array(ids, dtype=np.int64), flat[::2], flat[1::2])
+
+
+def _offsets(encoder: ResponseEncoder, text: str, encoding: "Encoding") -> list[tuple[int, int]]:
+    """What the backend reports, with the characters that it does not count."""
+    offsets = encoding.offsets
+    for found in encoder.uncounted.finditer(text):
+        lo, hi = found.span(1)
+        behind = encoder.added.search(text, hi)
+        stop, low = behind.start() if behind else len(text), hi - lo
+        offsets = [(start + low, end + low) if lo <= start < stop else (start, end) for start, end in offsets]
+    return offsets
 
 
 def _joined(head: Ids, tail: _Tokens, cut: int) -> _Tokens:
@@ -366,7 +381,7 @@ def _encode_literally(encoder: ResponseEncoder, text: str, typed: list[tuple[int
     cuts = [0, *(cut for span in typed for cut in span), len(text)]
     for i, (lo, hi) in enumerate(pairwise(cuts)):
         backend = encoder.literal_backend if i % 2 else encoder.backend
-        piece_ids, piece_offsets = _encode_piece(backend, text[lo:hi], first=lo == 0)
+        piece_ids, piece_offsets = _encode_piece(encoder, backend, text[lo:hi], first=lo == 0)
         if i % 2 and encoder.backend.token_to_id(text[lo:hi]) in piece_ids:
             raise _UnreadableError
         ids += piece_ids
@@ -379,7 +394,7 @@ class _UnreadableError(Exception):
 
 
 def _encode_piece(
-    backend: "Tokenizer", piece: str, *, first: bool
+    encoder: ResponseEncoder, backend: "Tokenizer", piece: str, *, first: bool
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Tokenise a piece as it stands in the text: SentencePiece puts a blank before the first word only."""
     newline = backend.encode("\n", add_special_tokens=False).ids
@@ -387,7 +402,7 @@ def _encode_piece(
     behind = led.offsets[len(newline) :]
     if first or led.ids[: len(newline)] != newline or any(start < 1 for start, _ in behind):
         alone = backend.encode(piece, add_special_tokens=False)
-        return alone.ids, alone.offsets
+        return alone.ids, _offsets(encoder, piece, alone)
     return led.ids[len(newline) :], [(start - 1, end - 1) for start, end in behind]
 
 
@@ -409,6 +424,22 @@ def _offset_backend(tokenizer: "PreTrainedTokenizerBase", *, literal: bool) -> "
     )
     backend.encode_special_tokens = literal
     return backend
+
+
+def _uncounted(backend: "Tokenizer", added: re.Pattern[str]) -> re.Pattern[str]:
+    """Pattern of what SentencePiece's rules delete where a text, or one behind an added token, begins.
+
+    The library (tokenizers 0.23) does not count these control characters, and reports all
+    offsets behind them, up to the next added token, too low.
+    """
+    rules = backend.normalizer
+    if rules is None or '"Precompiled"' not in json.dumps(json.loads(backend.to_str())["normalizer"]):
+        return pattern_of(())
+    bare = rules.normalize_str("qq")
+    deleted = [chr(code) for code in range(1, 0xA0) if rules.normalize_str(f"q{chr(code)}q") == bare]
+    if not deleted or backend.encode(f"{deleted[0]}q", add_special_tokens=False).offsets[-1][1] == 2:
+        return pattern_of(())  # a library that counts them
+    return re.compile(f"(?:\\A|{added.pattern})((?:{pattern_of(deleted).pattern})+)")
 
 
 def _cutting_tokens(backend: "Tokenizer") -> tuple[re.Pattern[str], frozenset[str]]:

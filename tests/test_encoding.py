@@ -1,5 +1,7 @@
 """Tests of rendering and encoding together: which tokens are the response's, and what they own."""
 
+import struct
+
 import datasets
 import numpy as np
 import pytest
@@ -389,3 +391,29 @@ def test_control_tokens_that_swallow_blanks_do_not_take_the_responses_tokens() -
     greedy = tokenizer.convert_tokens_to_ids("<|greedy|>")
     assert found.input_ids[found.positions].tolist().count(greedy) == 1
     assert found.input_ids[found.positions[-1]] == greedy
+
+
+def deleting_rules() -> normalizers.Precompiled:
+    """SentencePiece's format with one rule, DEL to nothing: a double array of 256 units, then the texts."""
+    units = [0] * 256
+    units[0] = 1 << 10  # the root: its children are at 1 ^ byte
+    units[1 ^ 0x7F] = 0x7F | 1 << 8 | 2 << 10  # the byte, "a rule ends here", and where its text's place is
+    return normalizers.Precompiled(struct.pack("<257I", 4 * len(units), *units) + b"\0")
+
+
+@pytest.mark.parametrize("family", ["unigram_nfkc", "sentencepiece_bpe"])
+def test_characters_that_are_deleted_at_the_start_of_a_text_move_no_span(family: str) -> None:
+    backend = Tokenizer.from_str(tiny_tokenizer(family).backend_tokenizer.to_str())
+    backend.normalizer = deleting_rules()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>"
+    )
+    encoder = response_encoder(tokenizer, chat_template=False)
+    response = " quick fox" if family == "unigram_nfkc" else " quick <|im_end|> fox"  # encoded in pieces
+    for prompt in ("", "<|im_start|>", "<|im_end|>Say it<|im_start|>"):  # behind each a text begins anew
+        plain = encoded(encoder, prompt + "The", response)
+        deleted = encoded(encoder, f"{prompt}\x7f\x7fThe", response)
+        assert deleted.token_start.tolist() == plain.token_start.tolist()
+        assert deleted.token_end.tolist() == plain.token_end.tolist()
+        assert deleted.input_ids.tolist() == plain.input_ids.tolist()
+        assert_covers(encoded(encoder, prompt, "\x7fThe"), len("\x7fThe"))
