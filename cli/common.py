@@ -109,6 +109,10 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
         raise click.BadParameter(
             f"{path} has unknown options: {', '.join(unknown)}. See --help; --no-x is `x: false`."
         )
+    lists = {option.opts[0] for option in ctx.command.params if getattr(option, "multiple", False)}
+    for name, value in names.items():
+        if isinstance(value, list | dict) and f"--{name}" not in lists:
+            raise click.BadParameter(f"{path}: {name} is {value!r}, it must be a single value.")
     names = {
         name: [f"{key}={item}" for key, item in value.items()] if isinstance(value, dict) else value
         for name, value in names.items()

@@ -32,7 +32,7 @@ def render_card(manifest: dict[str, Any]) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown: names go through `code`, and no text of a row ever reaches it
     )
-    header = yaml.safe_dump(_metadata(manifest), sort_keys=False, allow_unicode=True, width=1000)
+    header = yaml_header(_metadata(manifest))
     health, precision = health_from_dict(manifest["health"]), precision_from_dict(manifest["precision"])
     warnings = health.warnings()
     if precision is not None:
@@ -46,6 +46,12 @@ def render_card(manifest: dict[str, Any]) -> str:
         computed_in=computed_in(manifest["scoring"]["dtype"]),
         warnings=warnings,
     )
+
+
+def yaml_header(metadata: dict[str, Any]) -> str:
+    """The YAML of a card, readable where that is exact: of a line break U+0085 it would make a blank."""
+    readable = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
+    return readable if yaml.safe_load(readable) == metadata else yaml.safe_dump(metadata, sort_keys=False)
 
 
 def code(text: object) -> str:

@@ -114,7 +114,7 @@ def flaws(value: Any, shape: Shape, place: str = "", *, complete: bool) -> Itera
             yield f"{place} is {_shown(value)}, it must be a list"
             return
         for number, item in enumerate(value):
-            yield from flaws(item, shape[0], f"{place}[{number}]", complete=complete)
+            yield from flaws(item, shape[0], f"{place}[{number}]", complete=True)
     elif not isinstance(value, dict):
         yield f"{place or 'it'} is {_shown(value)}, it must be an object"
     else:

@@ -22,7 +22,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import OutputError
+from .errors import OutputError, first_line
 from .manifest import MANIFEST, RECORD, flaws
 from .schema import MANIFEST_NAME
 
@@ -126,6 +126,7 @@ def read_record(output: Path) -> dict[str, Any] | None:
         if path.exists():
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
+                json_bytes(record)  # a lone surrogate could not be written again
                 problem = next(flaws(record, shape, complete=True), None)
             except (OSError, ValueError, RecursionError) as error:
                 problem = str(error)
@@ -210,11 +211,15 @@ def read_chunk(run: Run, lo: int, hi: int, part: str = "rows") -> tuple[pa.Table
     digest, rest = content[:_DIGEST_BYTES], memoryview(content)[_DIGEST_BYTES:]
     if hashlib.sha256(rest).digest() != digest:
         raise OutputError(f"{path} is damaged. The same sepo-annotate command as before makes it anew.")
-    table = pq.read_table(pa.BufferReader(pa.py_buffer(rest)))
-    footer = table.schema.metadata
-    if footer[_IDENTITY_KEY] != run.identity + path.name.encode():
+    try:
+        table = pq.read_table(pa.BufferReader(pa.py_buffer(rest)))
+        footer = table.schema.metadata or {}
+        notes = dict(json.loads(footer.get(_NOTES_KEY, b"")))
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise OutputError(f"{path} is no chunk ({first_line(error)}). Delete it and run again.") from error
+    if footer.get(_IDENTITY_KEY) != run.identity + path.name.encode():
         raise OutputError(f"{path} is not what was written there. Delete it and run again.")
-    return table.replace_schema_metadata(None), dict(json.loads(footer[_NOTES_KEY]))
+    return table.replace_schema_metadata(None), notes
 
 
 def write_atomically(path: Path, *parts: bytes | pa.Buffer) -> None:

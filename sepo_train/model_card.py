@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import jinja2
-import yaml
 
+from sepo_data.card import yaml_header
 from sepo_data.shards import write_atomically
 
 _LICENCE = ("license", "license_name", "license_link")
@@ -41,11 +41,11 @@ def render_card(record: dict[str, Any], *, is_adapter: bool) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown, and no text of a row ever reaches it
+        autoescape=False,  # Markdown: names go through `code`, and no text of a row ever reaches it
     )
     environment.filters |= {"code": _code, "shown": _shown, "figure": _figure}
     metadata = _metadata(record, is_adapter=is_adapter)
-    header = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
+    header = yaml_header(metadata)
     names = {part: _name(record.get(part, {})) for part in ("model", "dataset")}
     page = environment.get_template("model_card.md.j2")
     return f"---\n{header}---\n\n" + page.render(r=record, names=names, is_adapter=is_adapter)
