@@ -104,6 +104,9 @@ def _learn_schema(files: Sequence[DataFile]) -> "pa.Schema":
         if "struct<>" in str(kind):
             problem = f'column "{name}" holds only empty objects {{}}, which parquet cannot store'
             raise PreferenceError(f"{files[0].label}: {problem}. Remove them.")
+        if "\0" in f"{name}{kind}":
+            problem = f'column "{name}" has a NUL character in its name or in that of a field'
+            raise PreferenceError(f"{files[0].label}: {problem}, where Arrow ends a name. Rename it.")
     return pa.schema(types, metadata={"repairs": json.dumps(repairs)})
 
 

@@ -103,7 +103,7 @@ MESSAGES = st.lists(
 ANSWERS = st.builds(lambda text: [{"role": "assistant", "content": text}], TEXTS)
 EXTRA_NAMES = TEXTS | st.sampled_from(
     ["id", "_type", "list", "element", "chosen.x", "a.b.list", "prompt", "messages", "chosen_reward",
-     "rejected_token_start", "__index_level_0__", "label", "feature", "dtype", "split", "repairs"]
+     "rejected_token_start", "a\0b", "__index_level_0__", "label", "feature", "dtype", "split", "repairs"]
 )  # fmt: skip
 
 

@@ -343,6 +343,8 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
         ),
         (b'{"a": 99999999999999999999}\n', ': column "a" mixes types or holds too large a number'),
         (b'{"a": {"b": {}}}\n', ': column "a" holds only empty objects {}'),
+        (b'{"a\\u0000b": 1}\n', r': column "a\x00b" has a NUL character in its name'),
+        (b'{"a": {"b\\u0000": 1}}\n', ': column "a" has a NUL character in its name'),
     ],
 )
 def test_a_bad_json_file_is_named_with_its_line_or_column(
