@@ -115,7 +115,7 @@ WORKERS: list[list[list[str]]] = [
     [["--sequential"]],
     [[], []],  # two at the same chunks
     [["--shard", "0/2"], []],
-    [["--shard", "1/2"], ["--shard", "0/3"], ["--shard", "2/3"]],
+    [["--shard", "1/2"], ["--shard", "0/3"], ["--shard", "1/3"]],  # together all chunks, some twice
 ]
 
 
