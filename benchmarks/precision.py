@@ -5,20 +5,20 @@
 The reference is the model; the oracles are the same model with noise of several sizes in its weights, so
 their rewards spread by more or less. Both are rounded to bfloat16 first, as most checkpoints are stored:
 what is measured is the rounding of the computation. All go through `sepo-annotate`'s own path, and are
-compared by `sepo_data.precision`, as a run compares its own rows. Without a CUDA device TF32 is imitated:
+compared by `sepo_data.precision`, as a run compares its own rows. A second table says what batches of other
+sizes change in each precision. Without a CUDA device TF32 is imitated:
 inputs and weights of every linear layer are rounded to 10 bits, the products are float32.
 """
 
 import argparse
 import copy
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from speed import table, where
+from speed import table, where, write_json
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -28,11 +28,13 @@ from sepo_data.models import BATCH_TOKENS_CPU, ModelPair, Scorer, matmul_precisi
 from sepo_data.precision import Precision, compare
 from sepo_data.preferences import open_source
 from sepo_data.rows import EncodedPair, encode_rows
+from sepo_data.schema import SIDES
 from sepo_data.scoring import Scores, score_rows
 from sepo_data.settings import AnnotateSettings
 
 SETTINGS = AnnotateSettings(Path("unused"))
 NOISES = (0.003, 0.01, 0.03, 0.1)  # of a weight's standard deviation
+BATCHES = (128, 8192)  # tokens; a CPU's usual ones are 2,048
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -54,13 +56,40 @@ def with_noise(model: Any, noise: float) -> Any:
     return changed
 
 
-def score(oracle: Any, ref: Any, pairs: Sequence[EncodedPair], dtype: torch.dtype, device: str) -> Scores:
+def score(
+    oracle: Any,
+    ref: Any,
+    pairs: Sequence[EncodedPair],
+    dtype: torch.dtype,
+    device: str,
+    batch_tokens: int | None = None,
+) -> Scores:
     """Log-probs under both, computed in a precision."""
     models = [copy.deepcopy(model).to(device, dtype) for model in (oracle, ref)]
     for model in models:
         prepare(model, 1024)
     oracle_scorer, ref_scorer = (Scorer(model, nullcontext, BATCH_TOKENS_CPU) for model in models)
-    return score_rows(ModelPair(oracle_scorer, ref_scorer), pairs, None)
+    return score_rows(ModelPair(oracle_scorer, ref_scorer), pairs, batch_tokens)
+
+
+def other_batches(oracle: Any, ref: Any, pairs: Sequence[EncodedPair], device: str) -> list[dict[str, Any]]:
+    """What batches of other sizes change in each precision, beside the usual ones."""
+    found = []
+    for name, dtype in DTYPES.items():
+        with matmul_precision("highest"):
+            usual = score(oracle, ref, pairs, dtype, device)
+            for batch_tokens in BATCHES:
+                other = score(oracle, ref, pairs, dtype, device, batch_tokens)
+                largest = max(
+                    float(abs(ours - theirs).max())
+                    for side in SIDES
+                    for ours, theirs in zip(other[side].rewards, usual[side].rewards, strict=True)
+                )
+                measured = compare(pairs, usual, other, SETTINGS).as_dict()
+                found.append(
+                    {"computed_in": name, "batch_tokens": batch_tokens, "largest": largest, **measured}
+                )
+    return found
 
 
 @contextmanager
@@ -113,10 +142,24 @@ def main() -> None:
             measured = compare(pairs, exact, found, SETTINGS)
             results.append({"noise_in_weights": noise, "computed_in": name, **measured.as_dict()})
             print(name, measured, flush=True)
+    batches = other_batches(with_noise(ref, NOISES[2]), ref, pairs, options.device)
     place = where(options.device, torch.float32).removesuffix(", float32").removesuffix(", TF32")
     print(f"\n{place}; {len(pairs)} pairs, {results[0]['tokens']:,} response tokens\n\n{report(results)}")
+    lines = [
+        [
+            r["computed_in"],
+            r["batch_tokens"],
+            f"{r['largest']:.1e}",
+            f"{r['noise']:.1e}",
+            f"{r['overlap']:.2%}",
+        ]
+        for r in batches
+    ]
+    print(
+        "\n" + table(["computed in", "tokens a batch", "largest difference, nats", "noise", "overlap"], lines)
+    )
     if options.json:
-        options.json.write_text(json.dumps({"machine": place, "results": results}, indent=1) + "\n")
+        write_json(options.json, {"machine": place, "results": results, "batches": batches})
 
 
 def report(results: Sequence[dict[str, Any]]) -> str:
