@@ -19,6 +19,9 @@ LIGHT = [
     "health",
     "settings",
     "sources",
+    "manifest",
+    "merging",
+    "comparison",
 ]
 HEAVY = {"torch", "transformers"}
 
