@@ -4,7 +4,6 @@ The chunks have to tile the source's rows exactly. Memory holds one row group,
 however long the dataset.
 """
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -23,6 +22,7 @@ from .schema import MANIFEST_NAME, annotation_columns
 from .shards import (
     Run,
     chunk_ranges,
+    clear_work,
     is_finished,
     json_bytes,
     missing_chunks,
@@ -58,12 +58,12 @@ def merge_run(output: Path) -> dict[str, Any]:
         raise OutputError(f"{output} holds no run of sepo. Run sepo-annotate --output {output} first.")
     run = Run(output, record)
     if is_finished(run):
+        clear_work(run)
         return record
     with writing(output), FileLock(run.work / "merge.lock"):
         if not is_finished(run):
             return _merge(run)
-        shutil.rmtree(run.work, ignore_errors=True)  # another process was faster, and the lock made it anew
-        return merge_run(output)
+    return merge_run(output)  # another process was faster
 
 
 def _merge(run: Run) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _finish(run: Run, manifest: dict[str, Any]) -> None:
         path.unlink()
     write_atomically(run.output / "README.md", render_card(manifest).encode())
     write_atomically(run.output / MANIFEST_NAME, json_bytes(manifest))
-    shutil.rmtree(run.work)
+    clear_work(run)
 
 
 def _write_shards(

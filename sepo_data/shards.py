@@ -113,7 +113,7 @@ def open_run(output: Path, record: dict[str, Any]) -> Run:
     assert found is not None
     _refuse_other_run(run, found)
     if is_finished(run):  # a kill between the manifest and the end of a merge leaves chunks behind
-        shutil.rmtree(run.work, ignore_errors=True)
+        clear_work(run)
         return Run(output, found)
     if found != record:  # what is not identity, like a licence for the card, may change until the end
         write_atomically(run.work / "run.json", json_bytes(record))
@@ -122,23 +122,37 @@ def open_run(output: Path, record: dict[str, Any]) -> Run:
 
 def read_record(output: Path) -> dict[str, Any] | None:
     """The record of the run in a folder, finished or not; None if there is none."""
-    for path, shape in ((output / MANIFEST_NAME, MANIFEST), (output / "_work" / "run.json", RECORD)):
-        if path.exists():
-            try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-                json_bytes(record)  # a lone surrogate could not be written again
-                problem = next(flaws(record, shape, complete=True), None)
-            except (OSError, ValueError, RecursionError) as error:
-                problem = str(error)
-            if problem is not None:
-                raise OutputError(f"{path} cannot be read ({problem}). Delete {output} and run again.")
-            return dict(record)
+    finished, begun = (output / MANIFEST_NAME, MANIFEST), (output / "_work" / "run.json", RECORD)
+    for path, shape in (finished, begun, finished):  # another worker may be done between the first two looks
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            json_bytes(record)  # a lone surrogate could not be written again
+            problem = next(flaws(record, shape, complete=True), None)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError, RecursionError) as error:
+            problem = str(error)
+        if problem is not None:
+            raise OutputError(f"{path} cannot be read ({problem}). Delete {output} and run again.")
+        return dict(record)
     return None
 
 
 def is_finished(run: Run) -> bool:
     """Whether the dataset is complete: the manifest is written last."""
     return (run.output / MANIFEST_NAME).exists()
+
+
+def clear_work(run: Run) -> None:
+    """Remove the chunks of a finished run.
+
+    Other workers may still be writing or removing there: each does this as its last step,
+    so the last one finds nothing in its way.
+    """
+    for _ in range(10):
+        shutil.rmtree(run.work, ignore_errors=True)
+        if not run.work.exists():
+            return
 
 
 def chunk_ranges(num_rows: int, shard: tuple[int, int] = (0, 1)) -> list[tuple[int, int]]:
