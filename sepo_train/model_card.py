@@ -95,7 +95,7 @@ def _code(text: object) -> str:
     if PurePosixPath(shown).is_absolute() or PureWindowsPath(shown).is_absolute() or shown.startswith("~"):
         shown = PureWindowsPath(shown).name  # it splits at both slashes
     shown = " ".join(shown.split()).replace("`", "'")
-    return f"`{shown}`".replace("|", r"\|")
+    return f"`{shown or ' '}`".replace("|", r"\|")
 
 
 def _shown(value: object) -> str:

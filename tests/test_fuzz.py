@@ -305,8 +305,8 @@ def test_names_are_what_they_are_in_a_model_card_too(names: list[str], on_hub: b
     def card(model: str, revision: str, dataset: str, config: str) -> ModelCard:
         record = {
             "stage": "sepo",
-            "model": {"name": model or "m", "revision": revision or "r", "on_hub": on_hub},
-            "dataset": {"name": dataset or "d", "config": config or "c", "on_hub": on_hub},
+            "model": {"name": f"x{model}", "revision": revision or "r", "on_hub": on_hub},
+            "dataset": {"name": f"x{dataset}", "config": config or "c", "on_hub": on_hub},
             "settings": {"split": config or "c"},
         }
         return ModelCard(render_model_card(record, is_adapter=False))
@@ -314,7 +314,7 @@ def test_names_are_what_they_are_in_a_model_card_too(names: list[str], on_hub: b
     found, expected = card(*names), card("x", "x", "x", "x")
     assert data_of(found).keys() == data_of(expected).keys()
     if on_hub:
-        assert data_of(found)["base_model"] == (names[0] or "m")
+        assert data_of(found)["base_model"] == f"x{names[0]}"
     assert prose(found.text) == prose(expected.text)
     assert found.text.count("\n") == expected.text.count("\n")
 

@@ -413,6 +413,12 @@ def test_a_password_in_an_address_stands_in_no_error(tmp_path: Path, models: tup
     assert "hunter2" not in without_secrets(f"GET {address} failed")
 
 
+def test_a_token_of_any_form_is_known_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "of-another-hub-0123456789")
+    assert str(SepoError("refused: of-another-hub-0123456789")) == "refused: …"
+    assert str(SepoError(f"refused: {SECRET}")) == "refused: …"
+
+
 def test_the_files_of_a_submitted_job_hold_no_token(
     tmp_path: Path, secret: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
