@@ -60,9 +60,13 @@ def merge_run(output: Path) -> dict[str, Any]:
     if is_finished(run):
         clear_work(run)
         return record
-    with writing(output), FileLock(run.work / "merge.lock"):
-        if not is_finished(run):
-            return _merge(run)
+    try:
+        with writing(output), FileLock(run.work / "merge.lock"):
+            if not is_finished(run):
+                return _merge(run)
+    except OutputError:
+        if not is_finished(run):  # else another process has cleared the folder under the lock
+            raise
     return merge_run(output)  # another process was faster
 
 
