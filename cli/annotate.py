@@ -137,7 +137,9 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
     type=click.Choice(["local", "slurm"]),
     help="Let datatrove run all parts, on this machine or as an array of SLURM jobs.",
 )
-@click.option("--tasks", type=click.IntRange(min=1), metavar="N", help="How many parts. Default: workers.")
+@click.option(
+    "--tasks", type=click.IntRange(min=1), metavar="N", help="How many parts. Default here: workers."
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -193,6 +195,8 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
     if options["shard"] == "auto":
         options["shard"] = own_shard(os.environ)
     settings = AnnotateSettings(**options)
+    if executor is None and settings.device in ("auto", "cuda"):
+        bind_gpu(os.environ, num_gpus())
     if dry_run:
         from sepo_data.planning import plan
 
@@ -203,8 +207,6 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
         if submitted is not None:
             click.echo(submitted)
             return
-    elif settings.device == "auto":
-        bind_gpu(os.environ, num_gpus())
     run = Run()
     try:
         report = annotate(dataset, oracle, ref, settings, progress=run, stop=run.stop.asked)
@@ -225,7 +227,7 @@ def _check_parts(
         raise click.UsageError("--slurm needs --executor slurm.")
     if executor is not None and shard != (0, 1):
         raise click.UsageError("--shard is one part, and --executor runs all of them.")
-    if executor == "slurm" and tasks is None and workers is None:
+    if executor == "slurm" and tasks is None:
         raise click.UsageError("--executor slurm needs --tasks.")
 
 
@@ -234,18 +236,19 @@ def _run_parts(
 ) -> str | None:
     """Run the parts of a run that is not finished here, or submit them: then what was submitted."""
     from sepo_data.errors import SettingsError
-    from sepo_data.shards import is_finished
+    from sepo_data.shards import is_finished, missing_chunks
     from sepo_data.workers import num_gpus
 
     try:
         from .executors import run_here, submit
     except ImportError as error:
         raise SettingsError("--executor needs datatrove. Run pip install 'sepo[scale]' first.") from error
-    if is_finished(run):
+    if is_finished(run) or not missing_chunks(run):  # then the dataset is made here
         return None
     said = _said(run.output)
     if executor == "slurm":
-        return submit(run, said, tasks or workers or 1, workers, slurm)
+        assert tasks is not None
+        return submit(run, said, tasks, workers, slurm)
     run_here(run, said, tasks, workers or num_gpus() or 1)
     return None
 

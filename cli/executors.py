@@ -6,7 +6,6 @@ the chunks of the run, so a task runs again if, and only if, one of its chunks i
 """
 
 import ctypes
-import inspect
 import logging
 import os
 import signal
@@ -20,10 +19,11 @@ import yaml
 from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger as task_log
 from datatrove.utils.stats import PipelineStats
 
 from sepo_data.errors import OutputError, SettingsError
-from sepo_data.shards import Run, chunk_ranges, is_done
+from sepo_data.shards import Run, chunk_ranges, is_done, writing
 
 log = logging.getLogger("sepo")
 
@@ -53,15 +53,23 @@ class AnnotateShard(PipelineStep):  # type: ignore[misc]
         command = [sys.executable, "-m", "sepo_cli.annotate", "--config", self.config]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SEPO_ANNOTATE_")}
         shard = f"{rank}/{world_size}"
-        done = subprocess.run(
-            [*command, "--shard", shard], env=environment, preexec_fn=_end_with_parent, check=False
-        )
-        if done.returncode:
-            raise RuntimeError(f"shard {shard} ended with exit code {done.returncode}")
+        with subprocess.Popen(
+            [*command, "--shard", shard],
+            env=environment,
+            preexec_fn=_end_with_parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                task_log.info(line.rstrip())
+        if process.returncode:
+            raise RuntimeError(f"shard {shard} ended with exit code {process.returncode}")
 
 
 def _end_with_parent() -> None:
-    """A SIGTERM when the parent dies, so that no shard goes on behind a run that was killed; Linux only."""
+    """A SIGTERM when the parent dies: no shard goes on behind a run that was killed. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -70,7 +78,9 @@ class _Local(LocalPipelineExecutor):  # type: ignore[misc]
     """Tells a task its place among those that run now, and lets the others go on when one fails."""
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
-        os.environ["LOCAL_RANK"] = str(local_rank)
+        if self.workers > 1:  # this is a process of datatrove's pool
+            _end_with_parent()
+            os.environ["LOCAL_RANK"] = str(local_rank)
         try:
             return super()._run_for_rank(rank, local_rank, node_rank)
         except RuntimeError:
@@ -124,7 +134,7 @@ def submit(
         options: Of ``sepo-annotate``, by name.
         tasks: Number of shards.
         workers: How many at once; None: as many as SLURM lets run.
-        slurm: Fields of datatrove's SlurmPipelineExecutor, or else options of ``sbatch``.
+        slurm: Some fields of datatrove's SlurmPipelineExecutor, or else options of ``sbatch``.
 
     Returns:
         What was done, in words.
@@ -133,7 +143,9 @@ def submit(
         SettingsError: If a field is missing or wrong.
         OutputError: If ``sbatch`` fails.
     """
-    known = inspect.signature(SlurmPipelineExecutor).parameters
+    if wrong := {"tasks", "workers"} & slurm.keys():
+        raise SettingsError(f"--slurm {min(wrong)}=… is --{min(wrong)} here.")
+    known = {*SLURM_DEFAULTS, "partition", "time"}
     named = {name.replace("-", "_"): value for name, value in slurm.items()}
     fields = {name: int(v) if v.isdecimal() else v for name, v in named.items() if name in known}
     if missing := [name for name in ("partition", "time") if name not in fields]:
@@ -159,13 +171,15 @@ def submit(
 def _task_folder(run: Run) -> Path:
     """Beside the output, which holds nothing but the dataset in the end."""
     folder = run.output.absolute().with_name(f"{run.output.absolute().name}-tasks")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _write_config(folder: Path, options: Mapping[str, Any]) -> Path:
     path = folder / "annotate.yaml"
-    path.write_text(yaml.safe_dump(dict(options), allow_unicode=True), encoding="utf-8")
+    with writing(folder):
+        path.write_text(yaml.safe_dump(dict(options), allow_unicode=True), encoding="utf-8")
     return path
 
 

@@ -93,9 +93,11 @@ def describe_verification(found: "Verification") -> str:
         lines += [
             f"{found.rows - found.moved:,} rows, {found.tokens:,} tokens scored again",
             f"largest difference of a reward {found.largest_difference:.2g} nats, root mean square "
-            f"{found.noise:.2g}",
+            f"{found.noise:.2g}; rounding explains {found.tolerance:.2g}",
             f"{found.equal_masks:.2%} of the mask entries are the same",
         ]
+        if found.by_rule < 1:
+            lines.append(f"{1 - found.by_rule:.2%} are not what the rule gives for the dataset's own rewards")
     return "\n".join(lines)
 
 

@@ -13,16 +13,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
+import torch
 
-from .errors import ModelError, ScoringError
+from .errors import ModelError, OutputError, ScoringError
 from .job import Job
 from .models import Role, Scorer, load_pair, matmul_precision, scorers
+from .placement import check_room, one_after_the_other
 from .precision import PAIRS as PRECISION_PAIRS
 from .precision import compare, computed_in
 from .rows import EncodedPair, EncodedRows, encode_rows
 from .schema import SIDES, validate
 from .scoring import Scores, SideLogps, role_logps, score_once, score_rows, scored_sides
-from .shards import Run, is_done, read_chunk, write_chunk
+from .shards import Run, is_done, is_finished, read_chunk, write_chunk
 from .tables import annotated_table, list_array
 
 if TYPE_CHECKING:
@@ -102,6 +104,11 @@ def annotate_chunks(work: Work, pending: Sequence[Chunk]) -> bool:
     Raises:
         SepoError: One of its children, see `errors`.
     """
+    with matmul_precision():
+        return _annotate_chunks(work, pending)
+
+
+def _annotate_chunks(work: Work, pending: Sequence[Chunk]) -> bool:
     job, how, in_turn = work.job, work.job.loading, work.job.in_turn
     # rows of the first chunk, whoever does it: the manifest does not depend on who did what
     checked = work.encode(pending[0]).pairs[:PRECISION_PAIRS] if pending[0][0] == 0 and how.rounds else []
@@ -138,8 +145,10 @@ def _scores_in_float32(job: Job, pairs: Sequence[EncodedPair], *, in_turn: bool)
     less = computed_in(job.settings.dtype)
     log.info("scoring %d rows in float32, to see what %s changes", len(pairs), less)
     try:
+        check_room(job.facts, "float32", how.place)
+        in_turn = in_turn or one_after_the_other(job.facts, "float32", how.place)
         return score_once(job.facts, how, pairs, job.settings.batch_tokens, in_turn=in_turn)
-    except (ModelError, ScoringError) as error:
+    except (ModelError, ScoringError, torch.OutOfMemoryError) as error:
         log.warning("what %s changes is not measured: in float32, %s", less, error)
         return None
 
@@ -157,7 +166,12 @@ def _oracle_then_ref(
         write_chunk(run, *chunk, pa.table(columns), {}, part=ORACLE_PART)
 
     def finish_with(chunk: Chunk, encoded: EncodedRows, ref_logps: SideLogps) -> None:
-        kept, _ = read_chunk(run, *chunk, part=ORACLE_PART)
+        try:
+            kept, _ = read_chunk(run, *chunk, part=ORACLE_PART)
+        except OutputError:
+            if is_finished(run) or is_done(run, *chunk):  # by another worker, which has cleared up behind it
+                return
+            raise
         oracle_logps = {side: [row.values.to_numpy() for row in kept[side]] for side in SIDES}
         finish(chunk, encoded, scored_sides(oracle_logps, ref_logps))
         run.chunk(*chunk, part=ORACLE_PART).unlink(missing_ok=True)
@@ -176,6 +190,8 @@ def _oracle_then_ref(
             return role_logps(role, scorer, encoded.pairs, batch_tokens, on_share)
 
         if chunks and not work.each(chunks, score, finish_role):
+            return False
+        if chunks and role == "oracle" and work.stop():
             return False
         del scorer, score  # before the next one is loaded
     return True

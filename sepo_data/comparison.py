@@ -6,6 +6,7 @@ texts, since each may have dropped others.
 """
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,7 @@ def compare_annotations(first: "datasets.Dataset", second: "datasets.Dataset") -
     sums = {side: _SideSums() for side in SIDES}
     margins: list[tuple[float, float]] = []
     for table in first.with_format("arrow").iter(ROWS_AT_ONCE):
-        rows = [(row, places.pop(key)) for row, key in enumerate(_keys(table)) if key in places]
+        rows = [(row, places[key].popleft()) for row, key in enumerate(_keys(table)) if places.get(key)]
         if not rows:
             continue
         ours = table.take([row for row, _ in rows])
@@ -140,13 +141,13 @@ def compare_annotations(first: "datasets.Dataset", second: "datasets.Dataset") -
     )
 
 
-def _places(rows: "datasets.Dataset") -> dict[str, int]:
-    """Where each pair stands; of repeated ones the first."""
-    found: dict[str, int] = {}
+def _places(rows: "datasets.Dataset") -> dict[str, deque[int]]:
+    """Where each pair stands; repeated ones are matched in their order."""
+    found: dict[str, deque[int]] = {}
     place = 0
     for table in rows.with_format("arrow").iter(ROWS_AT_ONCE):
         for key in _keys(table):
-            found.setdefault(key, place)
+            found.setdefault(key, deque()).append(place)
             place += 1
     return found
 

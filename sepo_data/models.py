@@ -4,6 +4,7 @@ Adapters that have one base share it in memory; they are switched, never merged,
 since the rounding of merged weights would move rewards.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -231,10 +232,11 @@ def _load_alone(checkpoint: Checkpoint, how: Loading) -> Scorer:
 
 
 def _load_placed(checkpoint: Checkpoint, how: Loading) -> PreTrainedModel:
-    if (
-        how.place.type == "cuda" and how.dtype == "float32"
-    ):  # docs/performance.md: what TF32 does to a selection
-        torch.set_float32_matmul_precision("highest" if how.exact else "high")
+    gc.collect()  # models that accelerate has spread hold themselves
+    if how.place.type == "cuda":
+        torch.cuda.empty_cache()  # else memory of models that were dropped counts as in use
+        # docs/performance.md: what TF32 does to a selection
+        torch.set_float32_matmul_precision("highest" if how.exact or how.dtype != "float32" else "high")
     place = device_map(checkpoint, how.dtype, how.place)
     return load_base(checkpoint, dtype=getattr(torch, how.dtype), device_map=place)
 

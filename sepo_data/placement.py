@@ -71,6 +71,20 @@ def one_after_the_other(facts: PairFacts, dtype: Dtype, device: torch.device) ->
     return True
 
 
+def check_room(facts: PairFacts, dtype: Dtype, device: torch.device) -> None:
+    """Make sure that all devices like this one together hold the larger model.
+
+    Raises:
+        ModelError: If they do not.
+    """
+    free = sum(map(free_bytes, _all_like(device)))
+    for checkpoint in facts.checkpoints:
+        if (size := weight_bytes(checkpoint, dtype)) > ROOM * free:
+            raise ModelError(
+                f"{checkpoint.facts.name} takes {_gib(size)}, and {_gib(free)} are free. Free memory."
+            )
+
+
 def device_map(checkpoint: Checkpoint, dtype: Dtype, device: torch.device) -> dict[str, torch.device] | str:
     """Where `from_pretrained` puts a model: on the device, or ``auto``, over all GPUs, if it is too large."""
     if device.type != "cuda":

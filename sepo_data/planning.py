@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .errors import PreferenceError
 from .job import prepare
-from .models import scorers
+from .models import matmul_precision, scorers
 from .rows import EncodedPair, encode_rows
 from .schema import SIDES
 from .scoring import role_logps
@@ -88,12 +88,15 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
     full_batch = max(1, budget // _tokens(pairs[-1]))
     probe = pairs[:: max(1, len(pairs) // max(PROBE_PAIRS, full_batch))]
     seconds = 0.0
-    for role, scorer in scorers(job.facts, how, in_turn=job.in_turn):
-        role_logps(role, scorer, pairs[-full_batch:], budget)  # the longest: peak memory, and a warm device
-        began = time.perf_counter()
-        role_logps(role, scorer, probe, budget)
-        seconds += time.perf_counter() - began
-        del scorer  # before the next one is loaded
+    with matmul_precision():
+        for role, scorer in scorers(job.facts, how, in_turn=job.in_turn):
+            role_logps(
+                role, scorer, pairs[-full_batch:], budget
+            )  # the longest: peak memory, and a warm device
+            began = time.perf_counter()
+            role_logps(role, scorer, probe, budget)
+            seconds += time.perf_counter() - began
+            del scorer  # before the next one is loaded
     device = str(how.place)
     tokens = round(sum(map(_tokens, pairs)) * rows / sampled)
     return Plan(

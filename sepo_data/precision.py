@@ -42,7 +42,11 @@ class Precision:
         """What a user should know before training on these masks; ``dtype`` is the run's setting."""
         if self.overlap >= ENOUGH_OVERLAP:
             return []
-        exact = "Set NVIDIA_TF32_OVERRIDE=0" if dtype == "float32" else "Pass --dtype float32"
+        exact = (
+            "Set NVIDIA_TF32_OVERRIDE=0 and choose another --output"
+            if dtype == "float32"
+            else "Pass --dtype float32"
+        )
         return [
             f"{computed_in(dtype)} selects other tokens than float32 would: {self.overlap:.1%} are the same, "
             f"since the rounding of a reward ({self.noise:.4f} nats) is large beside the rewards "

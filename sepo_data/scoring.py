@@ -86,12 +86,13 @@ def score_once(
         ModelError: As `models.scorers`.
         ScoringError: As `score_rows`.
     """
-    from .models import scorers  # loads torch
+    from .models import matmul_precision, scorers  # loads torch
 
     found: dict[Role, SideLogps] = {}
-    for role, scorer in scorers(facts, how, in_turn=in_turn):
-        found[role] = role_logps(role, scorer, pairs, batch_tokens)
-        del scorer  # before the next one is loaded
+    with matmul_precision():
+        for role, scorer in scorers(facts, how, in_turn=in_turn):
+            found[role] = role_logps(role, scorer, pairs, batch_tokens)
+            del scorer  # before the next one is loaded
     return scored_sides(found["oracle"], found["ref"])
 
 

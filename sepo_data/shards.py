@@ -115,9 +115,19 @@ def open_run(output: Path, record: dict[str, Any]) -> Run:
     if is_finished(run):  # a kill between the manifest and the end of a merge leaves chunks behind
         clear_work(run)
         return Run(output, found)
-    if found != record:  # what is not identity, like a licence for the card, may change until the end
-        write_atomically(run.work / "run.json", json_bytes(record))
+    if _facts(found) != _facts(record):  # what is not identity, like a licence, may change until the end
+        try:
+            with writing(output):
+                write_atomically(run.work / "run.json", json_bytes(record))
+        except OutputError:
+            if not is_finished(run):  # else another worker has just made the dataset
+                raise
     return run
+
+
+def _facts(record: dict[str, Any]) -> dict[str, Any]:
+    """Without the versions of what computes: nodes differ in them, and the first one's stay."""
+    return {key: value for key, value in record.items() if key not in ("environment", "sepo_version")}
 
 
 def read_record(output: Path) -> dict[str, Any] | None:

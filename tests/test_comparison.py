@@ -89,9 +89,11 @@ def test_datasets_without_a_common_pair_are_refused() -> None:
         compare_annotations(dataset({"prompt": "1"}), dataset({"prompt": "2"}))
 
 
-def test_a_repeated_pair_counts_once() -> None:
+def test_a_repeated_pair_is_matched_as_often_as_it_is_there() -> None:
     found = compare_annotations(dataset({}, {}), dataset({}))
     assert (found.pairs, found.only_first, found.only_second) == (1, 1, 0)
+    found = compare_annotations(dataset({}, {}), dataset({}, {}))
+    assert (found.pairs, found.only_first, found.only_second) == (2, 0, 0)
 
 
 def test_an_annotation_is_like_itself() -> None:

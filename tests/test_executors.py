@@ -4,10 +4,12 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 from tiny_pair import pairs, save_pair, write_jsonl
@@ -81,6 +83,7 @@ def test_a_task_that_failed_runs_again_and_no_other(
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1].startswith("Error: 1 of 3 tasks failed (1). Their logs are in ")
     logs = tmp_path / "out-tasks" / "logs"
+    assert "cannot be written (Is a directory)" in (logs / "task_00001.log").read_text()
     before = {path.name: path.stat().st_mtime_ns for path in logs.iterdir()}
     obstacle.rmdir()
     obstacle.parent.rmdir()
@@ -104,6 +107,49 @@ def test_a_mark_without_its_chunk_is_taken_back(tmp_path: Path, arguments: list[
     done = run(*arguments, "--output", output, "--executor", "local", "--tasks", 3, "--workers", 1)
     assert done.returncode == 0, done.stderr
     assert "Skipping 1 already completed tasks" in done.stderr
+    assert_same_files(output, whole)
+
+
+def test_no_task_goes_on_behind_a_command_that_was_killed(tmp_path: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "sepo_cli.annotate", *arguments, "--output", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [*command, "--executor", "local", "--tasks", "3", "--workers", "2"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+    def tasks() -> list[psutil.Process]:
+        config = str(tmp_path / "out-tasks")
+        found = psutil.process_iter(["cmdline"])
+        return [one for one in found if any(config in word for word in one.info["cmdline"] or [])]
+
+    wait_until(lambda: len(tasks()) == 2)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not tasks())
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if true():
+            return
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def test_a_run_that_only_lacks_its_last_step_takes_it_here(
+    tmp_path: Path, arguments: list[str], whole: Path, cluster: Path
+) -> None:
+    output = tmp_path / "out"
+    assert run(*arguments, "--output", output, "--shard", "0/2").returncode == 0
+    dying = "import sepo_data.annotate as a; a.merge_run = None; from cli.annotate import main; main()"
+    command = [sys.executable, "-c", dying, *arguments, "--output", str(output), "--shard", "1/2"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
+    slurm = ["--executor", "slurm", "--tasks", 2, "--slurm", "partition=gpu", "--slurm", "time=1:00"]
+    done = run(*arguments, "--output", output, *slurm, PATH=f"{cluster}:{os.environ['PATH']}")
+    assert f"annotated {ROWS} of {ROWS} rows" in done.stdout
     assert_same_files(output, whole)
 
 
@@ -179,6 +225,8 @@ def test_slurm_needs_a_partition_and_a_time(tmp_path: Path, arguments: list[str]
     found = run(*arguments, *slurm)
     assert found.returncode == 1
     assert found.stderr.splitlines()[-1] == "Error: --executor slurm needs --slurm time=…, as sbatch does."
+    twice = run(*arguments, *slurm, "--slurm", "time=1:00", "--slurm", "workers=4")
+    assert twice.stderr.splitlines()[-1] == "Error: --slurm workers=… is --workers here."
     without = run(*arguments, *slurm, "--slurm", "time=1:00", PATH="/usr/bin:/bin")
     assert without.returncode == 1
     assert "Error: sbatch failed" in without.stderr

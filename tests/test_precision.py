@@ -9,10 +9,9 @@ import pytest
 from tiny_pair import pairs, save_pair, write_jsonl
 
 from cli.reports import describe_precision, describe_report
-from sepo_data import AnnotateSettings, annotate, chunks, load_annotated, models
-from sepo_data.checkpoints import PairFacts
-from sepo_data.errors import ModelError
-from sepo_data.models import Loading, ModelPair
+from sepo_data import AnnotateSettings, annotate, load_annotated, placement
+from sepo_data.checkpoints import describe_pair
+from sepo_data.placement import weight_bytes
 from sepo_data.precision import PAIRS, Precision, compare
 from sepo_data.rows import EncodedPair
 from sepo_data.scoring import ScoredSide
@@ -108,16 +107,9 @@ def test_a_resumed_run_says_the_same(tmp_path: Path, tiny: tuple[str, str]) -> N
 def test_a_run_whose_models_do_not_fit_in_float32_goes_on(
     tmp_path: Path, tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    load_pair = models.load_pair
-
-    def little_memory(facts: PairFacts, how: Loading) -> ModelPair:
-        if how.dtype == "float32":
-            raise ModelError("the oracle does not fit into memory")
-        return load_pair(facts, how)
-
-    monkeypatch.setattr(models, "load_pair", little_memory)
-    monkeypatch.setattr(chunks, "load_pair", little_memory)
+    size = weight_bytes(describe_pair(*tiny).checkpoints[0], "float32")
+    monkeypatch.setattr(placement, "free_bytes", lambda device: size)
     data = write_jsonl(tmp_path / "prefs.jsonl", pairs(3))
-    report = annotate(data, *tiny, AnnotateSettings(tmp_path / "out", dtype="bfloat16"))
-    assert report.precision is None
-    assert "what bfloat16 changes is not measured: in float32, the oracle does not fit" in caplog.text
+    settings = AnnotateSettings(tmp_path / "out", dtype="bfloat16", sequential=True)
+    assert annotate(data, *tiny, settings).precision is None
+    assert "what bfloat16 changes is not measured: in float32, oracle takes 0.0 GiB" in caplog.text

@@ -87,6 +87,30 @@ def test_a_changed_reward_is_found(tmp_path: Path, tiny: tuple[str, str]) -> Non
     found = verify(folder, *tiny)
     assert found.largest_difference == pytest.approx(0.25, abs=1e-5)
     assert found.noise == pytest.approx(0.25 / found.tokens**0.5, rel=1e-3)
+    assert not found.holds
+
+
+def test_masks_that_the_rule_does_not_give_are_found(tmp_path: Path, tiny: tuple[str, str]) -> None:
+    folder = annotated(tmp_path, tiny, pairs(10))
+    (path,) = Path(folder, "data").iterdir()
+    columns = pq.read_table(path).to_pydict()
+    columns["rejected_token_mask"][3] = [not selected for selected in columns["rejected_token_mask"][3]]
+    rewrite(folder, columns)
+    sign(folder)
+    found = verify(folder, *tiny)
+    assert found.largest_difference < 1e-5
+    assert found.by_rule == found.equal_masks < 1
+    assert not found.holds
+
+
+@pytest.mark.parametrize("selection", ["random", "all"])
+def test_where_masks_do_not_depend_on_rewards_another_oracle_does_not_verify_either(
+    tmp_path: Path, tiny: tuple[str, str], selection: str
+) -> None:
+    folder = annotated(tmp_path, tiny, pairs(10), selection=selection)
+    found = verify(folder, tiny[1], tiny[0])
+    assert found.equal_masks == 1
+    assert not found.holds
 
 
 def test_another_oracle_does_not_verify(
