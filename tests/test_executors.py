@@ -64,8 +64,9 @@ def test_tasks_on_this_machine_make_the_bytes_of_one_run(
     done = run(*arguments, *here, CUDA_VISIBLE_DEVICES="3,5")
     assert done.returncode == 0, done.stderr
     assert f"annotated {ROWS} of {ROWS} rows" in done.stdout
-    assert "process 0 of this machine computes on GPU 3" in done.stderr
-    assert "process 1 of this machine computes on GPU 5" in done.stderr
+    logs = "".join(path.read_text() for path in (tmp_path / "out-tasks" / "logs").iterdir())
+    assert "process 0 of this machine computes on GPU 3" in logs
+    assert "process 1 of this machine computes on GPU 5" in logs
     assert_same_files(output, whole)
     again = run(*arguments, *here)
     assert "is complete already" in again.stderr
@@ -144,8 +145,13 @@ def test_a_run_that_only_lacks_its_last_step_takes_it_here(
 ) -> None:
     output = tmp_path / "out"
     assert run(*arguments, "--output", output, "--shard", "0/2").returncode == 0
-    dying = "import sepo_data.annotate as a; a.merge_run = None; from cli.annotate import main; main()"
-    command = [sys.executable, "-c", dying, *arguments, "--output", str(output), "--shard", "1/2"]
+    dying = [
+        "import sys, sepo_data",
+        "sys.modules['sepo_data.annotate'].merge_run = None",
+        "from cli.annotate import main",
+        "main()",
+    ]
+    command = [sys.executable, "-c", "; ".join(dying), *arguments, "--output", str(output), "--shard", "1/2"]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
     slurm = ["--executor", "slurm", "--tasks", 2, "--slurm", "partition=gpu", "--slurm", "time=1:00"]
     done = run(*arguments, "--output", output, *slurm, PATH=f"{cluster}:{os.environ['PATH']}")
