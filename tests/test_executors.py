@@ -152,7 +152,8 @@ def test_a_run_that_only_lacks_its_last_step_takes_it_here(
         "main()",
     ]
     command = [sys.executable, "-c", "; ".join(dying), *arguments, "--output", str(output), "--shard", "1/2"]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
     slurm = ["--executor", "slurm", "--tasks", 2, "--slurm", "partition=gpu", "--slurm", "time=1:00"]
     done = run(*arguments, "--output", output, *slurm, PATH=f"{cluster}:{os.environ['PATH']}")
     assert f"annotated {ROWS} of {ROWS} rows" in done.stdout
