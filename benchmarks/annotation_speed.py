@@ -174,13 +174,18 @@ def main() -> None:
     dtype = getattr(torch, options.dtype)
     if options.device == "cuda":
         torch.set_float32_matmul_precision("high")
-    results = []
+    place = where(options.device, dtype)
+    results: list[dict[str, Any]] = []
     for shape in CPU_SHAPES if options.device == "cpu" else CUDA_SHAPES:
         for lengths in (ULTRAFEEDBACK, HH):
             results.append(measure(shape, lengths, options.pairs, options.rounds, options.device, dtype))
             print(report(results[-1:]), flush=True)
-    place = where(options.device, dtype)
+            save(options, place, results)
     print(f"\n{place}; {options.pairs} pairs, {options.rounds} rounds\n\n{report(results)}")
+
+
+def save(options: argparse.Namespace, place: str, results: Sequence[dict[str, Any]]) -> None:
+    """Write what was asked for, of what is measured so far."""
     if options.json:
         write_json(options.json, {"machine": place, "results": results})
     if options.figure:

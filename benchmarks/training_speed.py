@@ -31,7 +31,6 @@ import torch
 from speed import (
     CPU_SHAPES,
     CUDA_SHAPES,
-    HH,
     ULTRAFEEDBACK,
     Ids,
     Lengths,
@@ -262,16 +261,21 @@ def main() -> None:
     dtype = getattr(torch, options.dtype)
     if options.device == "cuda":
         torch.set_float32_matmul_precision("high")
-    results = []
+    place = where(options.device, dtype)
+    results: list[dict[str, Any]] = []
     for shape in CPU_SHAPES if options.device == "cpu" else CUDA_SHAPES:
-        for lengths, micro in ((ULTRAFEEDBACK, 4), (ULTRAFEEDBACK, 1), (HH, 4)):
+        for lengths, micro in ((ULTRAFEEDBACK, 4), (ULTRAFEEDBACK, 1)):
             results.append(
                 measure(shape, lengths, micro, options.pairs, options.rounds, options.device, dtype)
             )
             print(report(results[-1:]), flush=True)
-    place = where(options.device, dtype)
+            save(options, place, results)
     print(f"\n{place}; {options.pairs} pairs, {options.rounds} rounds")
     print(f"\n{report(results)}\n\n{origins(results)}")
+
+
+def save(options: argparse.Namespace, place: str, results: Sequence[dict[str, Any]]) -> None:
+    """Write what was asked for, of what is measured so far."""
     if options.json:
         write_json(options.json, {"machine": place, "results": results})
     if options.figure:
