@@ -242,7 +242,7 @@ def _run_parts(
     try:
         from .executors import run_here, submit
     except ImportError as error:
-        raise SettingsError("--executor needs datatrove. Run pip install 'sepo[scale]' first.") from error
+        raise SettingsError("--executor needs datatrove. Run pip install datatrove first.") from error
     if is_finished(run) or not missing_chunks(run):  # then the dataset is made here
         return None
     said = _said(run.output)

@@ -49,7 +49,7 @@ class AnnotateShard(PipelineStep):  # type: ignore[misc]
         self.config = str(config)
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
-        """Raises RuntimeError if the process fails."""
+        """Exits with 1 if the process fails; an exception would bring datatrove's traceback."""
         command = [sys.executable, "-m", "sepo_cli.annotate", "--config", self.config]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SEPO_ANNOTATE_")}
         shard = f"{rank}/{world_size}"
@@ -65,7 +65,8 @@ class AnnotateShard(PipelineStep):  # type: ignore[misc]
             for line in process.stdout:
                 task_log.info(line.rstrip())
         if process.returncode:
-            raise RuntimeError(f"shard {shard} ended with exit code {process.returncode}")
+            task_log.error(f"shard {shard} ended with exit code {process.returncode}")
+            sys.exit(1)
 
 
 def _end_with_parent() -> None:
@@ -83,7 +84,7 @@ class _Local(LocalPipelineExecutor):  # type: ignore[misc]
             os.environ["LOCAL_RANK"] = str(local_rank)
         try:
             return super()._run_for_rank(rank, local_rank, node_rank)
-        except RuntimeError:
+        except SystemExit:
             return PipelineStats()  # it is logged, and its mark is missing
 
 

@@ -93,7 +93,7 @@ def describe_verification(found: "Verification") -> str:
         lines += [
             f"{found.rows - found.moved:,} rows, {found.tokens:,} tokens scored again",
             f"largest difference of a reward {found.largest_difference:.2g} nats, root mean square "
-            f"{found.noise:.2g}; rounding explains {found.tolerance:.2g}",
+            f"{found.noise:.2g}; rounding explains {found.tolerance:.2g} nats",
             f"{found.equal_masks:.2%} of the mask entries are the same",
         ]
         if found.by_rule < 1:

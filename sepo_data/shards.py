@@ -234,7 +234,9 @@ def read_chunk(run: Run, lo: int, hi: int, part: str = "rows") -> tuple[pa.Table
         raise OutputError(f"{path} cannot be read ({error.strerror or error}). Run again.") from error
     digest, rest = content[:_DIGEST_BYTES], memoryview(content)[_DIGEST_BYTES:]
     if hashlib.sha256(rest).digest() != digest:
-        raise OutputError(f"{path} is damaged. The same sepo-annotate command as before makes it anew.")
+        raise OutputError(
+            f"{path} is damaged. The command of its shard, or one without --shard, makes it anew."
+        )
     try:
         table = pq.read_table(pa.BufferReader(pa.py_buffer(rest)))
         footer = table.schema.metadata or {}

@@ -85,6 +85,8 @@ def test_a_task_that_failed_runs_again_and_no_other(
     assert failed.stderr.splitlines()[-1].startswith("Error: 1 of 3 tasks failed (1). Their logs are in ")
     logs = tmp_path / "out-tasks" / "logs"
     assert "cannot be written (Is a directory)" in (logs / "task_00001.log").read_text()
+    assert "shard 1/3 ended with exit code 1" in (logs / "task_00001.log").read_text()
+    assert "Traceback" not in failed.stderr
     before = {path.name: path.stat().st_mtime_ns for path in logs.iterdir()}
     obstacle.rmdir()
     obstacle.parent.rmdir()

@@ -173,10 +173,11 @@ def test_the_command_says_what_it_found(tmp_path: Path, tiny: tuple[str, str]) -
     models = ["--oracle", tiny[0], "--ref", tiny[1]]
     found = CliRunner().invoke(main, ["verify", folder, *models, "--rows", "5"])
     assert found.exit_code == 0, found.stderr
-    first, second, third = found.stdout.splitlines()
+    first, second, third, last = found.stdout.splitlines()
     assert first.startswith("5 rows, ")
     assert second.startswith("largest difference of a reward ")
     assert third == "100.00% of the mask entries are the same"
+    assert last == "these models give what the dataset holds"
     wrong = CliRunner().invoke(main, ["verify", folder, "--oracle", tiny[1], "--ref", tiny[0]])
     assert wrong.exit_code == 1
     assert f"Error: {folder}: these models do not give what the dataset holds." in wrong.stderr
