@@ -106,7 +106,9 @@ def test_a_damaged_chunk_counts_as_not_done(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     assert not is_done(run, 0, 256)
     assert is_done(run, 256, 512)
-    with pytest.raises(OutputError, match=r"damaged\. The command of its shard, or one without --shard, makes"):
+    with pytest.raises(
+        OutputError, match=r"damaged\. The command of its shard, or one without --shard, makes"
+    ):
         merge_run(run.output)
 
 
