@@ -98,17 +98,13 @@ class Work:
         return lambda done: self.progress.advance(rows * done)
 
 
+@matmul_precision()  # loading a model may set it, for good
 def annotate_chunks(work: Work, pending: Sequence[Chunk]) -> bool:
     """Score, select and write the pending chunks; False if asked to stop before the last one.
 
     Raises:
         SepoError: One of its children, see `errors`.
     """
-    with matmul_precision():
-        return _annotate_chunks(work, pending)
-
-
-def _annotate_chunks(work: Work, pending: Sequence[Chunk]) -> bool:
     job, how, in_turn = work.job, work.job.loading, work.job.in_turn
     # rows of the first chunk, whoever does it: the manifest does not depend on who did what
     checked = work.encode(pending[0]).pairs[:PRECISION_PAIRS] if pending[0][0] == 0 and how.rounds else []

@@ -38,7 +38,7 @@ from .hub_files import (
     trained_on_restricted,
 )
 from .schema import MANIFEST_NAME, validate
-from .sources import name_of
+from .sources import name_of, outside
 
 if TYPE_CHECKING:
     import datasets
@@ -174,9 +174,8 @@ def open_annotated(name_or_folder: str, *, revision: str | None = None) -> Annot
         lambda cause: source_error("datasets/", name_or_folder, commit, cause, HubError),
     )
     manifest = read_manifest(folder, name_or_folder)
-    check_content(
-        folder, manifest
-    )  # datasets would go by the card, and serve the rows of before from its cache
+    # datasets would go by the card, and serve the rows of before from its cache
+    check_content(folder, manifest)
     try:
         _check_card(datasets.load_dataset_builder(str(folder)).config.data_files, folder)
         splits = datasets.load_dataset(str(folder))
@@ -191,9 +190,8 @@ def open_annotated(name_or_folder: str, *, revision: str | None = None) -> Annot
 
 def _check_card(data_files: Mapping[str, Sequence[str]], folder: Path) -> None:
     """Its YAML says what ``datasets`` reads: nothing that is not in the folder."""
-    for path in chain.from_iterable(data_files.values()):
-        if ".." in Path(path).parts or not Path(path).is_relative_to(folder.absolute()):
-            raise SchemaError(f"{folder / 'README.md'} names {path}, which is not in the folder. Correct it.")
+    for path in outside(chain.from_iterable(data_files.values()), f"{folder.absolute()}/"):
+        raise SchemaError(f"{folder / 'README.md'} names {path}, which is not in the folder. Correct it.")
 
 
 def annotated_revision(name_or_folder: str, revision: str | None = None) -> str:

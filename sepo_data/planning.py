@@ -90,9 +90,8 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
     seconds = 0.0
     with matmul_precision():
         for role, scorer in scorers(job.facts, how, in_turn=job.in_turn):
-            role_logps(
-                role, scorer, pairs[-full_batch:], budget
-            )  # the longest: peak memory, and a warm device
+            # the longest: peak memory, and a warm device
+            role_logps(role, scorer, pairs[-full_batch:], budget)
             began = time.perf_counter()
             role_logps(role, scorer, probe, budget)
             seconds += time.perf_counter() - began

@@ -238,10 +238,14 @@ def _check_split(split: str, splits: Sequence[str], dataset: str) -> None:
 
 def _check_inside(files: Iterable[str], prefix: str, dataset: str) -> None:
     """A card, or what ``save_to_disk`` writes, may name any file; it is the folder that is annotated."""
-    for file in files:
-        if ".." in Path(file).parts or not file.startswith(prefix):
-            problem = f"it names {file}, which is not in it"
-            raise PreferenceError(f"{dataset}: {problem}. Correct data_files in its README.md or state.json.")
+    for file in outside(files, prefix):
+        problem = f"it names {file}, which is not in it"
+        raise PreferenceError(f"{dataset}: {problem}. Correct data_files in its README.md or state.json.")
+
+
+def outside(files: Iterable[str], prefix: str) -> Iterator[str]:
+    """The files that do not lie below a place, which is a folder with its slash or the address of one."""
+    return (file for file in files if ".." in Path(file).parts or not file.startswith(prefix))
 
 
 def _refuse_config(config: str | None, dataset: str) -> None:
