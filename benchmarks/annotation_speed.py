@@ -50,9 +50,9 @@ from speed import (
 )
 from trl_stages import dpo_trainer, trl_batch
 
-from sepo_data.fast_path import prepare
-from sepo_data.logprobs import token_logps
-from sepo_data.models import BATCH_TOKENS_ACCELERATOR, BATCH_TOKENS_CPU
+from sepo_data.models.loading import BATCH_TOKENS_ACCELERATOR, BATCH_TOKENS_CPU
+from sepo_data.models.logprobs import token_logps
+from sepo_data.models.packing_check import prepare
 from sepo_data.selection import select_tokens
 
 RATIO = 0.3

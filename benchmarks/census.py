@@ -37,11 +37,12 @@ import pyarrow as pa
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from sepo_data.encoding import EncodedResponse, ResponseEncoder, response_encoder
-from sepo_data.preferences import Pair, open_source
 from sepo_data.projection import Bounds, partition, project
-from sepo_data.rows import encode_rows
-from sepo_data.templates import give_template
+from sepo_data.sources.preferences import Pair, open_source
+from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
+from sepo_data.tokens.encoding import EncodedResponse
+from sepo_data.tokens.pairs import encode_rows
+from sepo_data.tokens.templates import give_template
 
 SHOWN = 20  # wrong spans that are printed
 EVERYTHING = 10**6  # tokens: nothing is cut

@@ -28,16 +28,18 @@ import numpy as np
 import pyarrow as pa
 from transformers import AutoTokenizer
 
-from sepo_data import encoding, rows, tables
-from sepo_data.encoding import ResponseEncoder, response_encoder
-from sepo_data.merging import merge_run
-from sepo_data.preferences import Source, open_source, pair_types
-from sepo_data.rows import EncodedRows, encode_rows
+from sepo_data.models.scoring import ScoredSide
+from sepo_data.runs import tables
+from sepo_data.runs.folder import chunk_ranges, open_run, write_chunk
+from sepo_data.runs.merging import merge_run
+from sepo_data.runs.tables import annotated_table, passing_columns
 from sepo_data.schema import SIDES, annotated_schema, validate
-from sepo_data.scoring import ScoredSide
 from sepo_data.settings import AnnotateSettings
-from sepo_data.shards import chunk_ranges, open_run, write_chunk
-from sepo_data.tables import annotated_table, passing_columns
+from sepo_data.sources.preferences import Source, open_source, pair_types
+from sepo_data.tokens import encoding
+from sepo_data.tokens import pairs as rows
+from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
+from sepo_data.tokens.pairs import EncodedRows, encode_rows
 
 ROUNDS = 3
 PAIRS = 2000

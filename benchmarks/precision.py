@@ -22,15 +22,16 @@ from speed import table, where, write_json
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sepo_data.encoding import response_encoder
-from sepo_data.fast_path import prepare
-from sepo_data.models import BATCH_TOKENS_CPU, ModelPair, Scorer, matmul_precision
-from sepo_data.precision import Precision, compare
-from sepo_data.preferences import open_source
-from sepo_data.rows import EncodedPair, encode_rows
+from sepo_data.annotated.precision import Precision
+from sepo_data.models.loading import BATCH_TOKENS_CPU, ModelPair, Scorer, matmul_precision
+from sepo_data.models.packing_check import prepare
+from sepo_data.models.scoring import Scores, score_rows
+from sepo_data.runs.rounding import compare
 from sepo_data.schema import SIDES
-from sepo_data.scoring import Scores, score_rows
 from sepo_data.settings import AnnotateSettings
+from sepo_data.sources.preferences import open_source
+from sepo_data.tokens.encoder import response_encoder
+from sepo_data.tokens.pairs import EncodedPair, encode_rows
 
 SETTINGS = AnnotateSettings(Path("unused"))
 NOISES = (0.003, 0.01, 0.03, 0.1)  # of a weight's standard deviation

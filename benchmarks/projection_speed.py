@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer
 
-from sepo_data.encoding import ResponseEncoder, response_encoder
-from sepo_data.preferences import Pair, open_source, read_pair
 from sepo_data.projection import Bounds, clean_spans, partition, project
 from sepo_data.selection import select
+from sepo_data.sources.preferences import Pair, open_source, read_pair
+from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
 
 ROUNDS = 7
 

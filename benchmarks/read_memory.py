@@ -32,7 +32,7 @@ def measure(num_rows: int, folder: Path) -> str:
                 "rejected": words * 9,
             }
             file.write(json.dumps(pair) + "\n")
-    from sepo_data.preferences import open_source, read_pair
+    from sepo_data.sources.preferences import open_source, read_pair
 
     before, began = anonymous_mb(), time.perf_counter()
     source = open_source(str(path))

@@ -52,9 +52,10 @@ from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from trl_stages import dpo_trainer, simpo_batch, simpo_trainer, trl_batch
 
-from sepo_data.fast_path import prepare
-from sepo_data.logprobs import batch_logps, row_padding
-from sepo_train.batches import Example, WeightedSequence, collate, selected_only
+from sepo_data.models.logprobs import batch_logps, row_padding
+from sepo_data.models.packing_check import prepare
+from sepo_train.batches import collate
+from sepo_train.examples import Example, WeightedSequence, selected_only
 from sepo_train.objectives import sepo_objective
 
 RATIO = 0.3

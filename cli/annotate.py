@@ -9,7 +9,7 @@ import rich_click as click
 from .common import Command, config_option, one_line_errors, read_pairs, trust_options
 
 if TYPE_CHECKING:
-    from sepo_data.shards import Run as AnnotationRun
+    from sepo_data.runs.folder import Run as AnnotationRun
 
 RATIO = click.FloatRange(0, 1, min_open=True)
 
@@ -179,9 +179,9 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
         sepo-annotate --oracle me/oracle --ref me/sft --dataset me/prefs
         torchrun --nproc-per-node 8 --no-python sepo-annotate … --shard auto
     """
-    from sepo_data.annotate import annotate, begin
+    from sepo_data.annotation import annotate, begin
+    from sepo_data.runs.workers import bind_gpu, num_gpus, own_shard
     from sepo_data.settings import AnnotateSettings
-    from sepo_data.workers import bind_gpu, num_gpus, own_shard
 
     from .reports import describe_plan, describe_report
     from .running import Run, quiet_libraries
@@ -236,8 +236,8 @@ def _run_parts(
 ) -> str | None:
     """Run the parts of a run that is not finished here, or submit them: then what was submitted."""
     from sepo_data.errors import SettingsError
-    from sepo_data.shards import is_finished, missing_chunks
-    from sepo_data.workers import num_gpus
+    from sepo_data.runs.folder import is_finished, missing_chunks
+    from sepo_data.runs.workers import num_gpus
 
     try:
         from .executors import run_here, submit

@@ -41,7 +41,7 @@ def verify(
         sepo verify me/prefs-sepo
         sepo verify annotated --oracle me/oracle --ref me/sft --rows 100
     """
-    from sepo_data.checkpoints import Trust
+    from sepo_data.models.checkpoints import Trust
     from sepo_data.verification import verify
 
     from .reports import describe_verification
@@ -79,8 +79,8 @@ def diff(first: str, second: str) -> None:
     Example:
         sepo diff me/prefs-sepo-1b me/prefs-sepo-8b
     """
+    from sepo_data.annotated.opening import open_annotated
     from sepo_data.comparison import compare_annotations
-    from sepo_data.hub import open_annotated
 
     from .reports import describe_comparison
     from .running import quiet_libraries

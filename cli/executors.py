@@ -23,7 +23,8 @@ from datatrove.utils.logging import logger as task_log
 from datatrove.utils.stats import PipelineStats
 
 from sepo_data.errors import OutputError, SettingsError
-from sepo_data.shards import Run, chunk_ranges, is_done, writing
+from sepo_data.files import writing
+from sepo_data.runs.folder import Run, chunk_ranges, is_done
 
 log = logging.getLogger("sepo")
 

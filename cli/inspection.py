@@ -7,9 +7,9 @@ import rich_click as click
 from .common import Command, one_line_errors, trust_remote_code_option
 
 if TYPE_CHECKING:
-    from sepo_data.encoding import ResponseEncoder
-    from sepo_data.policy_rows import ProjectionSettings
-    from sepo_data.preferences import Source
+    from sepo_data.settings import ProjectionSettings
+    from sepo_data.sources.preferences import Source
+    from sepo_data.tokens.encoder import ResponseEncoder
 
 
 @click.command("inspect", cls=Command, context_settings={"show_default": True})
@@ -38,12 +38,13 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_r
         sepo-inspect me/prefs-sepo --tokenizer other/model-8b
     """
     from sepo_data import SettingsError
-    from sepo_data.encoding import response_encoder
-    from sepo_data.health import HealthMeter
-    from sepo_data.hub import open_annotated
-    from sepo_data.policy_rows import annotated_source, as_annotated
+    from sepo_data.annotated.annotations import annotated_source
+    from sepo_data.annotated.health import HealthMeter
+    from sepo_data.annotated.opening import open_annotated
     from sepo_data.schema import PAIR_COLUMNS
-    from sepo_data.templates import give_template
+    from sepo_data.settings import as_annotated
+    from sepo_data.tokens.encoder import response_encoder
+    from sepo_data.tokens.templates import give_template
 
     from .reports import describe_health, describe_row
     from .running import quiet_libraries
@@ -53,7 +54,8 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_r
     annotated = open_annotated(dataset)
     encoder = None
     if tokenizer is not None:
-        from sepo_data.checkpoints import Trust, load_tokenizer  # loads transformers
+        from sepo_data.models.checkpoints import Trust
+        from sepo_data.models.description import load_tokenizer
 
         policy, context = load_tokenizer(tokenizer, trust=Trust(remote_code=trust_remote_code))
         max_length = min(max_length, context or max_length)
@@ -80,8 +82,8 @@ def _show_policy(
 ) -> None:
     from tqdm import tqdm
 
-    from sepo_data.policy_rows import project_rows
-    from sepo_data.transfer import transfer_report
+    from sepo_data.projected.pairs import project_rows
+    from sepo_data.projected.transfer import transfer_report
 
     from .reports import describe_projected, describe_transfer
 

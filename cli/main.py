@@ -22,8 +22,8 @@ def main() -> None:
 @one_line_errors
 def merge(output: Path) -> None:
     """Make a dataset of the shards in OUTPUT, if the last one to finish has not done it."""
-    from sepo_data.annotate import Report
-    from sepo_data.merging import merge_run
+    from sepo_data.annotation import Report
+    from sepo_data.runs.merging import merge_run
 
     from .reports import describe_report
 

@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from sepo_data.annotate import Report
+from sepo_data.annotated.health import Health
+from sepo_data.annotated.precision import Precision, computed_in
+from sepo_data.annotation import Report
 from sepo_data.errors import visible
-from sepo_data.health import Health
 from sepo_data.planning import Plan
-from sepo_data.policy_rows import ProjectedPair
-from sepo_data.precision import Precision, computed_in
-from sepo_data.preferences import response_text
-from sepo_data.schema import SIDES
-from sepo_data.transfer import Transfer
+from sepo_data.projected.pairs import ProjectedPair
+from sepo_data.projected.transfer import Transfer
+from sepo_data.schema import SIDES, response_text
 
 if TYPE_CHECKING:
     from sepo_data.comparison import Comparison
-    from sepo_data.verification import Verification  # loads torch
-    from sepo_train import TrainReport  # loads torch
+    from sepo_data.verification import Verification
+    from sepo_train import TrainReport
 
 
 def describe_report(report: Report) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import rich_click as click
 from tqdm import tqdm
 
-from sepo_data.annotate import Progress
+from sepo_data.runs.progress import Progress
 
 log = logging.getLogger("sepo")
 

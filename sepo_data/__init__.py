@@ -1,6 +1,8 @@
 """Annotate a preference dataset with token-level rewards, store it, share it."""
 
-from .annotate import Progress, Report, annotate
+from .annotated.opening import load_annotated
+from .annotated.publishing import push_annotated
+from .annotation import Report, annotate
 from .errors import (
     HubError,
     ModelError,
@@ -14,8 +16,8 @@ from .errors import (
     TokenizerError,
     TrainingError,
 )
-from .hub import load_annotated, push_annotated
-from .policy_rows import ProjectedPair, project_row
+from .projected.pairs import ProjectedPair, project_row
+from .runs.progress import Progress
 from .schema import validate
 from .selection import select_tokens
 from .settings import AnnotateSettings

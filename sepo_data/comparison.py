@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .annotated.annotations import Annotation, read_annotations
 from .errors import SchemaError
-from .hashing import text_sha256
-from .policy_rows import Annotation, read_annotations
+from .files import text_sha256
 from .projection import overlaps, project
 from .schema import PAIR_COLUMNS, SIDES
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
+
 
 ROWS_AT_ONCE = 500
 RANKED = 3  # tokens of a response below which its ranks say nothing

@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass
 
 from .errors import PreferenceError
-from .job import prepare
-from .models import matmul_precision, scorers
-from .rows import EncodedPair, encode_rows
+from .models.loading import matmul_precision, scorers
+from .models.scoring import role_logps
+from .runs.folder import CHUNK_ROWS
+from .runs.inputs import prepare
 from .schema import SIDES
-from .scoring import role_logps
 from .settings import AnnotateSettings
-from .shards import CHUNK_ROWS
+from .tokens.pairs import EncodedPair, encode_rows
 
 SAMPLE_ROWS = 10_240
 PROBE_PAIRS = 8

@@ -6,6 +6,7 @@ points of the response text. `docs/dataset_format.md` says it for people. The
 contract is fixed within a major schema version.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,54 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import SchemaError
-from .preferences import response_text
 
 if TYPE_CHECKING:
     import datasets
+
+
+Message = dict[str, Any]  # {"role": ..., "content": ..., possibly further keys}
 
 SCHEMA_VERSION = "1.0"
 MANIFEST_NAME = "sepo_manifest.json"
 SIDES = ("chosen", "rejected")
 PAIR_COLUMNS = ("prompt", "chosen", "rejected")
+
+SPLIT_NAME = re.compile(r"\w+(\.\w+)*")  # what `datasets` reads; it names files
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a batch of rows: its flat token columns, and what finds a token's row."""
+
+    name: str
+    first_row: int
+    lengths: npt.NDArray[np.int64]
+    columns: dict[str, npt.NDArray[Any]]
+
+    @property
+    def firsts(self) -> npt.NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
+
+    def rows_with(self, tokens: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        row_of = np.repeat(np.arange(self.lengths.size), self.lengths)
+        return np.bincount(row_of[tokens], minlength=self.lengths.size) > 0
+
+    def steps(self, before: str, after: str) -> npt.NDArray[np.int64]:
+        """``after`` of a token minus ``before`` of its predecessor in the row; 0 for a first token."""
+        steps = np.diff(self.columns[after], prepend=0).astype(np.int64)
+        steps[1:] = self.columns[after][1:] - self.columns[before][:-1]
+        steps[self.firsts] = 0
+        return steps
+
+    def refuse(self, rows: npt.NDArray[np.bool_], column: str, problem: str) -> None:
+        if rows.any():
+            row = self.first_row + int(np.flatnonzero(rows)[0])
+            raise SchemaError(f'row {row}, column "{self.name}_{column}": {problem}.')
+
+
+def response_text(side: str | list[Message]) -> str:
+    """The text that spans point into: the string itself, or the last message's content."""
+    return side if isinstance(side, str) else side[-1]["content"]
 
 
 def scalar_fields(side: str) -> list[pa.Field]:
@@ -142,36 +182,6 @@ def _element(kind: pa.DataType) -> tuple[bool, pa.DataType]:
     """Large and small lists, and names of list elements, make no difference."""
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     return is_list, kind.value_type if is_list else kind
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One side of a batch of rows: its flat token columns, and what finds a token's row."""
-
-    name: str
-    first_row: int
-    lengths: npt.NDArray[np.int64]
-    columns: dict[str, npt.NDArray[Any]]
-
-    @property
-    def firsts(self) -> npt.NDArray[np.int64]:
-        return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
-
-    def rows_with(self, tokens: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        row_of = np.repeat(np.arange(self.lengths.size), self.lengths)
-        return np.bincount(row_of[tokens], minlength=self.lengths.size) > 0
-
-    def steps(self, before: str, after: str) -> npt.NDArray[np.int64]:
-        """``after`` of a token minus ``before`` of its predecessor in the row; 0 for a first token."""
-        steps = np.diff(self.columns[after], prepend=0).astype(np.int64)
-        steps[1:] = self.columns[after][1:] - self.columns[before][:-1]
-        steps[self.firsts] = 0
-        return steps
-
-    def refuse(self, rows: npt.NDArray[np.bool_], column: str, problem: str) -> None:
-        if rows.any():
-            row = self.first_row + int(np.flatnonzero(rows)[0])
-            raise SchemaError(f'row {row}, column "{self.name}_{column}": {problem}.')
 
 
 def _check_side(table: pa.Table, name: str, first_row: int) -> None:

@@ -1,14 +1,68 @@
 """The settings of an annotation, checked before any work; the command's options map to them one to one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .errors import SettingsError
 from .selection import SELECTIONS, Selection, check_ratio
 
+Projection = Literal["sum", "majority"]
+PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
+Weights = Literal["mask", "rewards"]
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+
+RATIO = 0.3  # the paper's
+
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
+
+@dataclass(frozen=True)
+class ProjectionSettings:
+    """How an annotated row becomes the tokens, masks and weights that a policy trains on.
+
+    Attributes:
+        selection: Rule that marks the key tokens, see `selection`.
+        chosen_ratio: Share of the chosen response's tokens to mark, in ``(0, 1]``.
+        rejected_ratio: Share of the rejected response's tokens to mark, in ``(0, 1]``.
+        projection: ``sum`` projects the rewards and selects again on the policy's tokens;
+            ``majority`` selects the tokens of which the dataset's own selection covers at
+            least half, whatever ``selection`` and the ratios are.
+        weights: ``mask`` weighs all selected tokens the same, ``rewards`` by
+            `selection.reward_weights`.
+        seed: For the rule ``random``, which depends on it and on the number of the row in
+            the annotated dataset. The stored masks of a ``random`` annotation depend on the
+            row of its source: they come back the same only if no row before was dropped
+            (and always with ``majority``); the number of selected tokens is the same anyway.
+        max_length: Most tokens of prompt and response together; responses are cut.
+    """
+
+    selection: Selection = "ratio"
+    chosen_ratio: float = RATIO
+    rejected_ratio: float = RATIO
+    projection: Projection = "sum"
+    weights: Weights = "mask"
+    seed: int = 0
+    max_length: int = 2048
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            SettingsError: Naming the setting, its value and what it may be.
+            SelectionError: If a ratio is out of range.
+        """
+        check_ratio(self.chosen_ratio, "chosen ratio")
+        check_ratio(self.rejected_ratio, "rejected ratio")
+        for name, known in (("selection", SELECTIONS), ("projection", PROJECTIONS), ("weights", WEIGHTS)):
+            if getattr(self, name) not in known:
+                raise SettingsError(f'{name} "{getattr(self, name)}" is not one of {", ".join(known)}.')
+        if self.max_length < 1:
+            raise SettingsError(f"max_length must be at least 1, got {self.max_length}.")
+        if self.seed < 0:
+            raise SettingsError(f"seed must not be negative, got {self.seed}.")
 
 
 @dataclass(frozen=True)
@@ -98,3 +152,31 @@ class AnnotateSettings:
             raise SettingsError(
                 f"shard {index}/{count} does not exist. Count from 0: 0/{count} to {count - 1}/{count}."
             )
+
+
+def as_annotated(
+    made_with: Mapping[str, Any],
+    *,
+    selection: Selection | None = None,
+    chosen_ratio: float | None = None,
+    rejected_ratio: float | None = None,
+    **others: Any,
+) -> ProjectionSettings:
+    """The settings with which a dataset was annotated, where no others are asked for.
+
+    Args:
+        made_with: What its manifest says under ``selection``.
+        selection: Another rule; the ratios stay if both are shares of the tokens.
+        chosen_ratio: Another ratio.
+        rejected_ratio: Another ratio.
+        others: The other fields of `ProjectionSettings`.
+    """
+    by_tokens = ("ratio", "random")  # their ratios are shares of the tokens, that of mass is of the reward
+    same_kind = selection is None or (selection in by_tokens and made_with.get("rule") in by_tokens)
+    shares = made_with if same_kind else {}
+    return ProjectionSettings(
+        selection=selection or made_with.get("rule", "ratio"),
+        chosen_ratio=chosen_ratio or shares.get("chosen_ratio", RATIO),
+        rejected_ratio=rejected_ratio or shares.get("rejected_ratio", RATIO),
+        **others,
+    )

@@ -14,21 +14,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .checkpoints import NO_TRUST, PairFacts, Trust, describe_pair
-from .encoding import response_encoder
+from .annotated.annotations import Annotation, annotated_source, read_annotations
+from .annotated.manifest import check_manifest
+from .annotated.opening import open_annotated
+from .annotated.precision import precision_from_dict
 from .errors import SchemaError, SettingsError
-from .hub import open_annotated
-from .manifest import check_manifest
-from .models import Loading
-from .placement import one_after_the_other
-from .policy_rows import Annotation, annotated_source, read_annotations
-from .precision import precision_from_dict
+from .models.checkpoints import NO_TRUST, Trust
+from .models.description import PairFacts, describe_pair
+from .models.loading import Loading
+from .models.placement import one_after_the_other
+from .models.scoring import score_once
 from .projection import partition
-from .rows import EncodedPair, encode_rows
+from .runs.tables import side_masks
 from .schema import SIDES
-from .scoring import score_once
 from .settings import AnnotateSettings, Dtype
-from .tables import side_masks
+from .tokens.encoder import response_encoder
+from .tokens.pairs import EncodedPair, encode_rows
 
 log = logging.getLogger("sepo")
 

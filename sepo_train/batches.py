@@ -6,62 +6,15 @@ examples read every response token, so that the others can be watched.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from sepo_data.packing import pack
+from sepo_data.models.packing import pack
+
+from .examples import Example
 
 Batch = dict[str, Any]  # tensors, and `Packed`
-
-
-@dataclass(frozen=True)
-class WeightedSequence:
-    """A sequence and what its tokens count for.
-
-    Attributes:
-        input_ids: All token ids, ``(S,)``.
-        positions: Where the response's tokens stand, ``(n,)``, increasing, all at least 1.
-        weights: Their weights, ``(n,)``; at least one is positive.
-        length: How many tokens the response has, those without weight included.
-    """
-
-    input_ids: npt.NDArray[np.integer[Any]]
-    positions: npt.NDArray[np.integer[Any]]
-    weights: npt.NDArray[np.float32]
-    length: int
-
-
-@dataclass(frozen=True)
-class Example:
-    """What the loss takes as one: a conversation, or a pair.
-
-    Attributes:
-        row: Number of its row in the source.
-        sequences: One, or the chosen and the rejected one.
-        items: What it counts for in the mean of a batch.
-        ref_logps: For DPO, log-probs of the responses under the reference, in nats.
-    """
-
-    row: int
-    sequences: tuple[WeightedSequence, ...]
-    items: int = 1
-    ref_logps: tuple[float, float] | None = None
-
-    def __len__(self) -> int:
-        """Number of tokens, for batches of similar lengths."""
-        return sum(sequence.input_ids.size for sequence in self.sequences)
-
-
-def selected_only(sequence: WeightedSequence) -> WeightedSequence:
-    """The tokens with weight; whatever is behind the last of them changes nothing and is cut."""
-    kept = sequence.weights > 0
-    positions = sequence.positions[kept]
-    seen = sequence.input_ids[: positions[-1] + 1]
-    return replace(sequence, input_ids=seen, positions=positions, weights=sequence.weights[kept])
 
 
 def collate(examples: Sequence[Example], *, padding: float) -> Batch:

@@ -10,8 +10,8 @@ from typing import Any
 
 import jinja2
 
-from sepo_data.card import yaml_header
-from sepo_data.shards import write_atomically
+from sepo_data.annotated.card import yaml_header
+from sepo_data.files import write_atomically
 
 _LICENCE = ("license", "license_name", "license_link")
 

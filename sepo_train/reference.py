@@ -20,12 +20,12 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainingArguments
 
-from sepo_data.checkpoints import Description
 from sepo_data.errors import OutputError, ScoringError
-from sepo_data.models import Loading, load_scorer, matmul_precision
+from sepo_data.models.description import Description
+from sepo_data.models.loading import Loading, load_scorer, matmul_precision
 from sepo_data.settings import Dtype
 
-from .batches import Example
+from .examples import Example
 
 log = logging.getLogger("sepo")
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sepo_data.errors import SettingsError
-from sepo_data.policy_rows import Projection, ProjectionSettings, Weights, as_annotated
 from sepo_data.selection import Selection, check_ratio
-from sepo_data.settings import DTYPES, Dtype
+from sepo_data.settings import DTYPES, Dtype, Projection, ProjectionSettings, Weights, as_annotated
 
 Side = Literal["chosen", "rejected"]
 

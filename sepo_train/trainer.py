@@ -31,10 +31,11 @@ from transformers import (
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from sepo_data.errors import TrainingError
-from sepo_data.fast_path import prepare
-from sepo_data.logprobs import batch_logps, row_padding
+from sepo_data.models.logprobs import batch_logps, row_padding
+from sepo_data.models.packing_check import prepare
 
-from .batches import Batch, Example, collate
+from .batches import Batch, collate
+from .examples import Example
 from .objectives import Objective, Outcome
 
 log = logging.getLogger("sepo")

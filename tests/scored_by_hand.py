@@ -9,14 +9,14 @@ from annotated import side_values
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from sepo_data.encoding import response_encoder
-from sepo_data.policy_rows import annotated_source
-from sepo_data.preferences import pair_types
-from sepo_data.rows import encode_rows
+from sepo_data.annotated.annotations import annotated_source
+from sepo_data.models.scoring import ScoredSide
+from sepo_data.runs.tables import annotated_table
 from sepo_data.schema import SIDES, annotated_schema
-from sepo_data.scoring import ScoredSide
 from sepo_data.settings import AnnotateSettings
-from sepo_data.tables import annotated_table
+from sepo_data.sources.preferences import pair_types
+from sepo_data.tokens.encoder import response_encoder
+from sepo_data.tokens.pairs import encode_rows
 
 
 def scored(

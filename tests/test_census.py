@@ -9,8 +9,9 @@ from nasty import NASTY
 from tiny_tokenizers import CHATML, FAMILIES, tiny_tokenizer
 
 from benchmarks.census import context, spelling_of, take, wrong_spans
-from sepo_data.encoding import EncodedResponse, encode_responses, response_encoder
-from sepo_data.rendering import Rendering, render
+from sepo_data.tokens.encoder import response_encoder
+from sepo_data.tokens.encoding import EncodedResponse, encode_responses
+from sepo_data.tokens.rendering import Rendering, render
 
 
 @pytest.mark.parametrize("chat", [True, False])

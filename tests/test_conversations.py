@@ -8,21 +8,16 @@ import datasets
 import pytest
 from tiny_tokenizers import tiny_tokenizer
 
-from sepo_data.conversations import (
-    CUT,
+from sepo_data.errors import PreferenceError, SettingsError, TokenizerError
+from sepo_data.sources.conversations import (
     NO_ASSISTANT,
     NOT_TEXT_ALONE,
-    SHORTENED,
     Chat,
     ChatSource,
-    EncodedChats,
-    encode_chats,
     open_chats,
     read_chat,
 )
-from sepo_data.encoding import PROMPT_TOO_LONG, response_encoder
-from sepo_data.errors import PreferenceError, SettingsError, TokenizerError
-from sepo_data.preferences import (
+from sepo_data.sources.preferences import (
     CONTENT_NOT_TEXT,
     EMPTY_RESPONSE,
     PROMPT_MISSING,
@@ -30,8 +25,11 @@ from sepo_data.preferences import (
     SAME_RESPONSE,
     open_source,
 )
-from sepo_data.rendering import TEMPLATE_REFUSES
-from sepo_data.rows import WRITTEN_OUT, encode_rows
+from sepo_data.tokens.chats import CUT, SHORTENED, EncodedChats, encode_chats
+from sepo_data.tokens.encoder import response_encoder
+from sepo_data.tokens.encoding import PROMPT_TOO_LONG
+from sepo_data.tokens.pairs import WRITTEN_OUT, encode_rows
+from sepo_data.tokens.rendering import TEMPLATE_REFUSES
 
 HI, BYE = ({"role": "user", "content": text} for text in ("Hi", "Bye"))
 HELLO, GOODBYE = ({"role": "assistant", "content": text} for text in ("Hello", "Goodbye"))

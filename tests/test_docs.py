@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from cli.main import main
 from sepo_data import AnnotateSettings, annotate
-from sepo_data.logprobs import token_logps
+from sepo_data.models.logprobs import token_logps
 from sepo_train import sepo_loss
 
 ROOT = Path(__file__).parent.parent

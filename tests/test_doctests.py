@@ -6,7 +6,9 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("module", ["preferences", "projection", "selection", "shards", "workers"])
+@pytest.mark.parametrize(
+    "module", ["sources.preferences", "projection", "selection", "runs.folder", "runs.workers"]
+)
 def test_the_examples_of_the_docstrings_run(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"sepo_data.{module}"))
     assert results.attempted

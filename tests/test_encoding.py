@@ -12,20 +12,19 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from sepo_data import TokenizerError
-from sepo_data.encoding import (
+from sepo_data.annotated.annotations import annotated_source
+from sepo_data.projection import clean_spans
+from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
+from sepo_data.tokens.encoding import (
     NO_CONTEXT,
     NO_TOKENS,
     PROMPT_TOO_LONG,
     WRITTEN_CONTROL,
     EncodedResponse,
-    ResponseEncoder,
     encode_responses,
-    response_encoder,
 )
-from sepo_data.policy_rows import annotated_source
-from sepo_data.projection import clean_spans
-from sepo_data.rendering import ALREADY_RENDERED, TEMPLATE_REFUSES, Rendering, render
-from sepo_data.rows import encode_rows
+from sepo_data.tokens.pairs import encode_rows
+from sepo_data.tokens.rendering import ALREADY_RENDERED, TEMPLATE_REFUSES, Rendering, render
 
 USER = [{"role": "user", "content": "Say it."}]
 

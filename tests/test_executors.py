@@ -149,7 +149,7 @@ def test_a_run_that_only_lacks_its_last_step_takes_it_here(
     assert run(*arguments, "--output", output, "--shard", "0/2").returncode == 0
     dying = [
         "import sys, sepo_data",
-        "sys.modules['sepo_data.annotate'].merge_run = None",
+        "sys.modules['sepo_data.annotation'].merge_run = None",
         "from cli.annotate import main",
         "main()",
     ]

@@ -29,18 +29,18 @@ from tiny_tokenizers import FAMILIES, tiny_tokenizer
 
 from cli.main import main
 from sepo_data import AnnotateSettings, SepoError, annotate, load_annotated
-from sepo_data.card import render_card
-from sepo_data.checkpoints import PairFacts, describe_pair
-from sepo_data.encoding import response_encoder
-from sepo_data.hub_files import annotated_files
-from sepo_data.job import Job, output_schema
-from sepo_data.merging import merge_run
-from sepo_data.preferences import open_source
-from sepo_data.rows import EncodedPair, encode_rows
+from sepo_data.annotated.card import render_card
+from sepo_data.annotated.publishing import annotated_files
+from sepo_data.models.description import PairFacts, describe_pair
+from sepo_data.models.scoring import ScoredSide
+from sepo_data.runs.folder import Run, open_run, write_chunk
+from sepo_data.runs.inputs import Job, output_schema
+from sepo_data.runs.merging import merge_run
+from sepo_data.runs.tables import annotated_table
 from sepo_data.schema import MANIFEST_NAME, SIDES, annotation_columns, validate
-from sepo_data.scoring import ScoredSide
-from sepo_data.shards import Run, open_run, write_chunk
-from sepo_data.tables import annotated_table
+from sepo_data.sources.preferences import open_source
+from sepo_data.tokens.encoder import response_encoder
+from sepo_data.tokens.pairs import EncodedPair, encode_rows
 from sepo_data.verification import verify
 from sepo_train.model_card import render_card as render_model_card
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from annotated import annotated_table, random_table
 
-from sepo_data.health import HealthMeter, health_from_dict
+from sepo_data.annotated.health import HealthMeter, health_from_dict
 
 
 def test_figures_of_three_equal_pairs_and_one_inverted_one() -> None:

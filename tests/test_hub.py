@@ -21,20 +21,13 @@ from hub_server import PREFIXES, READER, STRANGER, Fault, HubServer
 from huggingface_hub import HfApi
 from safetensors.numpy import save_file
 
+from sepo_data.annotated.opening import annotated_revision, load_annotated, open_annotated
+from sepo_data.annotated.publishing import push_annotated
 from sepo_data.errors import HubError, ModelError, OutputError, PreferenceError, SchemaError, SepoError
-from sepo_data.hub import (
-    TRIES,
-    annotated_revision,
-    check_push_target,
-    dataset_revision,
-    load_annotated,
-    model_revision,
-    open_annotated,
-    push_annotated,
-    push_model,
-)
-from sepo_data.hub_files import RECORD_NAME, RepoType
+from sepo_data.hub.client import TRIES, dataset_revision, model_revision
+from sepo_data.hub.pushing import RECORD_NAME, RepoType, check_push_target
 from sepo_data.schema import MANIFEST_NAME, SCHEMA_VERSION, annotated_schema
+from sepo_train.publishing import push_model
 
 KINDS: list[RepoType] = ["dataset", "model"]
 PUSH = {"dataset": push_annotated, "model": push_model}
@@ -58,7 +51,7 @@ FAULTS: list[Fault] = [500, 503, 429, 409, "reset", "lost"]
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sepo_data.hub.BACKOFF_S", 0.01)
+    monkeypatch.setattr("sepo_data.hub.client.BACKOFF_S", 0.01)
 
 
 def row(number: int) -> dict[str, object]:
@@ -460,8 +453,8 @@ def test_a_model_trained_on_restricted_data_is_pushed_private(
 
 def test_a_hub_without_xet_storage_gets_a_hint(repo_id: str, folder: Path) -> None:
     code = (
-        "import sys, pathlib; from sepo_data import hub; hub.BACKOFF_S = 0.01\n"
-        "hub.push_annotated(pathlib.Path(sys.argv[1]), sys.argv[2])"
+        "import sys, pathlib; from sepo_data.hub import client; client.BACKOFF_S = 0.01\n"
+        "from sepo_data import push_annotated; push_annotated(pathlib.Path(sys.argv[1]), sys.argv[2])"
     )
     env = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_XET"}
     done = subprocess.run(
@@ -663,7 +656,7 @@ def test_a_hub_that_stays_down_is_an_error_of_the_hub(hub: HubServer, repo_id: s
 def test_offline_a_model_has_the_revision_of_the_cache(hub: HubServer, repo_id: str) -> None:
     sha = hub.add("model", repo_id, {"config.json": b"{}"})
     code = (
-        "import sys, huggingface_hub; from sepo_data.hub import model_revision\n"
+        "import sys, huggingface_hub; from sepo_data.hub.client import model_revision\n"
         "if len(sys.argv) > 2: huggingface_hub.snapshot_download(sys.argv[1])\n"
         "print(model_revision(sys.argv[1], None))"
     )

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_pair import pairs, save_pair, write_jsonl
 
-from sepo_data import AnnotateSettings, annotate, shards
+from sepo_data import AnnotateSettings, annotate
+from sepo_data.runs import folder as shards
 from sepo_data.schema import SIDES
 
 ROOT = Path(__file__).parent.parent
@@ -116,7 +117,7 @@ def test_one_model_after_the_other(tmp_path: Path, models: tuple[str, str], data
 
 @pytest.mark.slow
 def test_processes_beside_each_other(tmp_path: Path, models: tuple[str, str], data: str, usual: Path) -> None:
-    script = "from sepo_data import shards; shards.CHUNK_ROWS = 8; from cli.annotate import main; main()"
+    script = "from sepo_data.runs import folder; folder.CHUNK_ROWS = 8; from cli.annotate import main; main()"
     command = [sys.executable, "-c", script, "--oracle", models[0], "--ref", models[1], "--dataset", data]
     command += ["--output", str(tmp_path / "out"), "--shard"]
     processes = [subprocess.Popen([*command, f"{shard}/3"], cwd=ROOT) for shard in range(3)]

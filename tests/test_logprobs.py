@@ -9,9 +9,9 @@ import torch
 from tiny_models import FAMILIES, VOCABULARY, tiny_model
 from transformers import PreTrainedModel
 
-from sepo_data import logprobs
 from sepo_data.errors import ModelError, ScoringError
-from sepo_data.logprobs import Logps, token_logps
+from sepo_data.models import logprobs
+from sepo_data.models.logprobs import Logps, token_logps
 
 
 @dataclass(frozen=True)

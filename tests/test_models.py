@@ -23,9 +23,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from sepo_data.checkpoints import ModelFacts, describe_pair
 from sepo_data.errors import HubError, ModelError, SettingsError, TokenizerError
-from sepo_data.models import BATCH_TOKENS_CPU, Loading, ModelPair, load_pair
+from sepo_data.models.checkpoints import ModelFacts
+from sepo_data.models.description import describe_pair
+from sepo_data.models.loading import BATCH_TOKENS_CPU, Loading, ModelPair, load_pair
 
 SEQUENCES = some_tokens(30, 12, 21)
 
@@ -266,7 +267,7 @@ def test_what_is_in_the_cache_needs_no_hub(
 def test_a_hub_that_fails_once_is_asked_again(
     made: dict[str, Path], hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sepo_data.hub.BACKOFF_S", 0.01)
+    monkeypatch.setattr("sepo_data.hub.client.BACKOFF_S", 0.01)
     hub.add("model", "me/shy", made["base"])
     hub.fail("GET /api/models/me/shy/revision/", [500])
     with pytest.raises(ModelError, match="same model"):

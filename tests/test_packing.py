@@ -14,12 +14,13 @@ from test_logprobs import OUT_OF_MEMORY, LittleMemory, Tokens, plain_logps
 from tiny_models import FAMILIES, VOCABULARY, save_tiny, save_tiny_adapter, tiny_model
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from sepo_data import fast_path, logprobs
-from sepo_data.checkpoints import describe_pair
-from sepo_data.fast_path import prepare
-from sepo_data.logprobs import Logps, batch_logps, token_logps
-from sepo_data.models import Loading, load_pair
-from sepo_data.packing import PACKED_ATTENTION, Layout, Packed, is_packed, pack, packed_attention
+from sepo_data.models import logprobs
+from sepo_data.models import packing_check as fast_path
+from sepo_data.models.description import describe_pair
+from sepo_data.models.loading import Loading, load_pair
+from sepo_data.models.logprobs import Logps, batch_logps, token_logps
+from sepo_data.models.packing import PACKED_ATTENTION, Layout, Packed, is_packed, pack, packed_attention
+from sepo_data.models.packing_check import prepare
 
 PADDED = {"falcon", "bloom"}  # ALiBi
 

@@ -13,12 +13,14 @@ from tiny_models import save_tiny, save_tiny_adapter, tiny_model
 from tiny_pair import pairs, save_pair, write_jsonl
 from transformers import AutoModelForCausalLM
 
-from sepo_data import AnnotateSettings, ModelError, annotate, models, placement
-from sepo_data.checkpoints import PairFacts, describe_pair
-from sepo_data.fast_path import prepare
-from sepo_data.logprobs import token_logps
-from sepo_data.models import Loading, scorers
-from sepo_data.placement import device_map, one_after_the_other, weight_bytes
+from sepo_data import AnnotateSettings, ModelError, annotate
+from sepo_data.models import loading as models
+from sepo_data.models import placement
+from sepo_data.models.description import PairFacts, describe_pair
+from sepo_data.models.loading import Loading, scorers
+from sepo_data.models.logprobs import token_logps
+from sepo_data.models.packing_check import prepare
+from sepo_data.models.placement import device_map, one_after_the_other, weight_bytes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

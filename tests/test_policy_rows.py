@@ -12,19 +12,18 @@ from tiny_pair import pairs
 from tiny_tokenizers import CHATML, FAMILIES, tiny_tokenizer
 
 from sepo_data import PreferenceError, SchemaError, SelectionError, SettingsError, TokenizerError, project_row
-from sepo_data.encoding import PROMPT_TOO_LONG, response_encoder
-from sepo_data.policy_rows import (
+from sepo_data.annotated.annotations import annotated_source
+from sepo_data.projected.pairs import (
     NOTHING_SELECTED,
     ProjectedPair,
     ProjectedRows,
     ProjectedSide,
-    ProjectionSettings,
-    annotated_source,
-    as_annotated,
     project_rows,
 )
 from sepo_data.schema import SIDES
-from sepo_data.settings import AnnotateSettings
+from sepo_data.settings import AnnotateSettings, ProjectionSettings, as_annotated
+from sepo_data.tokens.encoder import response_encoder
+from sepo_data.tokens.encoding import PROMPT_TOO_LONG
 
 # a pair of texts, so that tokenizers without a chat template read it too
 TEXTS = [

@@ -9,12 +9,14 @@ import pytest
 from tiny_pair import pairs, save_pair, write_jsonl
 
 from cli.reports import describe_precision, describe_report
-from sepo_data import AnnotateSettings, annotate, load_annotated, placement
-from sepo_data.checkpoints import describe_pair
-from sepo_data.placement import weight_bytes
-from sepo_data.precision import PAIRS, Precision, compare
-from sepo_data.rows import EncodedPair
-from sepo_data.scoring import ScoredSide
+from sepo_data import AnnotateSettings, annotate, load_annotated
+from sepo_data.annotated.precision import Precision
+from sepo_data.models import placement
+from sepo_data.models.description import describe_pair
+from sepo_data.models.placement import weight_bytes
+from sepo_data.models.scoring import ScoredSide
+from sepo_data.runs.rounding import PAIRS, compare
+from sepo_data.tokens.pairs import EncodedPair
 
 
 @pytest.fixture(scope="module")

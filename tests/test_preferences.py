@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepo_data.errors import PreferenceError
-from sepo_data.preferences import (
+from sepo_data.sources.preferences import (
     CONTENT_NOT_TEXT,
     EMPTY_RESPONSE,
     LAST_NOT_ASSISTANT,

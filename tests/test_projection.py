@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from nasty import NASTY
 from tiny_tokenizers import CORPUS, FAMILIES, tiny_tokenizer
 
-from sepo_data.encoding import EncodedResponse, ResponseEncoder, encode_responses, response_encoder
 from sepo_data.projection import TICKS, Bounds, clean_spans, overlaps, partition, project, project_mask
-from sepo_data.rendering import Rendering
+from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
+from sepo_data.tokens.encoding import EncodedResponse, encode_responses
+from sepo_data.tokens.rendering import Rendering
 
 Spans = list[tuple[int, int]]
 REWARD = st.floats(-5, 5, width=32).map(lambda reward: reward + 0.0)  # no -0.0: a sum of one is 0.0

@@ -13,10 +13,10 @@ from tiny_pair import pairs, save_pair, write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sepo_data import AnnotateSettings, HubError, annotate, load_annotated
-from sepo_data.hub import push_model
-from sepo_data.hub_files import RECORD_NAME
-from sepo_data.shards import read_record
+from sepo_data.hub.pushing import RECORD_NAME
+from sepo_data.runs.folder import read_record
 from sepo_train.model_card import write_card
+from sepo_train.publishing import push_model
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def add_source(hub: HubServer, tmp_path: Path, *, private: bool = False) -> str:
 def test_names_in_name_out(
     tmp_path: Path, models: tuple[str, str], hub: HubServer, repo_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sepo_data.hub.BACKOFF_S", 0.01)
+    monkeypatch.setattr("sepo_data.hub.client.BACKOFF_S", 0.01)
     source = add_source(hub, tmp_path)
     shas = [
         hub.add("model", f"{repo_id}-{role}", Path(models[i])) for i, role in enumerate(("oracle", "ref"))
@@ -94,7 +94,7 @@ def test_a_target_without_rights_is_refused_before_any_work(
 def test_a_push_that_fails_leaves_the_dataset_and_the_same_call_pushes_it(
     tmp_path: Path, models: tuple[str, str], hub: HubServer, repo_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sepo_data.hub.BACKOFF_S", 0.001)
+    monkeypatch.setattr("sepo_data.hub.client.BACKOFF_S", 0.001)
     data = write_jsonl(tmp_path / "prefs.jsonl", pairs(3))
     settings = AnnotateSettings(output=tmp_path / "out", push_to_hub=repo_id)
     hub.fail("POST .*/commit/", [503], times=6)

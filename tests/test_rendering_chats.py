@@ -7,18 +7,17 @@ import pytest
 from nasty import NASTY
 from tiny_tokenizers import CHATML, FAMILIES, tiny_tokenizer
 
-from sepo_data.encoding import (
+from sepo_data.errors import TokenizerError
+from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
+from sepo_data.tokens.encoding import (
     NO_TOKENS,
     PROMPT_TOO_LONG,
     WRITTEN_CONTROL,
     EncodedTurns,
-    ResponseEncoder,
     encode_responses,
     encode_turns,
-    response_encoder,
 )
-from sepo_data.errors import TokenizerError
-from sepo_data.rendering import (
+from sepo_data.tokens.rendering import (
     ALREADY_RENDERED,
     TEMPLATE_REFUSES,
     RenderedChat,

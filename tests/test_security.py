@@ -27,12 +27,15 @@ from transformers import AutoModelForCausalLM
 from cli.main import main
 from cli.reports import describe_row
 from sepo_data import AnnotateSettings, PreferenceError, SchemaError, SepoError, annotate, load_annotated
-from sepo_data.card import code, render_card
-from sepo_data.checkpoints import Trust, describe_model, describe_pair
+from sepo_data.annotated.card import code, render_card
+from sepo_data.annotated.publishing import push_annotated
 from sepo_data.errors import without_secrets
-from sepo_data.hub import check_push_target, dataset_revision, model_revision, push_annotated
-from sepo_data.preferences import open_source
-from sepo_data.shards import Run
+from sepo_data.hub.client import dataset_revision, model_revision
+from sepo_data.hub.pushing import check_push_target
+from sepo_data.models.checkpoints import Trust
+from sepo_data.models.description import describe_model, describe_pair
+from sepo_data.runs.folder import Run
+from sepo_data.sources.preferences import open_source
 
 SECRET = "hf_ThisIsNobodysToken0123456789abcdef"
 
@@ -337,7 +340,7 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> str:
     """A token that may write, of the form that real ones have."""
     monkeypatch.setitem(USERS, SECRET, ("me", True))
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    monkeypatch.setattr("sepo_data.hub.BACKOFF_S", 0.001)
+    monkeypatch.setattr("sepo_data.hub.client.BACKOFF_S", 0.001)
     return SECRET
 
 

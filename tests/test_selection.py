@@ -6,14 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepo_data import SelectionError
-from sepo_data.selection import (
-    SELECTIONS,
-    reward_weights,
-    select,
-    select_mass,
-    select_random,
-    select_tokens,
-)
+from sepo_data.selection import SELECTIONS, reward_weights, select, select_mass, select_random, select_tokens
 
 REWARDS = st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=40)
 RATIOS = st.floats(0.01, 1.0)

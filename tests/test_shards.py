@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from annotated import annotated_table, random_table
 
-from sepo_data import OutputError, merging, shards
-from sepo_data.merging import merge_run
-from sepo_data.shards import chunk_ranges, is_done, is_finished, open_run, write_chunk
+from sepo_data import OutputError, files
+from sepo_data.runs import folder as shards
+from sepo_data.runs import merging
+from sepo_data.runs.folder import chunk_ranges, is_done, is_finished, open_run, write_chunk
+from sepo_data.runs.merging import merge_run
 
 NOTES: dict[str, Any] = {"dropped": {}, "counts": {}}
 
@@ -181,7 +183,7 @@ def test_a_full_disk_leaves_no_half_chunk_and_says_what_to_do(
         assert path.stat().st_size
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shards, "flush", full)
+    monkeypatch.setattr(files, "flush", full)
     with pytest.raises(
         OutputError, match=r"No space left on device\)\. Make room or choose another --output"
     ):

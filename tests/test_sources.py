@@ -17,9 +17,9 @@ from hub_server import HubServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sepo_data import text_files
 from sepo_data.errors import HubError, PreferenceError
-from sepo_data.preferences import Pair, Source, open_source, read_pair
+from sepo_data.sources import text_files
+from sepo_data.sources.preferences import Pair, Source, open_source, read_pair
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "p", "chosen": "a", "rejected": "b", "score": 0.5},

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
-from sepo_data import logprobs
 from sepo_data.errors import TrainingError
-from sepo_data.fast_path import prepare
-from sepo_data.logprobs import batch_logps, row_padding
+from sepo_data.models import logprobs
+from sepo_data.models.logprobs import batch_logps, row_padding
+from sepo_data.models.packing_check import prepare
 from sepo_train.arguments import training_arguments
-from sepo_train.batches import Example, WeightedSequence, collate, selected_only
+from sepo_train.batches import collate
+from sepo_train.examples import Example, WeightedSequence, selected_only
 from sepo_train.objectives import Objective, dpo_objective, sepo_objective, sft_objective
 from sepo_train.settings import SepoSettings
 from sepo_train.trainer import StageTrainer

@@ -12,10 +12,12 @@ from tiny_tokenizers import tiny_tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from cli.reports import describe_transfer
-from sepo_data.encoding import PROMPT_TOO_LONG, response_encoder
-from sepo_data.policy_rows import NOTHING_SELECTED, ProjectedRows, ProjectionSettings, annotated_source
-from sepo_data.settings import AnnotateSettings
-from sepo_data.transfer import CHUNK_ROWS, SideTransfer, Transfer, transfer_report
+from sepo_data.annotated.annotations import annotated_source
+from sepo_data.projected.pairs import NOTHING_SELECTED, ProjectedRows
+from sepo_data.projected.transfer import CHUNK_ROWS, SideTransfer, Transfer, transfer_report
+from sepo_data.settings import AnnotateSettings, ProjectionSettings
+from sepo_data.tokens.encoder import response_encoder
+from sepo_data.tokens.encoding import PROMPT_TOO_LONG
 
 # "abcdefgh" in five tokens of the oracle
 FIVE = {

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from sepo_data import AnnotateSettings, annotate
-from sepo_data.conversations import encode_chats, open_chats
-from sepo_data.encoding import response_encoder
+from sepo_data.sources.conversations import open_chats
+from sepo_data.tokens.chats import encode_chats
+from sepo_data.tokens.encoder import response_encoder
 from sepo_train import DpoSettings, SftSettings, train_dpo, train_sft
 
 # ChatML that ends behind the token that ends the turn, and says in TRL's way what the assistant wrote

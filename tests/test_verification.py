@@ -18,8 +18,8 @@ from tiny_tokenizers import CHATML, tiny_tokenizer
 from cli.main import main
 from cli.reports import describe_verification
 from sepo_data import AnnotateSettings, SchemaError, SettingsError, annotate, push_annotated
-from sepo_data.card import render_card
-from sepo_data.hashing import file_sha256
+from sepo_data.annotated.card import render_card
+from sepo_data.files import file_sha256
 from sepo_data.verification import verify
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sepo_data.errors import SettingsError
-from sepo_data.workers import bind_gpu, own_shard
+from sepo_data.runs.workers import bind_gpu, own_shard
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,10 +6,10 @@ import time
 
 import torch
 
-import sepo_data.chunks
+import sepo_data.runs.chunks
 import sepo_data.verification  # noqa: F401  loads what a run loads late
 from cli.annotate import main
-from sepo_data import shards
+from sepo_data.runs import folder as shards
 
 CHUNK_ROWS = 16
 

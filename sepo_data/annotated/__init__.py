@@ -1,0 +1,1 @@
+"""The annotated dataset: manifest, card, health, opening, publishing. Knows no models and no tokenizers."""

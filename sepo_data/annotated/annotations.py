@@ -1,0 +1,64 @@
+"""An annotated dataset's rows as arrays: bounds, rewards and masks of the oracle's tokens."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ..projection import Bounds, partition
+from ..schema import PAIR_COLUMNS, token_fields
+from ..selection import Mask
+from ..sources.preferences import PairColumns, Source
+
+if TYPE_CHECKING:
+    import datasets
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What the dataset stores of one response, see `schema`: ``S`` tokens of the oracle, and the end.
+
+    Attributes:
+        bounds: Where its tokens begin and end, ``(S + 1,)``, from `projection.partition`.
+        token_rewards: ``(S,)``, nats.
+        token_mask: ``(S,)``.
+        eos_reward: None if the oracle never saw the end of the turn.
+        eos_mask: The same.
+    """
+
+    bounds: Bounds
+    token_rewards: npt.NDArray[np.float64]
+    token_mask: Mask
+    eos_reward: float | None
+    eos_mask: bool | None
+
+
+def annotated_source(rows: "datasets.Dataset", name: str) -> Source:
+    """An annotated dataset as a source of pairs; ``name`` is what messages call it."""
+    return Source(
+        rows=rows,
+        name=name,
+        config=None,
+        split=str(rows.split or "train"),
+        revision="",
+        columns=PairColumns(*PAIR_COLUMNS),
+        card={},
+        restricted=False,
+        repairs={},
+    )
+
+
+def read_annotations(table: pa.Table, side: str) -> list[Annotation]:
+    """The annotations of one side of an Arrow table in the schema of an annotated dataset, row by row."""
+    columns = []
+    for field in token_fields(side):
+        lists = table[field.name].combine_chunks()
+        ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
+        columns.append(np.split(lists.flatten().to_numpy(zero_copy_only=False), ends)[:-1])
+    of_end = [table[f"{side}_eos_{name}"].to_pylist() for name in ("reward", "mask")]
+    return [
+        Annotation(partition(start, end), rewards.astype(np.float64), mask, eos_reward, eos_mask)
+        for start, end, rewards, mask, eos_reward, eos_mask in zip(*columns, *of_end, strict=True)
+    ]

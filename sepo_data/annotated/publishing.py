@@ -1,0 +1,73 @@
+"""Which files a push consists of, and which of those on the Hub are sepo's.
+
+An annotated dataset is known by its manifest, a trained model by the record of its
+training. A folder is pushed only when it is finished. No request is made here.
+"""
+
+from pathlib import Path
+
+from ..errors import OutputError, SchemaError
+from ..hub.errors import line_of
+from ..hub.pushing import push_files, sorted_by_path
+from ..schema import MANIFEST_NAME, validate
+from .manifest import check_content, read_manifest
+
+
+def push_annotated(folder: Path, repo_id: str, *, private: bool = False) -> str:
+    """Push a finished folder of ``sepo-annotate``: data, card and manifest in one commit.
+
+    Data files of an earlier push that the folder does not have are deleted in the same commit. A folder
+    that is already there makes no second commit.
+
+    Args:
+        folder: What ``sepo-annotate`` or ``sepo merge`` has written.
+        repo_id: ``user/name`` or ``organization/name``; created if it does not exist.
+        private: Create it private, and refuse one that is public; so is done anyway if the source of the
+            dataset is private or gated.
+
+    Returns:
+        The SHA of the commit that holds the folder, for ``load_annotated(repo_id, revision=sha)``.
+
+    Raises:
+        OutputError: If the folder is not finished.
+        SchemaError: If its data does not keep the contract of an annotated dataset.
+        HubError: If the Hub refuses, or cannot be reached.
+    """
+    files = annotated_files(folder)
+    private = private or bool(read_manifest(folder, str(folder)).get("source", {}).get("restricted"))
+    return push_files(files, repo_id, "dataset", private=private)
+
+
+def annotated_files(folder: Path) -> dict[str, Path]:
+    """What a push of an annotated dataset consists of, by path in the repository; work files stay behind.
+
+    Raises:
+        OutputError: If the folder is not finished.
+        SchemaError: If its data does not keep the contract of an annotated dataset.
+    """
+    shards = sorted(folder.glob("data/*.parquet"))
+    files = [*shards, folder / "README.md", folder / MANIFEST_NAME]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing or not shards:
+        raise OutputError(
+            f"{folder}: not a finished annotated dataset ({(missing or ['data/*.parquet'])[0]} is missing). "
+            f"Let sepo-annotate finish, or run `sepo merge {folder}` first."
+        )
+    check_content(folder, read_manifest(folder, str(folder)))
+    for shard in shards:
+        _check_shard(shard)
+    return sorted_by_path(folder, files)
+
+
+def _check_shard(path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):  # one at a time: memory stays flat
+                validate(file.read_row_group(group))
+    except (pa.ArrowException, OSError) as error:
+        raise OutputError(f"{path}: cannot be read ({line_of(error)}). Annotate again.") from error
+    except SchemaError as error:
+        raise SchemaError(f"{path}, row group {group}: {error}") from error

@@ -1,0 +1,140 @@
+"""The main path: a preference dataset in, the same dataset with token rewards and masks out.
+
+For every pair: render the prompt, place the tokens of both responses, take their
+log-probs under oracle and reference, subtract (arXiv 2408.13518: log p_oracle -
+log p_ref, in nats), select. Work goes chunk by chunk, so a run that stops goes on.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .annotated.health import Health, health_from_dict
+from .annotated.precision import Precision, precision_from_dict
+from .annotated.publishing import push_annotated
+from .hub.pushing import check_push_target
+from .runs.folder import (
+    CHUNK_ROWS,
+    Run,
+    chunk_ranges,
+    is_done,
+    is_finished,
+    missing_chunks,
+    open_run,
+)
+from .runs.inputs import Job, output_schema, prepare
+from .runs.merging import merge_run
+from .runs.progress import NO_PROGRESS, Progress
+from .runs.provenance import run_record
+from .settings import AnnotateSettings
+
+log = logging.getLogger("sepo")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a run.
+
+    Attributes:
+        output: The folder.
+        manifest: The dataset's manifest; None while chunks are missing.
+        commit: Where on the Hub it was pushed to; None if it was not.
+        stopped: Whether it was asked to stop before its last chunk.
+        missing: Chunks that other shards have not written yet.
+    """
+
+    output: Path
+    manifest: dict[str, Any] | None
+    commit: str | None = None
+    stopped: bool = False
+    missing: int = 0
+
+    @property
+    def precision(self) -> Precision | None:
+        """What computing in less than float32 changed; None if that was not measured."""
+        return None if self.manifest is None else precision_from_dict(self.manifest.get("precision"))
+
+    @property
+    def health(self) -> Health | None:
+        """Figures on the oracle; None while chunks are missing."""
+        return None if self.manifest is None else health_from_dict(self.manifest["health"])
+
+
+def annotate(
+    dataset: str,
+    oracle: str,
+    ref: str,
+    settings: AnnotateSettings,
+    *,
+    progress: Progress = NO_PROGRESS,
+    stop: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Score a preference dataset once and save its token rewards.
+
+    The output folder is the run's memory: the same call goes on where an earlier
+    one stopped, and does nothing where the dataset is complete.
+
+    Args:
+        dataset: Preference dataset: Hub id, folder or file.
+        oracle: Model trained with DPO, Hub id or folder; a PEFT adapter will do.
+        ref: The model that the oracle was trained from.
+        settings: Everything else.
+        progress: Told how far the run is.
+        stop: Asked after every chunk; True ends the run there.
+
+    Returns:
+        The folder, and the manifest if the dataset is complete.
+
+    Raises:
+        SepoError: One of its children, see `errors`.
+    """
+    job, run = begin(dataset, oracle, ref, settings)
+    if is_finished(run):
+        log.info("%s is complete already", run.output)
+    else:
+        own = chunk_ranges(run.rows, settings.shard)
+        if not own:
+            log.warning(
+                "no rows belong to shard %d/%d: work is shared in chunks of %d rows",
+                *settings.shard,
+                CHUNK_ROWS,
+            )
+        pending = [chunk for chunk in own if not is_done(run, *chunk)]
+        if pending:
+            from .runs.chunks import Work, annotate_chunks  # loads torch
+
+            work = Work(job, run, output_schema(job), own, progress, stop)
+            if not annotate_chunks(work, pending):
+                return Report(run.output, None, stopped=True)
+        progress.finish()
+        missing = missing_chunks(run)
+        if missing and not is_finished(run):  # else another has made the dataset, and the chunks are gone
+            return Report(run.output, None, missing=len(missing))
+    manifest = merge_run(run.output)  # whoever finishes last does it for all shards
+    if settings.push_to_hub is None:
+        return Report(run.output, manifest)
+    private = settings.private or job.source.restricted
+    commit = push_annotated(run.output, settings.push_to_hub, private=private)
+    return Report(run.output, manifest, commit=commit)
+
+
+def begin(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> tuple[Job, Run]:
+    """Find out everything that can be wrong before weights are loaded, and open the output folder.
+
+    Raises:
+        SepoError: One of its children, see `errors`.
+    """
+    job = prepare(dataset, oracle, ref, settings)
+    private = settings.private or job.source.restricted
+    if settings.push_to_hub is not None:
+        if private and not settings.private:
+            log.warning(
+                "%s is gated or private, so %s is made private", job.source.name, settings.push_to_hub
+            )
+        check_push_target(settings.push_to_hub, private=private)
+    if "license" not in job.source.card and settings.license is None:
+        log.warning("%s states no licence, so the card will have none; --license gives one", job.source.name)
+    record = run_record(job.source, job.facts, job.encoder, settings, job.max_length)
+    return job, open_run(settings.output, record)

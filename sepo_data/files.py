@@ -1,0 +1,92 @@
+"""SHA-256 of files and texts, in hexadecimal: what content is known by where there is no commit."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+
+from .errors import OutputError
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    """Of a text in UTF-8; lone surrogates, as file names have them, included."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def is_path(name: str) -> bool:
+    """Whether a name that could be one on the Hub is a path with a slip: the folder it is in exists here."""
+    parent = Path(name).expanduser().parent
+    return parent != Path() and parent.is_dir()
+
+
+def write_atomically(path: Path, *parts: bytes | pa.Buffer) -> None:
+    """Write a file whole or not at all."""
+    with renamed(path) as partial, partial.open("wb") as file:
+        file.writelines(parts)
+
+
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Turn what the file system says into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{output} cannot be written ({error.strerror or error}). Make room or choose another --output; "
+            "finished chunks are kept, and the same command goes on from there."
+        ) from error
+
+
+@contextmanager
+def renamed(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """A path to write to, which takes its name when it is complete and on disk.
+
+    Without ``replace`` a file of that name stays, and FileExistsError is raised.
+    """
+    partial = path.with_name(f"{path.name}.tmp.{uuid4().hex}")  # another node may have this process's number
+    try:
+        yield partial
+        flush(partial)
+        if replace:
+            partial.replace(path)
+        else:
+            os.link(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as it is stored: keys sorted, so that equal facts are equal bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def name_of(path: Path) -> str:
+    """The last part of a path, as a text that files and commands can print."""
+    return path.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def outside(files: Iterable[str], prefix: str) -> Iterator[str]:
+    """The files that do not lie below a place, which is a folder with its slash or the address of one."""
+    return (file for file in files if ".." in Path(file).parts or not file.startswith(prefix))

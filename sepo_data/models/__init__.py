@@ -1,0 +1,1 @@
+"""Language models: checkpoints, adapters, placement, packed batches, log-probs."""

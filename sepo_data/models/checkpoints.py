@@ -1,0 +1,240 @@
+"""What a model is, found out without loading weights: revisions, tokenizer, context.
+
+A model is a folder or a repository on the Hub, pinned to a commit; a PEFT adapter is
+one that names another as its base. Its own code is not run, and pickled weights are
+not opened, unless the user says so.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.utils.hub import cached_file
+
+from ..errors import ModelError, SepoError, first_line
+from ..files import file_sha256, is_path, name_of
+from ..hub.client import model_files, model_revision
+
+CONFIG, ADAPTER_CONFIG, BASE = "config.json", "adapter_config.json", "base_model_name_or_path"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+ADAPTER_WEIGHTS = ("adapter_model.safetensors",)
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
+CONTENT = ("*.safetensors", "*.safetensors.index.json", CONFIG, ADAPTER_CONFIG)  # what a folder's hash covers
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What of a model's files may run code: nothing, unless the user says so.
+
+    Attributes:
+        pickle: Weights in pickles may be opened, where there are no others.
+        remote_code: Python code beside the weights may be run.
+    """
+
+    pickle: bool = False
+    remote_code: bool = False
+
+
+NO_TRUST = Trust()
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the manifest says of a model.
+
+    Attributes:
+        name: Name on the Hub, or of the folder, without its parents.
+        revision: Commit on the Hub, or ``sha256:…`` of the folder's configuration and weights.
+        base: For an adapter, ``name@revision`` of the model that it adapts.
+    """
+
+    name: str
+    revision: str
+    base: str | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A folder, or a repository on the Hub at one commit.
+
+    Attributes:
+        location: The folder's path, or the repository's name.
+        revision: As in `ModelFacts`.
+        commit: The commit; None for a folder.
+        files: Names of the files at its top.
+    """
+
+    location: str
+    revision: str
+    commit: str | None
+    files: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """As in `ModelFacts`."""
+        return self.location if self.commit else name_of(Path(self.location).resolve())
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where one model's weights are: all in ``base``, or partly in an ``adapter`` on top of it."""
+
+    base: Snapshot
+    adapter: Snapshot | None
+    config: PreTrainedConfig
+    trust: Trust
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the base's weights are pickles."""
+        return not self.base.files.intersection(WEIGHTS)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the manifest says of it."""
+        if self.adapter is None:
+            return ModelFacts(self.base.name, self.base.revision, None)
+        base = f"{self.base.name}@{self.base.revision}"
+        return ModelFacts(self.adapter.name, self.adapter.revision, base)
+
+    @property
+    def revisions(self) -> dict[str, str | None]:
+        """What decides on its numbers: revisions, not the names of folders."""
+        if self.adapter is None:
+            return {"revision": self.base.revision, "base": None}
+        return {"revision": self.adapter.revision, "base": self.base.revision}
+
+
+def same_model(oracle: ModelFacts, ref: ModelFacts) -> ModelError:
+    """The error for an oracle that is the reference."""
+    return ModelError(
+        f"oracle ({oracle.name}) and reference ({ref.name}) are the same model, so all rewards would be 0. "
+        "Give as the oracle the model that was trained with DPO from the reference, long enough to change it."
+    )
+
+
+def not_causal(place: Snapshot, model_type: str) -> ModelError:
+    """The error for a model that does not predict the next token."""
+    return ModelError(
+        f"{place.location}: a {model_type} model does not predict each token from those before it alone. "
+        "Give a causal (decoder-only) language model."
+    )
+
+
+@contextmanager
+def errors_as(kind: type[SepoError], place: Snapshot) -> Iterator[None]:
+    """Turn what the loaders raise, which may be anything, into one line about this place."""
+    try:
+        yield
+    except Exception as error:
+        what = first_line(error)
+        if "trust_remote_code" in str(error):
+            what = "needs code of its own. Read it, and if you trust it pass --trust-remote-code."
+        raise kind(f"{place.location}: {what}") from error
+
+
+def open_checkpoint(name: str, revision: str | None, trust: Trust) -> Checkpoint:
+    """Open a model or an adapter, with everything but its weights."""
+    base, adapter = open_snapshot(name, revision, trust), None
+    if ADAPTER_CONFIG in base.files:
+        _check_weights(base, ADAPTER_WEIGHTS, trust)
+        base, adapter = _open_base(base, trust), base
+    if CONFIG not in base.files:
+        raise ModelError(f"{base.location}: no {CONFIG} in it. Give a folder made by save_pretrained.")
+    _check_weights(base, WEIGHTS, trust)
+    with errors_as(ModelError, base):
+        config = AutoConfig.from_pretrained(
+            base.location, revision=base.commit, trust_remote_code=trust.remote_code
+        )
+    own_code = trust.remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if config.is_encoder_decoder or not (own_code or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):
+        raise not_causal(base, config.model_type)
+    return Checkpoint(base, adapter, config, trust)
+
+
+def open_snapshot(name: str, revision: str | None, trust: Trust) -> Snapshot:
+    """Find a folder, or a repository and its commit."""
+    folder = Path(name)
+    if not folder.is_dir():
+        if is_path(name):
+            raise ModelError(
+                f"{name}: no such folder. Check the path, or give a name on the Hub like user/name."
+            )
+        commit = model_revision(name, revision)
+        return Snapshot(name, commit, commit, model_files(name, commit, (CONFIG, ADAPTER_CONFIG)))
+    if revision is not None:
+        raise ModelError(f'{name}: a folder has no revision "{revision}". Leave it out, or give user/name.')
+    files = frozenset(path.name for path in folder.iterdir())
+    return Snapshot(name, _content_hash(folder, trust), None, files)
+
+
+def _content_hash(folder: Path, trust: Trust) -> str:
+    """``sha256:…`` of everything in a folder that decides on a model's numbers."""
+    patterns = [*CONTENT, *(PICKLES if trust.pickle else ()), *(("*.py",) if trust.remote_code else ())]
+    total = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        total.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _open_base(adapter: Snapshot, trust: Trust) -> Snapshot:
+    """Find the model that an adapter adapts: a folder, perhaps beside the adapter, or a name on the Hub."""
+    try:
+        from peft import PeftConfig
+    except ImportError as error:
+        raise ModelError(f"{adapter.location}: a PEFT adapter. Run pip install peft first.") from error
+    with errors_as(ModelError, adapter):
+        config = PeftConfig.from_pretrained(adapter.location, revision=adapter.commit)
+    if config.is_prompt_learning:
+        raise ModelError(
+            f"{adapter.location}: an adapter of type {config.peft_type.value} adds tokens to the prompt, "
+            "which is not supported. Use LoRA or another that changes weights."
+        )
+    if not config.base_model_name_or_path:
+        raise ModelError(f"{adapter.location}: its base is unknown. Set {BASE} in {ADAPTER_CONFIG}.")
+    base = Path(config.base_model_name_or_path)
+    beside = Path(adapter.location, base)
+    try:
+        if folder := next((place for place in (base, beside) if place.is_dir()), None):
+            return open_snapshot(str(folder), None, trust)
+        return open_snapshot(config.base_model_name_or_path, config.revision, trust)
+    except ModelError as error:
+        raise ModelError(f"{adapter.location}: {BASE} in {ADAPTER_CONFIG}: {error}") from error
+
+
+def _check_weights(place: Snapshot, weights: tuple[str, ...], trust: Trust) -> None:
+    if place.files.intersection(weights):
+        _check_index(place, weights)
+        return
+    pickled = sorted(place.files.intersection(PICKLES))
+    if pickled and trust.pickle:
+        return
+    if not pickled:
+        raise ModelError(f"{place.location}: no {weights[0]} in it. Check that the weights are complete.")
+    raise ModelError(
+        f"{place.location}: {pickled[0]} is a pickle, which can run code when it is opened. Load the model "
+        f"where that is no risk and write {weights[0]} with model.save_pretrained(FOLDER), or pass "
+        "--allow-pickle if you trust whoever made it."
+    )
+
+
+def _check_index(place: Snapshot, weights: tuple[str, ...]) -> None:
+    """The index of weights in several files may name pickles, which would be opened all the same."""
+    index = next((name for name in weights if name.endswith(".index.json")), None)
+    if index is None or weights[0] in place.files:
+        return
+    with errors_as(ModelError, place):
+        path = cached_file(place.location, index, revision=place.commit)
+        named = set(json.loads(Path(str(path)).read_text(encoding="utf-8"))["weight_map"].values())
+    if strange := sorted(
+        str(name) for name in named if not re.fullmatch(r"\w[\w.-]*\.safetensors", str(name))
+    ):
+        raise ModelError(
+            f"{place.location}: {index} names {strange[0]}, which is no file of safetensors beside it. "
+            "Write the weights with model.save_pretrained(FOLDER)."
+        )

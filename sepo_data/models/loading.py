@@ -1,0 +1,292 @@
+"""The weights of oracle and reference, ready to score.
+
+Adapters that have one base share it in memory; they are switched, never merged,
+since the rounding of merged weights would move rewards.
+"""
+
+import gc
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from ..errors import ModelError
+from ..settings import Dtype
+from .checkpoints import Checkpoint, Snapshot, errors_as, not_causal, same_model
+from .description import PairFacts
+from .logprobs import Logps, token_logps
+from .packing import TokenSequence
+from .packing_check import prepare
+from .placement import device_map, scoring_device
+
+BATCH_TOKENS_CPU = 2048  # larger batches are no faster; smaller ones part pairs from their prompts
+BATCH_TOKENS_ACCELERATOR = {"float32": 16_384, "float16": 32_768, "bfloat16": 32_768}
+
+PROBE_TOKENS = 16
+PROBE_LEAK = 0.05  # causal models leak rounding errors at most; BERT about 1
+
+
+Role = Literal["oracle", "ref"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model in one role: as it is, or with one of its adapters, or without them.
+
+    Attributes:
+        model: The model; the other role may have the same.
+        role: Switches adapters for as long as it is entered.
+        batch_tokens: Most tokens in a forward pass, unless said otherwise.
+    """
+
+    model: PreTrainedModel
+    role: Callable[[], AbstractContextManager[object]]
+    batch_tokens: int
+
+    def logps(
+        self,
+        sequences: Sequence[TokenSequence],
+        batch_tokens: int | None = None,
+        on_batch: Callable[[int], None] = lambda tokens: None,
+    ) -> list[Logps]:
+        """As `logprobs.token_logps`."""
+        with self.role():
+            return token_logps(
+                self.model, sequences, batch_tokens=batch_tokens or self.batch_tokens, on_batch=on_batch
+            )
+
+    def probe(self) -> Tensor:
+        """Logits of two sequences that differ in their last token only, float32, ``(2, T, V)``."""
+        vocabulary = int(self.model.config.get_text_config().vocab_size)
+        input_ids = torch.arange(PROBE_TOKENS).repeat(2, 1) * vocabulary // PROBE_TOKENS
+        input_ids[1, -1] = 0
+        with self.role(), torch.inference_mode():
+            logits: Tensor = self.model(input_ids=input_ids.to(self.model.device), use_cache=False).logits
+        return logits.float().cpu()
+
+
+class ModelPair(NamedTuple):
+    """Oracle and reference, ready to score."""
+
+    oracle: Scorer
+    ref: Scorer
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How weights are loaded.
+
+    Attributes:
+        dtype: What the models compute in, whatever they are stored in.
+        device: ``auto`` (CUDA, else MPS, else CPU), or a torch device.
+        longest: Most tokens of a sequence to score.
+        exact: Compute float32 products in float32 proper, where CUDA is else allowed TF32.
+    """
+
+    dtype: Dtype = "float32"
+    device: str = "auto"
+    longest: int = sys.maxsize
+    exact: bool = False
+
+    @property
+    def place(self) -> torch.device:
+        """The device.
+
+        Raises:
+            SettingsError: If there is no such device.
+        """
+        return scoring_device(self.device)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the models compute in less than float32."""
+        return self.dtype != "float32" or (self.place.type == "cuda" and not self.exact)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Most tokens in a forward pass that suit the device."""
+        return BATCH_TOKENS_CPU if self.place.type == "cpu" else BATCH_TOKENS_ACCELERATOR[self.dtype]
+
+
+def scorers(facts: PairFacts, how: Loading, *, in_turn: bool) -> Iterator[tuple[Role, Scorer]]:
+    """Oracle and reference, loaded together, or ``in_turn``: then each is dropped before the next is loaded.
+
+    Raises:
+        ModelError: As `load_pair`.
+    """
+    if not in_turn:
+        yield from zip(ROLES, load_pair(facts, how), strict=True)
+        return
+    oracle, ref = facts.checkpoints
+    ref_probe = _load_alone(ref, how).probe()  # before hours of scoring, not behind them
+    scorer = _load_alone(oracle, how)
+    probe = scorer.probe()
+    _check_causal(oracle, probe)
+    if torch.equal(probe, ref_probe):
+        raise same_model(facts.oracle, facts.ref)
+    prepare(scorer.model, how.longest)
+    yield "oracle", scorer
+    del scorer
+    yield "ref", load_scorer(ref, how)
+
+
+def load_pair(facts: PairFacts, how: Loading) -> ModelPair:
+    """Load the weights of oracle and reference; a base that both have only once.
+
+    Args:
+        facts: From `checkpoints.describe_pair`.
+        how: Precision and device.
+
+    Raises:
+        ModelError: If weights are missing or broken, a model is not causal, or both are the same.
+        SettingsError: If there is no such device.
+    """
+    oracle, ref = facts.checkpoints
+    shared = _load_shared(oracle, ref, how) if oracle.base.revision == ref.base.revision else None
+    pair = ModelPair(*(shared or (_load_alone(oracle, how), _load_alone(ref, how))))
+    probes = [scorer.probe() for scorer in pair]
+    for checkpoint, probe in zip(facts.checkpoints, probes, strict=True):
+        _check_causal(checkpoint, probe)
+    if torch.equal(*probes):  # also when other folders hold the same weights, or an adapter was never trained
+        raise same_model(facts.oracle, facts.ref)
+    if pair.oracle.model is pair.ref.model:
+        prepare(pair.oracle.model, how.longest, [scorer.role for scorer in pair])
+    else:
+        for scorer in pair:
+            prepare(scorer.model, how.longest)
+    return pair
+
+
+def load_scorer(checkpoint: Checkpoint, how: Loading) -> Scorer:
+    """Load a single model to score, as `load_pair`.
+
+    Raises:
+        ModelError: If weights are missing or broken, or the model is not causal.
+        SettingsError: If there is no such device.
+    """
+    scorer = _load_alone(checkpoint, how)
+    _check_causal(checkpoint, scorer.probe())
+    prepare(scorer.model, how.longest)
+    return scorer
+
+
+@contextmanager
+def matmul_precision(precision: str | None = None) -> Iterator[None]:
+    """Set how float32 products may be computed; afterwards it is as it was, also if it was changed inside."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision or before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def load_base(
+    checkpoint: Checkpoint, *, dtype: torch.dtype, device_map: dict[str, torch.device] | str | None
+) -> PreTrainedModel:
+    """Load the weights of a checkpoint's base, in eval mode.
+
+    Args:
+        checkpoint: Where they are.
+        dtype: What they are kept in, whatever they are stored in.
+        device_map: Where to; None leaves it to whoever trains the model.
+
+    Raises:
+        ModelError: If weights are missing or broken.
+    """
+    base = checkpoint.base
+    soft_caps = getattr(checkpoint.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    with errors_as(ModelError, base):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base.location,
+            revision=base.commit,
+            dtype=dtype,  # transformers would take the dtype that the weights are stored in
+            device_map=device_map,
+            attn_implementation="eager" if soft_caps else None,  # transformers 5.0: SDPA drops the caps
+            use_safetensors=not checkpoint.pickled,
+            trust_remote_code=checkpoint.trust.remote_code,
+            output_loading_info=True,
+        )
+    model: PreTrainedModel
+    model, info = loaded
+    if info["missing_keys"]:
+        raise ModelError(
+            f"{base.location}: its weights lack {min(info['missing_keys'])}, which would be random. "
+            "Give a model that was saved as a causal language model."
+        )
+    torch.nn.Module.eval(model)
+    return model
+
+
+def _load_alone(checkpoint: Checkpoint, how: Loading) -> Scorer:
+    model = _load_placed(checkpoint, how)
+    if checkpoint.adapter is not None:
+        model = attach(model, checkpoint.adapter, "default")
+    return Scorer(model, nullcontext, how.batch_tokens)
+
+
+def _load_placed(checkpoint: Checkpoint, how: Loading) -> PreTrainedModel:
+    gc.collect()  # models that accelerate has spread hold themselves
+    if how.place.type == "cuda":
+        torch.cuda.empty_cache()  # else memory of models that were dropped counts as in use
+        # docs/performance.md: what TF32 does to a selection
+        torch.set_float32_matmul_precision("highest" if how.exact or how.dtype != "float32" else "high")
+    place = device_map(checkpoint, how.dtype, how.place)
+    return load_base(checkpoint, dtype=getattr(torch, how.dtype), device_map=place)
+
+
+def _load_shared(oracle: Checkpoint, ref: Checkpoint, how: Loading) -> tuple[Scorer, Scorer] | None:
+    """One base in both roles; None if an adapter has changed the base itself (biases, PiSSA)."""
+    model: Any = _load_placed(oracle, how)
+    untouched = Scorer(model, nullcontext, how.batch_tokens).probe()
+    for name, checkpoint in zip(ROLES, (oracle, ref), strict=True):
+        if checkpoint.adapter is not None:
+            model = attach(model, checkpoint.adapter, name)
+    if not torch.equal(Scorer(model, model.disable_adapter, how.batch_tokens).probe(), untouched):
+        return None
+    roles = [
+        model.disable_adapter if checkpoint.adapter is None else partial(_adapter, model, name)
+        for name, checkpoint in zip(ROLES, (oracle, ref), strict=True)
+    ]
+    first, second = (Scorer(model, role, how.batch_tokens) for role in roles)
+    return first, second
+
+
+def attach(model: Any, adapter: Snapshot, name: str, *, trainable: bool = False) -> Any:
+    """Put an adapter on a model, or one more on a `PeftModel`; returns a `PeftModel` in eval mode."""
+    from peft import PeftModel
+
+    options: dict[str, Any] = {
+        "adapter_name": name,
+        "revision": adapter.commit,
+        "autocast_adapter_dtype": trainable,  # what is trained is float32
+        "is_trainable": trainable,
+        "torch_device": str(model.device),
+    }
+    with errors_as(ModelError, adapter):
+        if isinstance(model, PeftModel):
+            model.load_adapter(adapter.location, **options)
+        else:
+            model = PeftModel.from_pretrained(model, adapter.location, **options)
+    torch.nn.Module.eval(model)
+    return model
+
+
+@contextmanager
+def _adapter(model: Any, name: str) -> Iterator[None]:
+    model.set_adapter(name, inference_mode=True)
+    yield
+
+
+def _check_causal(checkpoint: Checkpoint, probe: Tensor) -> None:
+    """A last token that changes what was predicted before it was seen: BERT and the like."""
+    change = (probe[0] - probe[1]).abs().amax(-1)  # (T,)
+    if change[:-1].max() > PROBE_LEAK * change[-1]:
+        raise not_causal(checkpoint.base, checkpoint.config.model_type)

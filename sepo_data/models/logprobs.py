@@ -1,0 +1,322 @@
+"""Token log-probs of sequences under a causal language model: the one place where logits meet labels.
+
+The logits at position p - 1 predict the token at p. Only hidden states that are
+read reach the model's head, so no logits of shape (T, V) are made; the head itself,
+with its scales, biases and soft caps, stays the model's own. A batch is packed; a model
+that cannot take it so sees its rows padded on the right, without an attention mask: a
+causal token never sees what is right of it.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import ModelError, ScoringError
+from .packing import Packed, TokenSequence, is_packed, pack, reach
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+Logps = npt.NDArray[np.float32]
+Group = list[int]  # numbers of sequences that begin alike
+
+LOGITS_BYTES_CPU = 2**30
+LOGITS_BYTES_ACCELERATOR = 2**32
+HEAD_ELEMENTS = 2**26  # logits that exist at once, of a packed batch
+SOFTMAX_ELEMENTS = 2**24  # logits that the log-softmax holds a second time, in float32
+PADDING_ACCELERATOR = 0.25  # attention takes few padded rows at once faster than many single ones
+
+
+def token_logps(
+    model: "PreTrainedModel",
+    sequences: Sequence[TokenSequence],
+    *,
+    batch_tokens: int,
+    on_batch: Callable[[int], None] = lambda tokens: None,
+) -> list[Logps]:
+    """Take the log-probs of tokens, each given all tokens before it.
+
+    The log-softmax is float32, whatever the model computes in. When memory runs out
+    the budget is halved, for the rest of the call, and the batch retried.
+
+    Args:
+        model: A causal language model in eval mode; a PEFT model will do.
+        sequences: What to score, in any order; batches are made of similar lengths.
+        batch_tokens: Most tokens in a forward pass, padding included; a longer
+            sequence goes alone.
+        on_batch: Told after each batch how many of all the sequences' tokens it did.
+
+    Returns:
+        Log-probs in nats, ``(n,)`` for each sequence, in the order given.
+
+    Raises:
+        ScoringError: If one sequence alone does not fit into memory.
+        ModelError: If a token id is unknown to the model, or its head cannot be found.
+    """
+    assert not model.training, "dropout would change the log-probs"
+    _check_ids(model, sequences)
+    waiting = _grouped(model, sequences, batch_tokens)
+    found: dict[int, Logps] = {}
+    last: tuple[list[int], Tensor] | None = None
+
+    def keep(indices: list[int], logps: Tensor) -> None:
+        ends = np.cumsum([sequences[i].positions.size for i in indices])[:-1]
+        found.update(zip(indices, np.split(logps.cpu().numpy(), ends), strict=True))
+        on_batch(sum(sequences[i].input_ids.size for i in indices))
+
+    while waiting:
+        size = _batch_size(model, sequences, waiting, batch_tokens)
+        batch = waiting[:size]
+        logps = _score_if_it_fits(model, [[sequences[i] for i in group] for group in batch])
+        if logps is None:
+            batch_tokens = _smaller_budget(model, sequences, batch)
+            waiting[:1] = _halves(batch[0]) if size == 1 else [batch[0]]
+            continue
+        if last is not None:
+            keep(*last)  # the device has its next batch already
+        last = [i for group in batch for i in group], logps
+        del waiting[:size]
+    if last is not None:
+        keep(*last)
+    return [found[i] for i in range(len(sequences))]
+
+
+def _grouped(model: "PreTrainedModel", sequences: Sequence[TokenSequence], batch_tokens: int) -> list[Group]:
+    """Sequences that share their prompt, at most ``batch_tokens`` together unless one is longer."""
+    switch = _rope_switch(model.config.get_text_config())
+    by_prompt: dict[Any, Group] = {}
+    # longest first: too little memory shows in the first batch
+    for i in sorted(range(len(sequences)), key=lambda i: -reach(sequences[i])):
+        prompt = sequences[i].input_ids[: sequences[i].positions[0]]
+        key = (prompt.tobytes(), reach(sequences[i]) > switch) if is_packed(model) else i
+        by_prompt.setdefault(key, []).append(i)
+    groups: list[Group] = []
+    for group in by_prompt.values():
+        part: Group = []
+        for i in group:
+            if part and _cost(model, [sequences[j] for j in [*part, i]]) > batch_tokens:
+                groups.append(part)
+                part = []
+            part.append(i)
+        groups.append(part)
+    return sorted(groups, key=lambda group: -reach(sequences[group[0]]))
+
+
+def _cost(model: "PreTrainedModel", group: Sequence[TokenSequence]) -> int:
+    """How many tokens the model computes for a group, its prompt counted once."""
+    if not is_packed(model):
+        return reach(group[0])
+    prompt = int(group[0].positions[0])
+    return prompt + sum(reach(sequence) - prompt for sequence in group)
+
+
+def _check_ids(model: "PreTrainedModel", sequences: Sequence[TokenSequence]) -> None:
+    """An id without an embedding would be an IndexError on CPU, and on CUDA the end of the process."""
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    largest = max((int(sequence.input_ids.max()) for sequence in sequences), default=0)
+    if largest >= vocabulary:
+        raise ModelError(
+            f"{type(model).__name__}: token id {largest} is not among the model's {vocabulary:,} tokens. "
+            "Use the tokenizer that the model was trained with."
+        )
+
+
+def _batch_size(
+    model: "PreTrainedModel",
+    sequences: Sequence[TokenSequence],
+    longest_first: Sequence[Group],
+    batch_tokens: int,
+) -> int:
+    """How many of the groups make the next batch, at least one."""
+    config = model.config.get_text_config()
+    logits_bytes = LOGITS_BYTES_CPU if model.device.type == "cpu" else LOGITS_BYTES_ACCELERATOR
+    max_logits = math.inf if is_packed(model) else logits_bytes // (4 * config.vocab_size)
+    switch = _rope_switch(config)
+    longest = reach(sequences[longest_first[0][0]])
+    tokens = logits = size = 0
+    for size, indices in enumerate(longest_first):
+        group = [sequences[i] for i in indices]
+        tokens = tokens + _cost(model, group) if is_packed(model) else longest * (size + 1)
+        logits += sum(sequence.positions.size for sequence in group)
+        other_turn = (reach(group[0]) > switch) != (longest > switch)
+        if size and (tokens > batch_tokens or logits > max_logits or other_turn):
+            return size
+    return size + 1
+
+
+def _rope_switch(config: Any) -> int:
+    """The length above which LongRoPE (Phi-3) turns all positions of a batch another way; 0 for the rest."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return int(rope["original_max_position_embeddings"]) if rope.get("rope_type") == "longrope" else 0
+
+
+def _smaller_budget(
+    model: "PreTrainedModel", sequences: Sequence[TokenSequence], batch: Sequence[Group]
+) -> int:
+    groups = [[sequences[i] for i in group] for group in batch]
+    if len(groups) == len(groups[0]) == 1:
+        raise ScoringError(
+            f"a sequence of {reach(groups[0][0]):,} tokens alone does not fit into memory. "
+            "Pass a lower --max-length, or a --dtype of 16 bits."
+        )
+    return sum(_cost(model, group) for group in groups) // 2
+
+
+def _halves(group: Group) -> list[Group]:
+    middle = -(-len(group) // 2)
+    return [group[:middle], group[middle:]]
+
+
+def _score_if_it_fits(model: "PreTrainedModel", groups: Sequence[Sequence[TokenSequence]]) -> Tensor | None:
+    """Log-probs of a batch, on the device; None if memory ran out."""
+    try:
+        return _score(model, groups)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+    # outside the handler: the error's traceback would keep the batch's tensors alive
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return None
+
+
+@torch.inference_mode()
+def _score(model: "PreTrainedModel", groups: Sequence[Sequence[TokenSequence]]) -> Tensor:
+    packed = pack(groups, padding=row_padding(model))
+    if model.device.type == "cuda":
+        packed = packed.pin_memory()
+    return batch_logps(model, packed.to(model.device, non_blocking=True))
+
+
+def row_padding(model: "PreTrainedModel") -> float:
+    """The padding that suits a model, for `packing.pack`; without packed attention all rows are one batch."""
+    if not is_packed(model):
+        return math.inf
+    return 0.0 if model.device.type == "cpu" else PADDING_ACCELERATOR
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out, in the words of any device."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(
+        words in str(error) for words in ("not enough memory", "DefaultCPUAllocator", "MPS backend out")
+    )
+
+
+def batch_logps(model: "PreTrainedModel | nn.Module", packed: Packed) -> Tensor:
+    """Take the log-probs of some tokens of a batch; with gradients where they are enabled.
+
+    Args:
+        model: A causal language model; wrapped for training (DDP, DeepSpeed, FSDP) will do.
+        packed: Made by `packing.pack` with the padding that `row_padding` says, on the model's device.
+
+    Returns:
+        Log-probs in nats, float32, ``(N,)``, sequence by sequence.
+
+    Raises:
+        ModelError: If the model's head cannot be found.
+    """
+    bare: Any = extract_model_from_parallel(model, keep_torch_compile=False)
+    layout = packed.layout
+    if not is_packed(bare):
+        (rows,) = layout.rows
+        places = layout.back[packed.predicting]  # (N,)
+        inputs: dict[str, Any] = {"input_ids": packed.input_ids[rows]}
+        return _label_logps(_logits(model, bare, inputs, places), packed.labels)
+    inputs = {
+        "input_ids": packed.input_ids[None],
+        "position_ids": packed.position_ids[None],
+        "sepo_layout": layout,
+    }
+    head_rows = max(1, HEAD_ELEMENTS // int(bare.config.get_text_config().vocab_size))
+    if packed.labels.numel() <= head_rows:
+        return _label_logps(_logits(model, bare, inputs, packed.predicting), packed.labels)
+    return _logps_in_parts(model, bare, inputs, packed, head_rows)
+
+
+def _logits(model: nn.Module, bare: Any, inputs: dict[str, Any], places: Tensor) -> Tensor:
+    """The logits at some places of a batch, ``(N, V)``; only they are made."""
+
+    def keep_read(_: object, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states, *rest = hidden
+        read = states.flatten(0, 1)[places.to(states.device)][None]  # (B, T, H) -> (1, N, H)
+        return read, *rest
+
+    head = bare.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{type(bare).__name__}: has no output embeddings, so it is no language model.")
+    hook = head.register_forward_pre_hook(keep_read)
+    try:
+        logits: Tensor = model(**inputs, use_cache=False).logits
+    finally:
+        hook.remove()
+    if logits.shape[:2] != (1, places.numel()):
+        raise ModelError(f"{type(bare).__name__}: its logits do not come from its output embeddings alone.")
+    return logits[0]
+
+
+def _logps_in_parts(
+    model: nn.Module, bare: Any, inputs: dict[str, Any], packed: Packed, head_rows: int
+) -> Tensor:
+    """Log-probs whose logits are made a part at a time, and again in the backward pass.
+
+    The model's own forward makes them, with the hidden states that its layers gave put in
+    the place of its layers: so scales and soft caps behind the head are kept.
+    """
+    causal = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
+    layers: nn.Module = causal.get_decoder()
+    outputs: list[Any] = []
+    hook = layers.register_forward_hook(lambda module, args, output: outputs.append(output))
+    try:
+        _logits(model, bare, inputs, packed.predicting[:1])
+    finally:
+        hook.remove()
+    last_hidden = outputs[0].last_hidden_state[0]  # (T, H); a large model's may be on another device
+    hidden = last_hidden.index_select(0, packed.predicting.to(last_hidden.device))  # (N, H)
+
+    def part_logps(part: Tensor, labels: Tensor) -> Tensor:
+        replayed = copy.copy(outputs[0])
+        replayed.last_hidden_state = part[None]
+        places = torch.arange(part.shape[0], device=part.device)
+        with _replaced_forward(layers, lambda *args, **kwargs: replayed):
+            return _label_logps(_logits(causal, causal, {"input_ids": labels[None]}, places), labels)
+
+    parts = zip(torch.split(hidden, head_rows), torch.split(packed.labels, head_rows), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([part_logps(part, labels) for part, labels in parts])
+    return torch.cat([checkpoint(part_logps, part, labels, use_reentrant=False) for part, labels in parts])
+
+
+@contextmanager
+def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    own = module.__dict__.get("forward")  # a hook of accelerate's
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
+
+
+def _label_logps(logits: Tensor, labels: Tensor) -> Tensor:
+    """float32 log-softmax of ``(N, V)`` logits at the ``(N,)`` labels, without a copy of all logits."""
+    rows = max(1, SOFTMAX_ELEMENTS // logits.shape[-1])
+    parts = []
+    labels = labels.to(logits.device)
+    for part, part_labels in zip(torch.split(logits, rows), torch.split(labels, rows), strict=True):
+        wide = part.float()
+        parts.append(wide.gather(-1, part_labels[:, None])[:, 0] - wide.logsumexp(-1))
+    return torch.cat(parts)

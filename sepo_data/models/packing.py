@@ -1,0 +1,266 @@
+"""Batches without padding: every token once, a prompt once for all of its responses.
+
+Linear layers see one row of tokens. Attention sees ordinary causal rows, prompt and
+response, that are gathered out of it and scattered back, so its kernels are the
+usual ones, forward and backward, on every device. It goes through transformers'
+attention interface; `fast_path.prepare` decides whether a model can.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+Ids = npt.NDArray[np.integer[Any]]
+
+PACKED_ATTENTION = "sepo_packed"
+
+
+class TokenSequence(Protocol):
+    """Tokens in their context; `encoding.EncodedResponse` is one."""
+
+    @property
+    def input_ids(self) -> Ids:
+        """All token ids, ``(S,)``."""
+
+    @property
+    def positions(self) -> Ids:
+        """Where the tokens to score stand, ``(n,)``, n >= 1, increasing, all at least 1."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which of the packed tokens attend to which.
+
+    Attributes:
+        rows: Causal rows of packed tokens by similar length, ``(B, L)`` each, padded on
+            the right with any token.
+        back: Where each packed token stands in the rows, flattened and joined, ``(T,)``.
+    """
+
+    rows: tuple[Tensor, ...]
+    back: Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch; T tokens are computed and N log-probs read.
+
+    Attributes:
+        input_ids: ``(T,)``.
+        position_ids: ``(T,)``; they begin anew with every group, and go back behind a shared prompt.
+        layout: The rows that attention sees.
+        predicting: The packed tokens that predict, ``(N,)``, sequence by sequence.
+        labels: The ids of what they predict, ``(N,)``.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    layout: Layout
+    predicting: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Packed":
+        """Copy to a device; accelerate's data loaders call it."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Packed":
+        """Copy to memory that a device can read by itself; torch's data loaders call it."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Packed":
+        rows = tuple(change(rows) for rows in self.layout.rows)
+        return Packed(
+            change(self.input_ids),
+            change(self.position_ids),
+            Layout(rows, change(self.layout.back)),
+            change(self.predicting),
+            change(self.labels),
+        )
+
+
+def reach(sequence: TokenSequence) -> int:
+    """How many tokens the model has to read: all before the last scored one."""
+    return int(sequence.positions[-1])
+
+
+def pack(groups: Sequence[Sequence[TokenSequence]], *, padding: float) -> Packed:
+    """Pack sequences; those of a group share the tokens that they all begin with.
+
+    Args:
+        groups: Sequences, cut here in front of the last token that is read.
+        padding: How much longer than another a row may be and still be padded together with
+            it, as a share: 0 pads nothing, infinity makes one padded batch of all rows.
+    """
+    ids: list[Ids] = []
+    position_ids: list[Ids] = []
+    rows: list[Ids] = []
+    predicting: list[Ids] = []
+    labels: list[Ids] = []
+    size = 0
+    for group in groups:
+        seen = [sequence.input_ids[: reach(sequence)] for sequence in group]
+        shared = _common_start(seen) if len(group) > 1 else 0
+        prompt = np.arange(size, size + shared)
+        ids.append(seen[0][:shared])
+        position_ids.append(np.arange(shared))
+        size += shared
+        for sequence, tokens in zip(group, seen, strict=True):
+            ids.append(tokens[shared:])
+            position_ids.append(np.arange(shared, tokens.size))
+            rows.append(np.concatenate([prompt, np.arange(size, size + tokens.size - shared)]))
+            size += tokens.size - shared
+            predicting.append(rows[-1][sequence.positions - 1])
+            labels.append(sequence.input_ids[sequence.positions])
+    return Packed(
+        _tensor(np.concatenate(ids)),
+        _tensor(np.concatenate(position_ids)),
+        _layout(rows, size, padding),
+        _tensor(np.concatenate(predicting)),
+        _tensor(np.concatenate(labels)),
+    )
+
+
+def _common_start(sequences: Sequence[Ids]) -> int:
+    """How many tokens all sequences begin with."""
+    size = min(tokens.size for tokens in sequences)
+    differs = np.zeros(size, dtype=bool)
+    for tokens in sequences[1:]:
+        differs |= tokens[:size] != sequences[0][:size]
+    return int(differs.argmax()) if differs.any() else size
+
+
+def _layout(rows: Sequence[Ids], num_tokens: int, padding: float) -> Layout:
+    waiting = sorted(rows, key=len, reverse=True)
+    back = np.empty(num_tokens, dtype=np.int64)
+    padded: list[Tensor] = []
+    before = 0
+    while waiting:
+        longest = waiting[0].size
+        alike = list(takewhile(lambda row: longest <= (1 + padding) * row.size, waiting))  # noqa: B023
+        together = np.zeros((len(alike), longest), dtype=np.int64)
+        for i, row in enumerate(alike):
+            together[i, : row.size] = row
+            back[row] = before + i * longest + np.arange(row.size)
+        padded.append(torch.from_numpy(together))
+        before += together.size
+        del waiting[: len(alike)]
+    return Layout(tuple(padded), torch.from_numpy(back))
+
+
+def _tensor(values: Ids) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64, copy=False))
+
+
+def is_packed(model: "PreTrainedModel") -> bool:
+    """Whether a model's attention is `packed_attention`."""
+    return bool(model.config.get_text_config()._attn_implementation == PACKED_ATTENTION)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    sepo_layout: Layout,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention inside the rows of a packed batch, in the form of transformers' attention interface.
+
+    Args:
+        module: The attention layer.
+        query: ``(1, H, T, D)``.
+        key: ``(1, H_kv, T, D)``.
+        value: As key.
+        attention_mask: None: transformers makes masks for implementations that it knows only.
+        sepo_layout: The rows.
+        scaling: Of the scores.
+        dropout: Of the weights.
+        sliding_window: How many tokens a token sees, itself included.
+        **kwargs: What else the layer says; soft caps (``softcap``) and sinks (``s_aux``) need its
+            own eager attention.
+
+    Returns:
+        ``(1, T, H, D)``, and no weights.
+    """
+    assert attention_mask is None
+    attended = []
+    for rows in sepo_layout.rows:
+        row_query, row_key, row_value = (_gathered(states, rows) for states in (query, key, value))
+        banded = sliding_window is not None and sliding_window < rows.shape[1]
+        if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+            mask = _seen(rows.shape[1], sliding_window, query.device)
+            bias = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
+            eager = sys.modules[type(module).__module__].eager_attention_forward
+            out, _ = eager(
+                module,
+                row_query,
+                row_key,
+                row_value,
+                bias.masked_fill(~mask, torch.finfo(query.dtype).min)[None, None],
+                scaling=scaling,
+                dropout=dropout,
+                **kwargs,
+            )  # (B, L, H, D)
+        else:
+            native_gqa = not banded and (query.device.type == "cpu" or _is_half_on_cuda(query))
+            if not native_gqa:  # elsewhere only the kernel with quadratic memory takes it
+                row_key, row_value = (_repeated(states, row_query) for states in (row_key, row_value))
+            out = scaled_dot_product_attention(
+                row_query,
+                row_key,
+                row_value,
+                attn_mask=_seen(rows.shape[1], sliding_window, query.device) if banded else None,
+                dropout_p=dropout,
+                is_causal=not banded,
+                scale=scaling,
+                enable_gqa=native_gqa,
+            ).transpose(1, 2)
+        attended.append(out.flatten(0, 1))  # (B * L, H, D)
+    return torch.cat(attended)[sepo_layout.back.to(query.device)][None], None
+
+
+def _gathered(states: Tensor, rows: Tensor) -> Tensor:
+    """``(1, H, T, D)`` to rows ``(B, H, L, D)``."""
+    tokens = states[0].transpose(0, 1)  # (T, H, D)
+    return (
+        tokens.index_select(0, rows.flatten().to(tokens.device))
+        .view(*rows.shape, *tokens.shape[1:])
+        .transpose(1, 2)
+    )
+
+
+def _is_half_on_cuda(states: Tensor) -> bool:
+    return states.is_cuda and states.dtype in (torch.float16, torch.bfloat16)
+
+
+def _repeated(states: Tensor, query: Tensor) -> Tensor:
+    """Keys or values once for every query head."""
+    groups = query.shape[1] // states.shape[1]
+    return states if groups == 1 else states.repeat_interleave(groups, dim=1)
+
+
+def _seen(length: int, window: int | None, device: torch.device) -> Tensor:
+    """Which tokens of a row a token sees, bool, ``(L, L)``."""
+    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return seen if window is None else seen.triu(1 - window)
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)

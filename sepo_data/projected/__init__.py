@@ -1,0 +1,1 @@
+"""Annotated rows on a policy's own tokens, and how much of the annotation survives."""

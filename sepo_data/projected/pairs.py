@@ -1,0 +1,257 @@
+"""Annotated rows on the tokens of a policy, whatever its tokenizer.
+
+Reading, rendering and encoding are those of annotation (`rows.encode_rows`), so that a
+policy with the oracle's tokenizer sees the oracle's tokens and, with the same settings,
+its rewards and masks bit for bit. For any other the rewards are projected (`projection`)
+and the key tokens selected again among its own tokens, or the oracle's selection is
+carried over. The end of a turn goes to the end of the turn only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ..annotated.annotations import Annotation, annotated_source, read_annotations
+from ..errors import PreferenceError, SchemaError
+from ..projection import Bounds, Spans, partition, project, project_mask
+from ..schema import PAIR_COLUMNS, SIDES, scalar_fields, token_fields, validate
+from ..selection import Mask, reward_weights, select
+from ..settings import ProjectionSettings
+from ..sources.preferences import Source
+from ..tokens.encoder import ResponseEncoder, response_encoder
+from ..tokens.encoding import EncodedResponse, Ids
+from ..tokens.pairs import EncodedPair, encode_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NOTHING_SELECTED = "no token selected on a side"  # why a row is dropped, in the user's words
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ProjectedSide:
+    """One response on the policy's tokens: ``T`` of them, and ``n = T + 1`` with the end of the turn.
+
+    Attributes:
+        input_ids: Prompt and response, ``(S,)``, cut behind the last position.
+        positions: Where the tokens stand in ``input_ids``, ``(n,)``: the response's ``T`` and, if it
+            was reached, the token that ends the turn.
+        token_ids: Ids of the response's tokens, ``(T,)``.
+        token_start: First code point of each in the response text, ``(T,)``.
+        token_end: One past the last code point, ``(T,)``.
+        token_rewards: Projected rewards in nats, ``(T,)``; NaN where the oracle saw nothing.
+        token_mask: Which of them are selected, ``(T,)``.
+        eos_reward: Reward of the token that ends the turn; NaN if the oracle never saw the end,
+            None if ``max_length`` cuts it off here.
+        eos_mask: Whether it is selected; None if it is cut off.
+        weights: Weight of each position in the loss, in ``[0, 1]``, ``(n,)``; 0 where not selected.
+        dropped_reward: Sum of |reward| of what ``max_length`` cuts off here, in nats.
+    """
+
+    input_ids: Ids
+    positions: Ids
+    token_ids: Ids
+    token_start: Spans
+    token_end: Spans
+    token_rewards: Floats
+    token_mask: Mask
+    eos_reward: float | None
+    eos_mask: bool | None
+    weights: Floats
+    dropped_reward: float
+
+
+@dataclass(frozen=True)
+class ProjectedPair:
+    """A pair on the policy's tokens; ``row`` is its number in the annotated dataset."""
+
+    row: int
+    chosen: ProjectedSide
+    rejected: ProjectedSide
+
+
+@dataclass(frozen=True)
+class ProjectedRows:
+    """What became of a range of annotated rows.
+
+    Attributes:
+        pairs: Those that can be trained on, in the dataset's order.
+        dropped: Numbers of the other rows by reason.
+        counts: How often something happened that a user should know, by description.
+    """
+
+    pairs: list[ProjectedPair]
+    dropped: dict[str, list[int]]
+    counts: dict[str, int]
+
+
+def project_rows(
+    source: Source, encoder: ResponseEncoder, settings: ProjectionSettings, lo: int, hi: int
+) -> ProjectedRows:
+    """Put the annotated rows ``lo`` to ``hi`` on a policy's tokens.
+
+    Args:
+        source: From `annotated_source`; its rows keep the contract of an annotated dataset.
+        encoder: The policy's tokenizer, from `encoding.response_encoder`.
+        settings: How to project and select.
+        lo: First row.
+        hi: One past the last row.
+
+    Raises:
+        TokenizerError: If the tokenizer cannot serve this dataset at all.
+    """
+    texts = replace(source, rows=source.rows.select_columns([*PAIR_COLUMNS]))
+    encoded = encode_rows(texts, encoder, settings.max_length, lo, hi)
+    table: pa.Table = source.rows.with_format("arrow")[lo:hi]
+    annotations = {side: read_annotations(table, side) for side in SIDES}
+    pairs, dropped = [], {reason: list(rows) for reason, rows in encoded.dropped.items()}
+    for item in encoded.pairs:
+        of_row = {side: annotations[side][item.row - lo] for side in SIDES}
+        pair = _project_pair(item, of_row, item.row, settings)
+        if isinstance(pair, str):
+            dropped.setdefault(pair, []).append(item.row)
+        else:
+            pairs.append(pair)
+    return ProjectedRows(pairs, dropped, encoded.counts)
+
+
+def project_row(
+    row: Mapping[str, Any],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    row_number: int = 0,
+    chat_template: bool = True,
+    **settings: Any,
+) -> ProjectedPair:
+    """Put one annotated row on a policy's tokens.
+
+    Args:
+        row: A row of an annotated dataset.
+        tokenizer: The policy's, a fast one.
+        row_number: Its number in the dataset, on which the rule ``random`` depends.
+        chat_template: Render the prompt with the tokenizer's chat template, if it has one.
+        settings: The fields of `ProjectionSettings`.
+
+    Returns:
+        Both responses in context: ids, spans, rewards, masks and weights.
+
+    Raises:
+        PreferenceError: If the row cannot be used, with the reason.
+        SchemaError: If it does not keep the contract of an annotated dataset.
+        TokenizerError: If the tokenizer reports no character offsets, or renders no messages.
+        SettingsError: If a setting is out of range.
+        SelectionError: If a ratio is out of range.
+
+    Example:
+        >>> pair = project_row(dataset[0], AutoTokenizer.from_pretrained(policy), chosen_ratio=0.5)
+        >>> pair.chosen.input_ids[pair.chosen.positions[pair.chosen.weights > 0]]  # the key tokens' ids
+    """
+    import datasets
+
+    checked, table = ProjectionSettings(**settings), _one_row(row)
+    encoder = _encoder(tokenizer, chat_template, f"{tokenizer!r}{tokenizer.chat_template}")
+    source = annotated_source(datasets.Dataset(table, fingerprint="row"), "row")  # to hash it takes longer
+    encoded = encode_rows(source, encoder, checked.max_length, 0, 1)
+    pair: ProjectedPair | str = "".join(encoded.dropped)
+    for item in encoded.pairs:
+        of_row = {side: read_annotations(table, side)[0] for side in SIDES}
+        pair = _project_pair(item, of_row, row_number, checked)
+    if isinstance(pair, str):
+        raise PreferenceError(f"row {row_number}: {pair}. Leave this row out.")
+    return pair
+
+
+def _project_pair(
+    item: EncodedPair, annotations: Mapping[str, Annotation], row: int, settings: ProjectionSettings
+) -> ProjectedPair | str:
+    """The pair, or the reason why it cannot be trained on; ``row`` is its number in the dataset."""
+    sides = {
+        side: _project_side(getattr(item, side), annotations[side], side, row, settings) for side in SIDES
+    }
+    usable = all(side.weights.any() for side in sides.values())
+    return ProjectedPair(row, **sides) if usable else NOTHING_SELECTED
+
+
+def _project_side(
+    response: EncodedResponse, annotation: Annotation, side: str, row: int, settings: ProjectionSettings
+) -> ProjectedSide:
+    bounds = partition(response.token_start, response.token_end)
+    projected = project(annotation.token_rewards, annotation.bounds, bounds)
+    if response.ended:  # an end that the oracle never saw has no reward
+        projected = np.append(projected, np.nan if annotation.eos_reward is None else annotation.eos_reward)
+    rewards = projected.astype(np.float32)
+    mask = _selected(rewards, annotation, bounds, side, row, settings)
+    size = response.token_start.size
+    return ProjectedSide(
+        input_ids=response.input_ids,
+        positions=response.positions,
+        token_ids=response.input_ids[response.positions[:size]],
+        token_start=response.token_start,
+        token_end=response.token_end,
+        token_rewards=rewards[:size],
+        token_mask=mask[:size],
+        eos_reward=float(rewards[-1]) if response.ended else None,
+        eos_mask=bool(mask[-1]) if response.ended else None,
+        weights=mask.astype(np.float32)
+        if settings.weights == "mask"
+        else reward_weights(rewards, mask, highest=side == "chosen"),
+        dropped_reward=_dropped_reward(annotation, bounds, ended=response.ended),
+    )
+
+
+def _selected(
+    rewards: Floats,
+    annotation: Annotation,
+    bounds: Bounds,
+    side: str,
+    row: int,
+    settings: ProjectionSettings,
+) -> Mask:
+    """The mask of the response's tokens and of its end; nothing is selected where nothing is known."""
+    if settings.projection == "majority":
+        covered = project_mask(annotation.token_mask, annotation.bounds, bounds)
+        return np.append(covered, float(annotation.eos_mask or False))[: rewards.size] >= 0.5
+    mask, known = np.zeros(rewards.size, dtype=bool), ~np.isnan(rewards)
+    mask[known] = select(
+        rewards[known],
+        settings.selection,
+        settings.chosen_ratio if side == "chosen" else settings.rejected_ratio,
+        highest=side == "chosen",
+        seed=(settings.seed, row, SIDES.index(side)),
+    )
+    return mask
+
+
+def _dropped_reward(annotation: Annotation, bounds: Bounds, *, ended: bool) -> float:
+    sizes = np.diff(annotation.bounds)
+    cut = np.clip(annotation.bounds[1:] - bounds[-1], 0, sizes) / sizes
+    end = 0.0 if ended else abs(annotation.eos_reward or 0.0)
+    return float(np.abs(annotation.token_rewards) @ cut) + end
+
+
+def _one_row(row: Mapping[str, Any]) -> pa.Table:
+    """The pair and its annotation, checked."""
+    fields = [field for side in SIDES for field in (*scalar_fields(side), *token_fields(side))]
+    try:
+        arrays = {name: pa.array([row[name]]) for name in PAIR_COLUMNS if name in row}
+        arrays |= {
+            field.name: pa.array([row[field.name]], field.type) for field in fields if field.name in row
+        }
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise SchemaError(f"not a row of an annotated dataset: {error}. Give one as it is loaded.") from error
+    table = pa.table(arrays)
+    validate(table)
+    return table
+
+
+@lru_cache(maxsize=4)
+def _encoder(tokenizer: "PreTrainedTokenizerBase", chat_template: bool, state: str) -> ResponseEncoder:
+    """Preparing a tokenizer takes longer than a row; ``state`` is what may change on it between two rows."""
+    return response_encoder(tokenizer, chat_template=chat_template)

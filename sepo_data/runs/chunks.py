@@ -1,0 +1,178 @@
+"""The pending chunks of a run, scored and written.
+
+Beside the scoring of a chunk the one before is written and the next one tokenised. Models
+that memory does not hold together go one after the other: the oracle's log-probs of all
+chunks are kept beside the chunks until the reference has been through them, too.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+
+from ..errors import OutputError
+from ..models.loading import Role, Scorer, load_pair, matmul_precision, scorers
+from ..models.scoring import Scores, SideLogps, role_logps, score_rows, scored_sides
+from ..schema import SIDES, validate
+from ..tokens.pairs import EncodedRows, encode_rows
+from .folder import Run, is_done, is_finished, read_chunk, write_chunk
+from .inputs import Job
+from .rounding import PAIRS as PRECISION_PAIRS
+from .rounding import compare, scores_in_float32
+from .tables import annotated_table, list_array
+
+if TYPE_CHECKING:
+    from .progress import Progress
+
+
+log = logging.getLogger("sepo")
+
+Chunk = tuple[int, int]  # half-open range of source rows
+T = TypeVar("T")
+ORACLE_PART = "oracle"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the steps below share.
+
+    Attributes:
+        job: What is scored, with what.
+        run: Where it goes.
+        schema: Of the dataset.
+        own: This process's chunks, those that are done included.
+        progress: Told how far it is.
+        stop: Asked after every chunk.
+    """
+
+    job: Job
+    run: Run
+    schema: pa.Schema
+    own: Sequence[Chunk]
+    progress: "Progress"
+    stop: Callable[[], bool]
+
+    def each(
+        self,
+        pending: Sequence[Chunk],
+        score: Callable[[Chunk, EncodedRows], T],
+        finish: Callable[[Chunk, EncodedRows, T], None],
+    ) -> bool:
+        """Score chunks here, tokenise and finish them beside it; False if asked to stop before the last."""
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            following = beside.submit(self.encode, pending[0])
+            written: Future[None] | None = None
+            for done, chunk in enumerate(pending, start=1):
+                encoded = following.result()
+                if done < len(pending):
+                    following = beside.submit(self.encode, pending[done])
+                scored = score(chunk, encoded)
+                if written is not None:
+                    written.result()
+                written = beside.submit(finish, chunk, encoded, scored)
+                if done < len(pending) and self.stop():
+                    break
+            assert written is not None
+            written.result()
+        return done == len(pending)
+
+    def start(self, pending: Sequence[Chunk], half_done: Sequence[Chunk] = ()) -> None:
+        """Tell the progress what there is to do."""
+        rows, left, half = (sum(hi - lo for lo, hi in chunks) for chunks in (self.own, pending, half_done))
+        self.progress.start(rows, rows - left + half // 2)
+
+    def encode(self, chunk: Chunk) -> EncodedRows:
+        """Read and tokenise the rows of a chunk."""
+        return encode_rows(self.job.source, self.job.encoder, self.job.max_length, *chunk)
+
+    def on_share(self, chunk: Chunk, encoded: EncodedRows, share: float = 1.0) -> Callable[[float], None]:
+        """Reports shares of a chunk's work, which is itself a share of the chunk's."""
+        rows = share * (chunk[1] - chunk[0])
+        if not encoded.pairs:
+            self.progress.advance(rows)
+        return lambda done: self.progress.advance(rows * done)
+
+
+@matmul_precision()  # loading a model may set it, for good
+def annotate_chunks(work: Work, pending: Sequence[Chunk]) -> bool:
+    """Score, select and write the pending chunks; False if asked to stop before the last one.
+
+    Raises:
+        SepoError: One of its children, see `errors`.
+    """
+    job, how, in_turn = work.job, work.job.loading, work.job.in_turn
+    # rows of the first chunk, whoever does it: the manifest does not depend on who did what
+    checked = work.encode(pending[0]).pairs[:PRECISION_PAIRS] if pending[0][0] == 0 and how.rounds else []
+    exact = None
+    if checked and (in_turn or how.dtype != "float32"):
+        exact = scores_in_float32(job, checked, in_turn=in_turn)
+    if in_turn:
+        return _oracle_then_ref(work, pending, partial(_finish, work, exact))
+    models = load_pair(job.facts, how)
+    work.start(pending)
+    if checked and how.dtype == "float32":  # what computes in TF32 can do better
+        with matmul_precision("highest"):
+            exact = score_rows(models, checked, job.settings.batch_tokens)
+
+    def score(chunk: Chunk, encoded: EncodedRows) -> Scores:
+        return score_rows(models, encoded.pairs, job.settings.batch_tokens, work.on_share(chunk, encoded))
+
+    return work.each(pending, score, partial(_finish, work, exact))
+
+
+def _finish(work: Work, exact: Scores | None, chunk: Chunk, encoded: EncodedRows, scored: Scores) -> None:
+    """Select, check and write."""
+    table = annotated_table(encoded, scored, work.schema, work.job.settings)
+    validate(table)
+    notes: dict[str, Any] = {"dropped": encoded.dropped, "counts": encoded.counts}
+    if exact is not None and chunk[0] == 0:
+        notes["precision"] = compare(encoded.pairs, exact, scored, work.job.settings).as_dict()
+    write_chunk(work.run, *chunk, table, notes)
+
+
+def _oracle_then_ref(
+    work: Work, pending: Sequence[Chunk], finish: Callable[[Chunk, EncodedRows, Scores], None]
+) -> bool:
+    """Both models over all pending chunks, one after the other; False if asked to stop before the end."""
+    run, batch_tokens = work.run, work.job.settings.batch_tokens
+    by_oracle = [chunk for chunk in pending if not is_done(run, *chunk, part=ORACLE_PART)]
+    work.start(pending, half_done=[chunk for chunk in pending if chunk not in by_oracle])
+
+    def keep(chunk: Chunk, encoded: EncodedRows, logps: SideLogps) -> None:
+        columns = {side: list_array(logps[side], pa.float32()) for side in SIDES}
+        write_chunk(run, *chunk, pa.table(columns), {}, part=ORACLE_PART)
+
+    def finish_with(chunk: Chunk, encoded: EncodedRows, ref_logps: SideLogps) -> None:
+        try:
+            kept, _ = read_chunk(run, *chunk, part=ORACLE_PART)
+        except OutputError:
+            if is_finished(run) or is_done(run, *chunk):  # by another worker, which has cleared up behind it
+                return
+            raise
+        oracle_logps = {side: [row.values.to_numpy() for row in kept[side]] for side in SIDES}
+        finish(chunk, encoded, scored_sides(oracle_logps, ref_logps))
+        run.chunk(*chunk, part=ORACLE_PART).unlink(missing_ok=True)
+
+    steps: dict[Role, tuple[Sequence[Chunk], Callable[[Chunk, EncodedRows, SideLogps], None]]] = {
+        "oracle": (by_oracle, keep),
+        "ref": (pending, finish_with),
+    }
+    for role, scorer in scorers(work.job.facts, work.job.loading, in_turn=True):
+        chunks, finish_role = steps[role]
+
+        def score(
+            chunk: Chunk, encoded: EncodedRows, role: Role = role, scorer: Scorer = scorer
+        ) -> SideLogps:
+            on_share = work.on_share(chunk, encoded, share=0.5)
+            return role_logps(role, scorer, encoded.pairs, batch_tokens, on_share)
+
+        if chunks and not work.each(chunks, score, finish_role):
+            return False
+        if chunks and role == "oracle" and work.stop():
+            return False
+        del scorer, score  # before the next one is loaded
+    return True

@@ -1,0 +1,189 @@
+"""The chunks of a run to a dataset: data files, card and, last of all, the manifest.
+
+The chunks have to tile the source's rows exactly. Memory holds one row group,
+however long the dataset.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from ..annotated.card import render_card
+from ..annotated.health import HealthMeter
+from ..errors import OutputError
+from ..files import file_sha256, json_bytes, renamed, write_atomically, writing
+from ..schema import MANIFEST_NAME, annotation_columns
+from .folder import (
+    Run,
+    chunk_ranges,
+    clear_work,
+    is_finished,
+    missing_chunks,
+    read_chunk,
+    read_record,
+)
+
+ROW_GROUP_ROWS = 1000  # viewers and streaming readers fetch whole row groups
+SHARD_BYTES = 400_000_000
+MANY_ROWS, MANY_SHARDS = 50_000, 8  # readers share a streamed dataset by file
+
+
+def merge_run(output: Path) -> dict[str, Any]:
+    """Turn the chunks of a run, by however many workers, into the annotated dataset.
+
+    A finished dataset is left as it is.
+
+    Args:
+        output: The folder of the run.
+
+    Returns:
+        The dataset's manifest.
+
+    Raises:
+        OutputError: If the folder holds no run, rows are missing (the message names
+            them), a chunk is damaged, or no row could be annotated.
+    """
+    record = read_record(output)
+    if record is None:
+        raise OutputError(f"{output} holds no run of sepo. Run sepo-annotate --output {output} first.")
+    run = Run(output, record)
+    if is_finished(run):
+        clear_work(run)
+        return record
+    try:
+        with writing(output), FileLock(run.work / "merge.lock"):
+            if not is_finished(run):
+                return _merge(run)
+    except OutputError:
+        if not is_finished(run):  # else another process has cleared the folder under the lock
+            raise
+    return merge_run(output)  # another process was faster
+
+
+def _merge(run: Run) -> dict[str, Any]:
+    chunks = chunk_ranges(run.rows)
+    _check_complete(run)
+    kept, notes = 0, []
+    for chunk in chunks:
+        table, of_chunk = read_chunk(run, *chunk)
+        schema = table.schema
+        kept += table.num_rows
+        notes.append(of_chunk)
+    dropped: dict[str, list[int]] = {}
+    counts = Counter(run.record["source"]["repairs"])
+    for note in notes:
+        counts.update(note["counts"])
+        for reason, rows in note["dropped"].items():
+            dropped.setdefault(reason, []).extend(rows)
+    dropped_counts = {reason: len(rows) for reason, rows in sorted(dropped.items())}
+    if kept == 0:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped_counts.items())
+        raise OutputError(f"{run.output}: no row could be annotated: {reasons}. Look at the dataset.")
+    meter = HealthMeter()
+    shards = _write_shards(run, chunks, schema, kept, meter.add)
+    manifest = {
+        **run.record,
+        "fingerprint": run.fingerprint,
+        "counts": {
+            "rows": run.rows,
+            "annotated": kept,
+            "dropped": dropped_counts,
+            "notes": dict(sorted(counts.items())),
+        },
+        "dropped_rows": dropped,
+        "health": meter.health().as_dict(),
+        "precision": next((note["precision"] for note in notes if "precision" in note), None),
+        "shards": shards,
+    }
+    _finish(run, manifest)
+    return manifest
+
+
+def _check_complete(run: Run) -> None:
+    missing = missing_chunks(run)
+    if missing:
+        spans = ", ".join(f"{lo}-{hi - 1}" for lo, hi in missing[:5]) + ("…" if len(missing) > 5 else "")
+        raise OutputError(
+            f"{run.output}: {len(missing)} of {len(chunk_ranges(run.rows))} chunks are missing "
+            f"(rows {spans}). Run the shards that own them."
+        )
+
+
+def _finish(run: Run, manifest: dict[str, Any]) -> None:
+    written = {run.output / shard["file"] for shard in manifest["shards"]}
+    leftovers = {*(run.output / "data").iterdir(), *run.output.glob("*.tmp.*")}  # of runs that were killed
+    for path in leftovers - written:
+        path.unlink()
+    write_atomically(run.output / "README.md", render_card(manifest).encode())
+    write_atomically(run.output / MANIFEST_NAME, json_bytes(manifest))
+    clear_work(run)
+
+
+def _write_shards(
+    run: Run,
+    chunks: list[tuple[int, int]],
+    schema: pa.Schema,
+    kept: int,
+    on_table: Callable[[pa.Table], None],
+) -> list[dict[str, Any]]:
+    size = sum(run.chunk(*chunk).stat().st_size for chunk in chunks)
+    count = max(-(-size // SHARD_BYTES), MANY_SHARDS if kept > MANY_ROWS else 1)
+    ends = [kept * (i + 1) // count for i in range(count)]
+    groups = [_group_sizes(end - start) for start, end in pairwise([0, *ends])]
+    batches = _rebatched(_tables(run, chunks, on_table), [size for sizes in groups for size in sizes])
+    (run.output / "data").mkdir(exist_ok=True)
+    shards = []
+    for i, sizes in enumerate(groups):
+        name = f"data/{run.split}-{i:05d}-of-{count:05d}.parquet"
+        with renamed(run.output / name) as path:
+            with pq.ParquetWriter(path, schema, **_layout(schema)) as writer:
+                for _ in sizes:
+                    writer.write_table(next(batches))
+            shards.append(
+                {"file": name, "rows": sum(sizes), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            )
+    return shards
+
+
+def _group_sizes(rows: int) -> list[int]:
+    return [min(ROW_GROUP_ROWS, rows - start) for start in range(0, rows, ROW_GROUP_ROWS)]
+
+
+def _tables(
+    run: Run, chunks: list[tuple[int, int]], on_table: Callable[[pa.Table], None]
+) -> Iterator[pa.Table]:
+    for chunk in chunks:
+        table, _ = read_chunk(run, *chunk)
+        on_table(table)
+        yield table
+
+
+def _rebatched(tables: Iterator[pa.Table], sizes: list[int]) -> Iterator[pa.Table]:
+    """The same rows in tables of the given sizes."""
+    held = next(tables)
+    for size in sizes:
+        while held.num_rows < size:
+            held = pa.concat_tables([held, next(tables)])
+        yield held.slice(0, size).combine_chunks()
+        held = held.slice(size)
+
+
+def _layout(schema: pa.Schema) -> dict[str, Any]:
+    """How columns lie in a file: spans climb in small steps, rewards share their exponents."""
+    encodings = {}
+    for field in schema:
+        if field.name in annotation_columns() and pa.types.is_list(field.type):
+            leaf = f"{field.name}.list.{field.type.value_field.name}"
+            if pa.types.is_int32(field.type.value_type):
+                encodings[leaf] = "DELTA_BINARY_PACKED"
+            elif pa.types.is_float32(field.type.value_type):
+                encodings[leaf] = "BYTE_STREAM_SPLIT"
+    names = {leaf.split(".")[0] for leaf in encodings}
+    others = [field.name for field in schema if field.name not in names]
+    return {"compression": "zstd", "use_dictionary": others, "column_encoding": encodings}

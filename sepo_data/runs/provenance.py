@@ -1,0 +1,118 @@
+"""Where numbers come from: the facts of a run that its manifest keeps."""
+
+import json
+import math
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from ..annotated.card import CARRIED_OVER
+from ..files import text_sha256
+from ..schema import SCHEMA_VERSION
+from ..settings import AnnotateSettings
+from ..sources.preferences import Source
+from ..tokens.encoder import ResponseEncoder
+
+if TYPE_CHECKING:
+    from ..models.description import PairFacts
+
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "huggingface_hub", "numpy", "pyarrow")
+
+
+def run_record(
+    source: Source, facts: "PairFacts", encoder: ResponseEncoder, settings: AnnotateSettings, max_length: int
+) -> dict[str, Any]:
+    """The facts of a run, plain JSON.
+
+    ``scoring`` holds everything that changes numbers and nothing else: its hash is
+    the run's fingerprint. ``selection`` holds what changes the masks.
+    """
+    template = encoder.tokenizer.get_chat_template() if encoder.chat_template else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sepo_version": version("sepo"),
+        "scoring": {
+            "schema_version": SCHEMA_VERSION,
+            "source": {
+                "revision": source.revision,
+                "config": source.config,
+                "split": source.split,
+                "rows": len(source.rows),
+                "columns": asdict(source.columns),
+            },
+            **{
+                role: checkpoint.revisions
+                for role, checkpoint in zip(("oracle", "ref"), facts.checkpoints, strict=True)
+            },
+            "tokenizer_sha256": tokenizer_hash(encoder),
+            "chat_template_sha256": None if template is None else text_sha256(template),
+            "dtype": settings.dtype,
+            "max_length": max_length,
+            "store_logps": settings.store_logps,
+        },
+        "selection": {
+            "rule": settings.selection,
+            "chosen_ratio": settings.chosen_ratio,
+            "rejected_ratio": settings.rejected_ratio,
+            "seed": settings.seed if settings.selection == "random" else None,
+        },
+        "source": {
+            "name": source.name,
+            "config": source.config,
+            "on_hub": not source.revision.startswith("sha256:"),
+            "card": {
+                **({"license": settings.license} if settings.license else {}),
+                **carried_over(source.card),
+            },
+            "restricted": source.restricted,
+            "repairs": source.repairs,
+        },
+        "oracle": asdict(facts.oracle),
+        "ref": asdict(facts.ref),
+        "environment": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+        },
+    }
+
+
+def carried_over(card: dict[str, Any]) -> dict[str, Any]:
+    """Licence, language and gate of the source's card: what a derived dataset has to keep."""
+    return {
+        key: _plain(value)
+        for key, value in card.items()
+        if key in CARRIED_OVER or str(key).startswith("extra_gated_")
+    }
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """YAML as JSON has it: it knows dates, keys that are no texts, and lists that hold themselves."""
+    if isinstance(value, dict | list) and depth == 6:
+        return str(type(value).__name__)
+    if isinstance(value, dict):
+        return {_plain(str(key)): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, depth + 1) for item in value]
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value).encode("utf-8", "replace").decode()
+
+
+def tokenizer_hash(encoder: ResponseEncoder) -> str:
+    """Of everything that makes ids: the tokenizer itself, and which tokens begin and end a text."""
+    tokenizer = encoder.tokenizer
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    roles = {"special": special, "control": sorted(encoder.control_ids), "bos_ids": encoder.bos_ids}
+    return text_sha256(tokenizer.backend_tokenizer.to_str() + json.dumps(roles, sort_keys=True))
+
+
+def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two records differ: the dotted name, and both values."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in sorted({*theirs, *ours}):
+            yield from differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+    elif theirs != ours:
+        yield name, theirs, ours

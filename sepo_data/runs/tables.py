@@ -1,0 +1,100 @@
+"""Scored pairs to Arrow columns in the schema of an annotated dataset."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ..models.scoring import Logps, ScoredSide
+from ..schema import PAIR_COLUMNS, SIDES
+from ..selection import Mask, select
+from ..settings import AnnotateSettings
+from ..sources.preferences import PairColumns
+from ..tokens.pairs import EncodedPair, EncodedRows
+
+
+def passing_columns(columns: list[str], pair: PairColumns) -> list[str]:
+    """The source's columns that stay as they are: all but the pair's own."""
+    return [name for name in columns if name not in (pair.prompt, pair.chosen, pair.rejected)]
+
+
+def annotated_table(
+    encoded: EncodedRows,
+    scored: dict[str, ScoredSide],
+    schema: pa.Schema,
+    settings: AnnotateSettings,
+) -> pa.Table:
+    """Put source columns, rewards and masks of a range of rows together.
+
+    Args:
+        encoded: The rows.
+        scored: Log-probs by side.
+        schema: Made by `schema.annotated_schema`.
+        settings: Selection rule and ratios.
+    """
+    columns: dict[str, Any] = {}
+    for side in SIDES:
+        columns |= _side_columns(encoded, side, scored[side], settings)
+    for name in PAIR_COLUMNS:
+        values = [getattr(item.pair, name) for item in encoded.pairs]
+        columns[name] = pa.array(values, schema.field(name).type)
+    arrays = [
+        columns[field.name] if field.name in columns else encoded.rows[field.name].cast(field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def side_masks(
+    pairs: Sequence[EncodedPair], side: str, rewards: Sequence[Logps], settings: AnnotateSettings
+) -> list[Mask]:
+    """The selected tokens of one side's responses, by the rule and ratio of the settings."""
+    highest = side == "chosen"
+    ratio = settings.chosen_ratio if highest else settings.rejected_ratio
+    return [
+        select(
+            values,
+            settings.selection,
+            ratio,
+            highest=highest,
+            seed=(settings.seed, pair.row, SIDES.index(side)),
+        )
+        for pair, values in zip(pairs, rewards, strict=True)
+    ]
+
+
+def _side_columns(
+    encoded: EncodedRows, side: str, scored: ScoredSide, settings: AnnotateSettings
+) -> dict[str, pa.Array]:
+    responses = [getattr(item, side) for item in encoded.pairs]
+    rewards = scored.rewards
+    masks = side_masks(encoded.pairs, side, rewards, settings)
+    sizes = [response.token_start.size for response in responses]
+    ended = np.array([response.ended for response in responses], dtype=bool)
+    last_reward = np.array([values[-1] for values in rewards], dtype=np.float32)
+    last_mask = np.array([mask[-1] for mask in masks], dtype=bool)
+    total = np.array([values.sum(dtype=np.float64) for values in rewards], dtype=np.float32)
+
+    def tokens(parts: list[npt.NDArray[Any]], kind: pa.DataType) -> pa.ListArray:
+        return list_array([part[:size] for part, size in zip(parts, sizes, strict=True)], kind)
+
+    return {
+        f"{side}_reward": pa.array(total),
+        f"{side}_eos_reward": pa.array(last_reward, mask=~ended),
+        f"{side}_eos_mask": pa.array(last_mask, mask=~ended),
+        f"{side}_token_start": tokens([response.token_start for response in responses], pa.int32()),
+        f"{side}_token_end": tokens([response.token_end for response in responses], pa.int32()),
+        f"{side}_token_rewards": tokens(rewards, pa.float32()),
+        f"{side}_token_mask": tokens(masks, pa.bool_()),
+        f"{side}_token_oracle_logps": tokens(scored.oracle_logps, pa.float32()),
+        f"{side}_token_ref_logps": tokens(scored.ref_logps, pa.float32()),
+    }
+
+
+def list_array(rows: Sequence[npt.NDArray[Any]], kind: pa.DataType) -> pa.ListArray:
+    """One list a row."""
+    offsets = np.concatenate([[0], np.cumsum([row.size for row in rows])]).astype(np.int32)
+    flat = np.concatenate(rows) if rows else np.zeros(0)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind))

@@ -1,0 +1,1 @@
+"""Datasets that people have: files, folders and Hub datasets to rows, rows to pairs or conversations."""

@@ -1,0 +1,252 @@
+"""Find a dataset, on the Hub or on this machine, and open one split of it as rows of a memory-mapped file.
+
+``datasets`` finds the configs, splits and files of a Hub dataset or a folder, and reads parquet and the like;
+``text_files`` reads JSON and CSV. No pairs here: see ``preferences``.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from glob import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import HubError, PreferenceError, first_line
+from ..files import name_of, outside
+from ..schema import SPLIT_NAME
+from .text_files import SUFFIXES, DataFile, digest_of, is_text_file, read_text_files
+
+if TYPE_CHECKING:
+    import datasets
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The rows of one split, and where they come from; the fields are those of ``preferences.Source``."""
+
+    rows: "datasets.Dataset"
+    name: str
+    revision: str
+    card: dict[str, Any] = field(default_factory=dict)
+    restricted: bool = False
+    repairs: dict[str, int] = field(default_factory=dict)
+
+
+def open_rows(dataset: str, config: str | None, split: str, revision: str | None) -> Opened:
+    """Open one split of a file, a folder or a Hub dataset; what exists on this machine wins over the Hub.
+
+    Raises:
+        PreferenceError: If it does not exist, has no such config or split, no rows, or a file cannot be read.
+        HubError: If the Hub refuses, or cannot be reached.
+    """
+    opened = _open(dataset, config, split, revision)
+    if not len(opened.rows):
+        raise PreferenceError(f'{dataset}: split "{split}" has no rows. Choose another file or split.')
+    return opened
+
+
+def _open(dataset: str, config: str | None, split: str, revision: str | None) -> Opened:
+    path = Path(dataset).expanduser()
+    if not path.exists():
+        from ..files import is_path
+
+        if _is_hub_id(dataset) and not is_path(dataset):
+            return _open_hub(dataset, config, split, revision)
+        raise PreferenceError(
+            f"{dataset}: no such file or folder. Check the path, or give a Hub id like user/name."
+        )
+    if revision is not None:
+        problem = "only Hub datasets have revisions"
+        raise PreferenceError(f"{dataset}: {problem}. Leave out the revision {revision}.")
+    return (_open_folder if path.is_dir() else _open_file)(path, dataset, config, split)
+
+
+def _is_hub_id(dataset: str) -> bool:
+    is_file = is_text_file(dataset) or dataset.endswith(".parquet")
+    return not is_file and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset, re.ASCII) is not None
+
+
+def _open_hub(name: str, config: str | None, split: str, revision: str | None) -> Opened:
+    from ..hub.client import dataset_revision
+
+    facts = dataset_revision(name, revision)
+    builder = _builder(name, name, config, facts.revision)
+    files = _files_of(builder, split, name, f"hf://datasets/{name}@{facts.revision}/")
+    rows, repairs = _rows_of(builder, split, name, files)
+    return Opened(rows, name, facts.revision, facts.card, facts.private or facts.gated, repairs)
+
+
+def _open_file(path: Path, dataset: str, config: str | None, split: str) -> Opened:
+    _refuse_config(config, dataset)
+    _check_split(split, ["train"], dataset)
+    files = {dataset: str(path)}
+    digest = digest_of([DataFile(path.name, path)])
+    if is_text_file(path.name):
+        rows, repairs = _rows_of(None, split, dataset, files, digest)
+    elif path.suffix == ".parquet":
+        builder = _builder("parquet", dataset, None, None, data_files={split: escape(str(path.resolve()))})
+        rows, repairs = _rows_of(builder, split, dataset, files, digest)
+    else:
+        problem = f'files that end in "{path.suffix}" are not read'
+        raise PreferenceError(f"{dataset}: {problem}. Convert it to one of .parquet, {', '.join(SUFFIXES)}.")
+    return Opened(rows, name_of(path), f"sha256:{digest}", repairs=repairs)
+
+
+def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Opened:
+    from huggingface_hub.repocard import metadata_load
+
+    root, repairs = path.resolve(), dict[str, int]()
+    if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
+        _refuse_config(config, dataset)
+        rows = _saved_to_disk(root, dataset, split)
+        saved = [str(file["filename"]) for file in rows.cache_files]
+        _check_inside(saved, f"{root}/", dataset)
+        digest = _digest_in(root, saved)
+    else:
+        builder = _builder(str(root), dataset, config, None)
+        files = _files_of(builder, split, dataset, f"{root}/")
+        digest = _digest_in(root, files.values())
+        rows, repairs = _rows_of(builder, split, dataset, files, digest)
+    readme = root / "README.md"
+    with _one_line(str(readme)):
+        card = (metadata_load(readme) if readme.exists() else None) or {}
+    return Opened(rows, name_of(root), f"sha256:{digest}", card, repairs=repairs)
+
+
+def _digest_in(root: Path, files: Iterable[str]) -> str:
+    return digest_of([DataFile(Path(file).relative_to(root).as_posix(), Path(file)) for file in files])
+
+
+def _saved_to_disk(root: Path, dataset: str, split: str) -> "datasets.Dataset":
+    import datasets
+
+    with _one_line(dataset):
+        saved = datasets.load_from_disk(str(root))
+    if isinstance(saved, datasets.Dataset):
+        saved = {str(saved.split or "train"): saved}
+    _check_split(split, list(saved), dataset)
+    return saved[split]
+
+
+def _builder(path: str, dataset: str, config: str | None, revision: str | None, **options: Any) -> Any:
+    """``datasets.load_dataset_builder``, which finds configs, splits and files, and reads none of them."""
+    import datasets
+
+    try:
+        return datasets.load_dataset_builder(path, name=config, revision=revision, **options)
+    except FileNotFoundError as error:
+        raise PreferenceError(
+            f"{dataset}: no data files in it. Put .parquet, .jsonl or .csv files there."
+        ) from error
+    except ValueError as error:
+        with _one_line(dataset):
+            configs = datasets.get_dataset_config_names(path, revision=revision)
+        if config in configs or (config is None and len(configs) < 2):
+            raise PreferenceError(f"{dataset}: cannot be read: {first_line(error)}") from error
+        problem = "has several configs" if config is None else f'no config "{config}"'
+        raise PreferenceError(
+            f"{dataset}: {problem}. Choose with --config-name: {', '.join(configs)}."
+        ) from error
+    except Exception as error:  # whatever the HTTP client, the YAML reader or the file system raised
+        failure = PreferenceError if revision is None else HubError
+        raise failure(f"{dataset}: cannot be opened: {first_line(error)}") from error
+
+
+def _files_of(builder: Any, split: str, dataset: str, prefix: str) -> dict[str, str]:
+    """The files of a split: what messages call them → where they are; ``prefix`` is common to the latter."""
+    _check_split(split, [str(name) for name in builder.config.data_files], dataset)
+    urls = list(builder.config.data_files[split])
+    _check_inside(urls, prefix, dataset)
+    return {f"{dataset.rstrip('/')}/{url.removeprefix(prefix)}": str(url) for url in urls}
+
+
+def _rows_of(
+    builder: Any, split: str, dataset: str, files: dict[str, str], digest: str | None = None
+) -> tuple["datasets.Dataset", dict[str, int]]:
+    """Rows and repairs of the files; ``builder`` reads what is neither JSON nor CSV."""
+    if all(map(is_text_file, files)):
+        return read_text_files(_downloaded(files, dataset))
+    return _prepared(builder, split, dataset, files, digest), {}
+
+
+def _downloaded(files: dict[str, str], dataset: str) -> list[DataFile]:
+    """The files on this machine: those of the Hub from its cache, after a download if need be."""
+    import datasets
+
+    try:
+        paths = datasets.DownloadManager().download(list(files.values()))
+    except Exception as error:
+        raise HubError(f"{dataset}: the download failed ({first_line(error)}). Try again.") from error
+    return [DataFile(label, Path(path)) for label, path in zip(files, paths, strict=True)]
+
+
+def _prepared(
+    builder: Any, split: str, dataset: str, files: dict[str, str], digest: str | None
+) -> "datasets.Dataset":
+    """Let ``datasets`` convert the files to Arrow; if one is corrupt, name it.
+
+    Its own cache knows local files by path and time, and those of a folder whose card has ``configs`` by the
+    folder's name alone: it would serve the rows of other files. So local files are kept by their digest.
+    """
+    import datasets
+    from datasets.utils import logging
+
+    kept_in = digest and str(
+        Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / f"{builder.name}-{split}-{digest}"
+    )
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # it logs a failure and then raises it: once is enough
+    try:
+        builder.download_and_prepare(output_dir=kept_in)
+        return builder.as_dataset(split=split)
+    except Exception as error:
+        _find_corrupt_parquet(_downloaded(files, dataset))
+        raise PreferenceError(f"{dataset}: cannot be read: {first_line(error.__cause__ or error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _find_corrupt_parquet(files: Sequence[DataFile]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for label, path in files:
+        if not label.endswith(".parquet"):
+            continue
+        try:
+            for _ in pq.ParquetFile(path).iter_batches():
+                pass
+        except (pa.ArrowException, OSError) as error:
+            problem = f"corrupt or truncated parquet ({first_line(error)})"
+            raise PreferenceError(f"{label}: {problem}. Copy or download it again.") from error
+
+
+def _check_split(split: str, splits: Sequence[str], dataset: str) -> None:
+    if split not in splits:
+        raise PreferenceError(f'{dataset}: no split "{split}". Choose with --split: {", ".join(splits)}.')
+    if not SPLIT_NAME.fullmatch(split):
+        problem = "split names are letters, digits and _, with dots between them"
+        raise PreferenceError(f'{dataset}: split "{split}": {problem}. Rename it.')
+
+
+def _check_inside(files: Iterable[str], prefix: str, dataset: str) -> None:
+    """A card, or what ``save_to_disk`` writes, may name any file; it is the folder that is annotated."""
+    for file in outside(files, prefix):
+        problem = f"it names {file}, which is not in it"
+        raise PreferenceError(f"{dataset}: {problem}. Correct data_files in its README.md or state.json.")
+
+
+def _refuse_config(config: str | None, dataset: str) -> None:
+    if config is not None:
+        raise PreferenceError(f'{dataset}: it has no configs. Leave out the config "{config}".')
+
+
+@contextmanager
+def _one_line(place: str) -> Iterator[None]:
+    """Whatever a foreign library raises in here becomes one line that names the place."""
+    try:
+        yield
+    except Exception as error:
+        raise PreferenceError(f"{place}: cannot be read: {first_line(error)}") from error

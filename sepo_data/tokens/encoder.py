@@ -1,0 +1,163 @@
+"""A tokenizer prepared to encode responses: its control tokens, its end of turn, where a text may be cut."""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import TokenizerError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class ResponseEncoder:
+    """A tokenizer prepared to encode responses; made by `response_encoder`.
+
+    Attributes:
+        tokenizer: The tokenizer as loaded.
+        chat_template: Whether prompts are rendered with its chat template.
+        control: Pattern of its control tokens.
+        is_control: By id, whether it is one of theirs; the last value, False, is that of all higher ids.
+        added: Pattern of the tokens that the tokenizer looks for before it does anything to a text.
+        cuts: Those of them in front of which a text can be cut and gives the same tokens.
+        uncounted: Pattern of the characters, its group, that the backend's offsets leave out.
+        bos_ids: What the tokenizer puts in front of a plain text; empty with a template.
+        backend: Its fast tokenizer, which reports every character that a token owns.
+        literal_backend: The same, reading control tokens as text.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    chat_template: bool
+    control: re.Pattern[str]
+    is_control: npt.NDArray[np.bool_]
+    added: re.Pattern[str]
+    cuts: frozenset[str]
+    uncounted: re.Pattern[str]
+    bos_ids: tuple[int, ...]
+    backend: "Tokenizer"
+    literal_backend: "Tokenizer"
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The ids of the control tokens."""
+        return frozenset(np.flatnonzero(self.is_control).tolist())
+
+
+def response_encoder(tokenizer: "PreTrainedTokenizerBase", *, chat_template: bool = True) -> ResponseEncoder:
+    """Prepare a tokenizer to encode responses.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        chat_template: Use its chat template, if it has one.
+
+    Raises:
+        TokenizerError: If the tokenizer reports no character offsets.
+    """
+    if not tokenizer.is_fast:
+        raise TokenizerError(
+            f"{type(tokenizer).__name__} reports no character offsets, so its tokens cannot be placed in the "
+            "text. Use a model with a fast tokenizer (one with a tokenizer.json)."
+        )
+    use_template = chat_template and tokenizer.chat_template is not None
+    if (
+        use_template
+        and not isinstance(tokenizer.chat_template, str)
+        and "default" not in tokenizer.chat_template
+    ):
+        raise TokenizerError(
+            f"the tokenizer has chat templates named {', '.join(tokenizer.chat_template)}, and none is "
+            "the default. Save the one to use as its chat_template."
+        )
+    backend = _offset_backend(tokenizer, literal=False)
+    added, cuts = _cutting_tokens(backend)
+    uncounted = _uncounted(backend, added)
+    return ResponseEncoder(
+        tokenizer=tokenizer,
+        chat_template=use_template,
+        control=control_tokens(tokenizer),
+        is_control=_is_control(tokenizer),
+        added=added,
+        cuts=cuts,
+        uncounted=uncounted,
+        bos_ids=() if use_template else bos_ids(tokenizer),
+        backend=backend,
+        literal_backend=_offset_backend(tokenizer, literal=True),
+    )
+
+
+def bos_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """What a tokenizer puts in front of a plain text."""
+    whole = tokenizer.encode("a")
+    bare = tokenizer.encode("a", add_special_tokens=False)
+    places = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
+    return tuple(whole[: places[0]]) if places else ()
+
+
+def _offset_backend(tokenizer: "PreTrainedTokenizerBase", *, literal: bool) -> "Tokenizer":
+    """A copy whose offsets cover blanks too (post-processors trim them) and that never truncates."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend = Tokenizer.from_str(
+        json.dumps({**state, "post_processor": None, "truncation": None, "padding": None})
+    )
+    backend.encode_special_tokens = literal
+    return backend
+
+
+def _uncounted(backend: "Tokenizer", added: re.Pattern[str]) -> re.Pattern[str]:
+    """Pattern of what SentencePiece's rules delete where a text, or one behind an added token, begins.
+
+    The library (tokenizers 0.23) does not count these control characters, and reports all
+    offsets behind them, up to the next added token, too low.
+    """
+    rules = backend.normalizer
+    if rules is None or '"Precompiled"' not in json.dumps(json.loads(backend.to_str())["normalizer"]):
+        return pattern_of(())
+    bare = rules.normalize_str("qq")
+    deleted = [chr(code) for code in range(1, 0xA0) if rules.normalize_str(f"q{chr(code)}q") == bare]
+    if not deleted or backend.encode(f"{deleted[0]}q", add_special_tokens=False).offsets[-1][1] == 2:
+        return pattern_of(())  # a library that counts them
+    return re.compile(f"(?:\\A|{added.pattern})((?:{pattern_of(deleted).pattern})+)")
+
+
+def _cutting_tokens(backend: "Tokenizer") -> tuple[re.Pattern[str], frozenset[str]]:
+    """Pattern of the tokens that are looked for in a text as it stands, and those to cut in front of.
+
+    What stands between such tokens is tokenised by itself, so a cut in front of one changes
+    nothing, unless it takes the blanks there, or it or the token before asks for its neighbour.
+    """
+    added = [token for token in backend.get_added_tokens_decoder().values() if not token.normalized]
+    cuts = [
+        token.content
+        for token in added
+        if token.special and not (token.lstrip or token.single_word) and re.match(r"[^\w\s]", token.content)
+    ]
+    return pattern_of(token.content for token in added), frozenset(cuts)
+
+
+def _is_control(tokenizer: "PreTrainedTokenizerBase") -> npt.NDArray[np.bool_]:
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    control = special - {tokenizer.unk_token_id}  # an unknown character is text
+    is_control = np.zeros(max(control, default=-1) + 2, dtype=bool)
+    is_control[list(control)] = True
+    return is_control
+
+
+def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
+    """The pattern of the tokenizer's control tokens (BOS, end of turn, …), longest first."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return pattern_of(special - {tokenizer.unk_token})
+
+
+def pattern_of(contents: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that finds any of the texts, of two at one place the longer; without texts, nothing."""
+    longest_first = sorted(contents, key=lambda content: (-len(content), content))
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) matches nothing

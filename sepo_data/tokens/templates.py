@@ -1,0 +1,84 @@
+"""The chat template of a model that is trained: its own, one from a file, or a default for base models.
+
+Base models have none, and conversations cannot be rendered without. What is given here is saved
+with the model, so that annotation and everybody else render as the training did.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+import pyarrow as pa
+
+from ..errors import SettingsError, TokenizerError
+from .encoder import bos_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+log = logging.getLogger("sepo")
+
+# Zephyr's and TinyLlama-Chat's: its only control token is the end-of-sequence token, which every model has;
+# the one that begins a text stands in front for models that put it there.
+DEFAULT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+
+
+def give_template(
+    tokenizer: "PreTrainedTokenizerBase", chat_template: bool | Path, schema: pa.Schema, name: str
+) -> None:
+    """Put the template to use on a tokenizer, which is changed and saved with the model.
+
+    Args:
+        tokenizer: The model's.
+        chat_template: A Jinja file; True: the tokenizer's own, else a default one if the
+            data holds messages; False: none.
+        schema: Of the columns that hold the conversations.
+        name: What messages call the model.
+
+    Raises:
+        SettingsError: If the file cannot be read.
+        TokenizerError: If a default is needed and the tokenizer has no token that ends a text.
+    """
+    if isinstance(chat_template, Path):
+        try:
+            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"--chat-template {chat_template}: cannot be read ({error}).") from error
+        _check_syntax(tokenizer, chat_template)
+        return
+    holds_messages = any(pa.types.is_nested(column.type) for column in schema)
+    if not chat_template or tokenizer.chat_template is not None or not holds_messages:
+        return
+    if tokenizer.eos_token is None:
+        raise TokenizerError(
+            f"{name}: has neither a chat template nor an eos_token. Set eos_token in tokenizer_config.json, "
+            "or pass --chat-template FILE."
+        )
+    begin = "{{ bos_token }}" if tokenizer.bos_token and bos_ids(tokenizer) else ""
+    tokenizer.chat_template = begin + DEFAULT_TEMPLATE
+    log.info(
+        "%s has no chat template and the data holds messages, so training gives it Zephyr's; "
+        "--chat-template FILE gives another",
+        name,
+    )
+
+
+def _check_syntax(tokenizer: "PreTrainedTokenizerBase", path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    try:
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+    except jinja2.TemplateSyntaxError as error:
+        raise SettingsError(f"--chat-template {path}, line {error.lineno}: {error.message}.") from error
+    except Exception as error:  # a template is a program of its author's: it raises what it likes
+        raise SettingsError(
+            f"--chat-template {path}: refuses a user's turn and an answer: {error}."
+        ) from error
+    if not all(turn["content"] in str(rendered) for turn in turns):
+        raise SettingsError(f"--chat-template {path}: does not write out what the messages say.")

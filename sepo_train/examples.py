@@ -1,0 +1,131 @@
+"""Training examples: sequences with weights, made from conversations, pairs or annotated rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sepo_data.errors import PreferenceError
+from sepo_data.projected.pairs import ProjectedSide
+from sepo_data.tokens.chats import EncodedChat
+from sepo_data.tokens.encoding import EncodedResponse, Ids
+from sepo_data.tokens.pairs import EncodedPair
+
+from .settings import TrainSettings
+
+if TYPE_CHECKING:
+    import datasets
+
+
+@dataclass(frozen=True)
+class WeightedSequence:
+    """A sequence and what its tokens count for.
+
+    Attributes:
+        input_ids: All token ids, ``(S,)``.
+        positions: Where the response's tokens stand, ``(n,)``, increasing, all at least 1.
+        weights: Their weights, ``(n,)``; at least one is positive.
+        length: How many tokens the response has, those without weight included.
+    """
+
+    input_ids: npt.NDArray[np.integer[Any]]
+    positions: npt.NDArray[np.integer[Any]]
+    weights: npt.NDArray[np.float32]
+    length: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the loss takes as one: a conversation, or a pair.
+
+    Attributes:
+        row: Number of its row in the source.
+        sequences: One, or the chosen and the rejected one.
+        items: What it counts for in the mean of a batch.
+        ref_logps: For DPO, log-probs of the responses under the reference, in nats.
+    """
+
+    row: int
+    sequences: tuple[WeightedSequence, ...]
+    items: int = 1
+    ref_logps: tuple[float, float] | None = None
+
+    def __len__(self) -> int:
+        """Number of tokens, for batches of similar lengths."""
+        return sum(sequence.input_ids.size for sequence in self.sequences)
+
+
+def selected_only(sequence: WeightedSequence) -> WeightedSequence:
+    """The tokens with weight; whatever is behind the last of them changes nothing and is cut."""
+    kept = sequence.weights > 0
+    positions = sequence.positions[kept]
+    seen = sequence.input_ids[: positions[-1] + 1]
+    return replace(sequence, input_ids=seen, positions=positions, weights=sequence.weights[kept])
+
+
+def drawn_rows(rows: "datasets.Dataset", settings: TrainSettings) -> "datasets.Dataset":
+    """The share of the rows that is asked for, drawn by the seed, in their order."""
+    if settings.fraction == 1:
+        return rows
+    number = max(1, round(settings.fraction * len(rows)))
+    drawn = np.random.default_rng((settings.seed, 0)).permutation(len(rows))[:number]
+    return rows.select(np.sort(drawn))
+
+
+def conversation_example(chat: EncodedChat) -> Example:
+    """All assistant turns of a conversation."""
+    return Example(chat.row, (_whole(chat),), items=chat.positions.size)
+
+
+def pair_example(pair: EncodedPair) -> Example:
+    """All tokens of both responses."""
+    return Example(pair.row, (_whole(pair.chosen), _whole(pair.rejected)))
+
+
+def _whole(response: EncodedChat | EncodedResponse) -> WeightedSequence:
+    return _compact(response.input_ids, response.positions, np.ones(response.positions.size, np.float32))
+
+
+def key_tokens(side: ProjectedSide) -> WeightedSequence:
+    """A projected response with the weights of its key tokens."""
+    return _compact(side.input_ids, side.positions, side.weights)
+
+
+def _compact(input_ids: Ids, positions: Ids, weights: npt.NDArray[np.float32]) -> WeightedSequence:
+    """All examples are in memory at once: 32 bits are enough for a token's id and its place."""
+    ids, places = input_ids.astype(np.int32), positions.astype(np.int32)
+    return WeightedSequence(ids, places, weights, length=positions.size)
+
+
+def hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list[Example], list[Example]]:
+    """Examples to train on, and those held out: a random draw of prompts that the seed decides.
+
+    Raises:
+        PreferenceError: If none is left to train on.
+    """
+    wanted = max(1, round(settings.eval_fraction * len(examples))) if settings.eval_fraction else 0
+    by_prompt: dict[bytes, list[int]] = {}  # a prompt that is trained on says much of its other pairs
+    for i, example in enumerate(examples):
+        sequence = example.sequences[0]
+        by_prompt.setdefault(sequence.input_ids[: sequence.positions[0]].tobytes(), []).append(i)
+    prompts = list(by_prompt.values())
+    random = np.random.default_rng((settings.seed, 1))
+    drawn: set[int] = set()
+    for i in random.permutation(len(prompts)):
+        if len(drawn) + len(prompts[i]) <= wanted:
+            drawn.update(prompts[i])
+    if not drawn:  # every prompt has more pairs than are wanted
+        drawn.update(random.permutation(len(examples))[:wanted].tolist())
+    train = [example for i, example in enumerate(examples) if i not in drawn]
+    if not train:
+        raise PreferenceError(
+            f"{len(examples)} rows and --eval-fraction {settings.eval_fraction} leave none to train on."
+        )
+    return train, [examples[i] for i in sorted(drawn)]
+
+
+def all_selected_only(example: Example) -> Example:
+    """The example without what carries no weight."""
+    return replace(example, sequences=tuple(map(selected_only, example.sequences)))

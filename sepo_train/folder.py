@@ -1,0 +1,169 @@
+"""A training run's folder: what it is, so that the same command goes on and another is refused.
+
+``sepo_training.json`` holds the record of the run from its start; the finished model, its
+card and the figures come last. Checkpoints are the Trainer's.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sepo_data.errors import OutputError
+from sepo_data.files import json_bytes, write_atomically
+from sepo_data.hub.pushing import RECORD_NAME
+from sepo_data.runs.provenance import differences
+
+_LOCK_NAME = ".sepo_training.lock"
+_IDENTITY = ("stage", "model", "dataset", "settings", "training")  # what changes the trained weights
+_NAMES = ("name", "on_hub", "card", "restricted")  # of model and dataset: where they are is not what they are
+# Of TrainingArguments: what is logged, saved and measured, and how work is spread; not what is trained.
+_HARMLESS = re.compile(
+    "logging_|log_|save_|eval_|report_to|run_name|dataloader_|ddp_|fsdp|deepspeed|accelerator_config|"
+    "activation_checkpointing|gradient_checkpointing|torch_empty_cache|torch_compile|use_liger|project|trackio"
+)
+
+
+@contextmanager
+def alone(output_dir: Path, *, may_write: bool) -> Iterator[None]:
+    """Keep other runs out of a folder for as long as this one is in it.
+
+    Args:
+        output_dir: The folder; made if it is missing.
+        may_write: Whether this process writes; one of a distributed run does.
+
+    Raises:
+        OutputError: If another process is there, or the folder cannot be written.
+    """
+    if not may_write:
+        yield
+        return
+    check_folder(output_dir)
+    lock = FileLock(output_dir / _LOCK_NAME, timeout=0)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"{output_dir}: another process is training there. Wait for it, or choose another --output-dir."
+        ) from error
+    except OSError as error:
+        raise not_writable(output_dir, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        (output_dir / _LOCK_NAME).unlink(missing_ok=True)
+
+
+def check_folder(output_dir: Path) -> None:
+    """Refuse a folder that holds something else, before any work is done for it.
+
+    Raises:
+        OutputError: If it is a file, or holds files and no run of sepo.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise OutputError(f"{output_dir} is a file. Choose another --output-dir.")
+    if not output_dir.exists() or (output_dir / RECORD_NAME).exists():
+        return
+    names = sorted(item.name for item in output_dir.iterdir() if not item.name.startswith("."))
+    strange = [name for name in names if not name.startswith((RECORD_NAME, "checkpoint-"))]
+    if strange:
+        raise OutputError(f"{output_dir} holds {strange[0]} and no run of sepo. Choose another --output-dir.")
+
+
+def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) -> dict[str, Any] | None:
+    """Begin a run in a folder, or find the one that was begun there.
+
+    A run that left no checkpoint has nothing to lose, so another may take its folder.
+
+    Args:
+        output_dir: The folder.
+        record: Facts of this run.
+        may_write: Whether this process writes.
+
+    Returns:
+        The finished run's record; None if there is something to train.
+
+    Raises:
+        OutputError: If the folder cannot be written, holds something else, or another run.
+    """
+    path = output_dir / RECORD_NAME
+    found = _read(path)
+    if found is not None and (found.get("finished") or last_checkpoint(output_dir) is not None):
+        _refuse_other_run(output_dir, found, record)
+        return found if found.get("finished") else None
+    if not may_write:
+        return None
+    try:
+        write_atomically(path, json_bytes({**record, "finished": False}))
+    except OSError as error:
+        raise not_writable(output_dir, error) from error
+    return None
+
+
+def last_checkpoint(output_dir: Path) -> str | None:
+    """The newest checkpoint that is complete: the Trainer writes its state last."""
+    steps = {
+        int(match[1]): path
+        for path in output_dir.glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / "trainer_state.json").is_file()
+    }
+    return str(steps[max(steps)]) if steps else None
+
+
+def finish_training(output_dir: Path, record: dict[str, Any]) -> None:
+    """Write the record of a run whose model is saved.
+
+    Raises:
+        OutputError: If the model is not there, as when a sharded one was not gathered.
+    """
+    if not any(output_dir.glob("*.safetensors")):
+        raise OutputError(
+            f"{output_dir}: the model was saved in parts that belong to its processes. Save it whole: with "
+            "FSDP a FULL_STATE_DICT, with DeepSpeed stage3_gather_16bit_weights_on_model_save. The same "
+            "command then goes on from the last checkpoint."
+        )
+    write_atomically(output_dir / RECORD_NAME, json_bytes({**record, "finished": True}))
+
+
+def not_writable(output_dir: Path, error: OSError) -> OutputError:
+    """The error for a folder that cannot be written."""
+    return OutputError(
+        f"{output_dir} cannot be written ({error.strerror or error}). Make room and run the same command "
+        "again, which goes on from the last checkpoint; or choose another --output-dir."
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read ({error}). Delete {path.parent} and run again.") from error
+
+
+def _refuse_other_run(output_dir: Path, found: dict[str, Any], record: dict[str, Any]) -> None:
+    differing = [
+        f"{name} {theirs!r}, this run has {ours!r}"
+        for name, theirs, ours in differences(_identity(found), _identity(record))
+    ]
+    if differing:
+        raise OutputError(
+            f"{output_dir} was made with {'; '.join(differing)}. Choose another --output-dir to keep both."
+        )
+
+
+def _identity(record: dict[str, Any]) -> dict[str, Any]:
+    found = {part: record.get(part) for part in _IDENTITY}
+    for part, facts in found.items():
+        if isinstance(facts, dict):
+            found[part] = {name: value for name, value in facts.items() if name not in _NAMES}
+    training = dict(record.get("training", {}))
+    said = {name: value for name, value in training.pop("set", {}).items() if not _HARMLESS.match(name)}
+    return {**found, "training": {**training, "set": said}}

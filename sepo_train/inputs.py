@@ -1,0 +1,153 @@
+"""What a stage starts from: model, tokenizer and examples, and the facts about them that the record keeps."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, field
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from sepo_data.annotated.opening import Annotated
+from sepo_data.errors import PreferenceError
+from sepo_data.models.checkpoints import Trust
+from sepo_data.models.description import Description, describe_model
+from sepo_data.runs.provenance import carried_over
+from sepo_data.sources.conversations import ChatSource
+from sepo_data.sources.preferences import PairColumns, Source
+from sepo_data.tokens.chats import EncodedChats
+from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
+from sepo_data.tokens.encoding import end_of_turn
+from sepo_data.tokens.pairs import EncodedRows
+from sepo_data.tokens.templates import give_template
+
+from .examples import Example
+from .settings import DpoSettings, SftSettings, TrainSettings
+
+log = logging.getLogger("sepo")
+
+ROWS_AT_ONCE = 512
+
+Encoded = TypeVar("Encoded", EncodedChats, EncodedRows)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a stage starts from.
+
+    Attributes:
+        description: The model without its weights.
+        encoder: Its tokenizer, with the template that the training uses.
+        max_length: Most tokens of a sequence.
+        end_of_turn: Id of the token that ends a response in that template; None without one.
+    """
+
+    description: Description
+    encoder: ResponseEncoder
+    max_length: int
+    end_of_turn: int | None
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a stage trains on.
+
+    Attributes:
+        examples: With all tokens of the responses, in the order of the rows.
+        dropped: Rows that could not be used, by reason.
+        facts: What the record says of the dataset.
+        notes: How often something happened that a user should know, by description.
+        transfer: How an annotation fits the policy's vocabulary, in one line.
+    """
+
+    examples: list[Example]
+    dropped: dict[str, int]
+    facts: dict[str, Any]
+    notes: dict[str, int] = field(default_factory=dict)
+    transfer: str | None = None
+
+
+def dataset_arguments(settings: SftSettings | DpoSettings) -> dict[str, Any]:
+    """Which rows and columns of a dataset."""
+    return {
+        "config": settings.config_name,
+        "split": settings.split or "train",
+        "revision": settings.revision,
+        "prompt_column": settings.prompt_column,
+        "chosen_column": settings.chosen_column,
+        "rejected_column": settings.rejected_column,
+    }
+
+
+def prepare_start(model: str, source: Source | ChatSource, settings: TrainSettings) -> Start:
+    """The model without its weights, and how it reads this data."""
+    trust = Trust(settings.allow_pickle, settings.trust_remote_code)
+    description = describe_model(model, settings.model_revision, trust)
+    give_template(description.tokenizer, settings.chat_template, _text_columns(source), model)
+    encoder = response_encoder(description.tokenizer, chat_template=settings.chat_template is not False)
+    context = description.max_context
+    max_length = min(settings.max_length, context or settings.max_length)
+    if max_length < settings.max_length:
+        log.info("maximum length %d instead of %d: the model reads no more", max_length, settings.max_length)
+    return Start(description, encoder, max_length, end_of_turn(encoder))
+
+
+def _text_columns(source: Source | ChatSource) -> pa.Schema:
+    """The columns of a dataset that hold prompts and responses."""
+    columns = astuple(source.columns) if isinstance(source.columns, PairColumns) else source.columns
+    schema = source.rows.features.arrow_schema
+    return pa.schema([schema.field(name) for name in columns if name is not None])
+
+
+def read_examples(
+    source: Source | ChatSource,
+    encode: Callable[[int, int], Encoded],
+    examples_of: Callable[[Encoded], list[Example]],
+) -> Data:
+    """All rows as examples, a range at a time."""
+    examples: list[Example] = []
+    dropped, notes = Counter[str](), Counter[str]()
+    for lo in range(0, len(source.rows), ROWS_AT_ONCE):
+        encoded = encode(lo, min(lo + ROWS_AT_ONCE, len(source.rows)))
+        examples += examples_of(encoded)
+        dropped.update({reason: len(rows) for reason, rows in encoded.dropped.items()})
+        notes.update(encoded.counts)
+    return Data(examples, dict(dropped), _facts(source), dict(notes))
+
+
+def choose_split(annotated: Annotated, name: str | None) -> str:
+    """The split that is asked for, or the only one."""
+    splits = [str(split) for split in annotated.splits]
+    if name is None and len(splits) == 1:
+        return splits[0]
+    if (name or "train") not in splits:
+        problem = "has several splits" if name is None else f'no split "{name}"'
+        raise PreferenceError(f"{annotated.name}: {problem}. Choose with --split: {', '.join(splits)}.")
+    return name or "train"
+
+
+def _facts(source: Source | ChatSource) -> dict[str, Any]:
+    """What the record says of a dataset."""
+    return {
+        "name": source.name,
+        "revision": source.revision,
+        "config": source.config,
+        "split": source.split,
+        "on_hub": not source.revision.startswith("sha256:"),
+        "card": carried_over(source.card),
+        "restricted": source.restricted,
+    }
+
+
+def annotated_facts(annotated: Annotated, split: str) -> dict[str, Any]:
+    """What the record keeps of an annotated dataset."""
+    source = annotated.manifest.get("source", {})
+    return {
+        "name": annotated.name,
+        "revision": annotated.revision,
+        "config": None,
+        "split": split,
+        "on_hub": not annotated.revision.startswith("sha256:"),
+        "card": source.get("card", {}),
+        "restricted": bool(source.get("restricted")),
+    }

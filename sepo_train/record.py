@@ -1,0 +1,78 @@
+"""The training record, ``sepo_training.json``: everything that made a model, and what identifies its run."""
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from transformers import TrainingArguments
+
+from sepo_data.files import text_sha256
+from sepo_data.runs.provenance import tokenizer_hash
+
+from .inputs import Data, Start
+from .settings import TrainSettings
+
+SCHEMA_VERSION = "1.0"
+
+# Settings that say where things are or go, or that stand elsewhere in the record.
+_NOT_IN_RECORD = {
+    "output_dir", "config_name", "split", "revision", "model_revision", "push_to_hub", "private",
+    "training_arguments", "chat_template", "learning_rate", "num_train_epochs", "batch_size",
+    "micro_batch_size", "dtype",
+}  # fmt: skip
+_TRAINING = (
+    "max_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2",
+    "max_grad_norm", "optim", "bf16", "fp16", "train_sampling_strategy",
+)  # fmt: skip
+_PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy")
+
+
+def training_record(
+    stage: str,
+    start: Start,
+    data: Data,
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    *,
+    num_held_out: int,
+) -> dict[str, Any]:
+    """The facts of a run, plain JSON; ``runs`` decides by them whether a folder is this run's."""
+    checkpoint, encoder = start.description.checkpoint, start.encoder
+    top = checkpoint.adapter or checkpoint.base
+    template = encoder.tokenizer.get_chat_template() if encoder.chat_template else None
+    said = asdict(settings)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sepo_version": version("sepo"),
+        "stage": stage,
+        "model": {**asdict(checkpoint.facts), "on_hub": top.commit is not None},
+        "dataset": data.facts,
+        "settings": {
+            **{name: said[name] for name in sorted(said.keys() - _NOT_IN_RECORD)},
+            "chat_template_sha256": None if template is None else text_sha256(template),
+            "tokenizer_sha256": tokenizer_hash(encoder),
+        },
+        "training": {
+            **{name: _plain(getattr(arguments, name)) for name in _TRAINING},
+            **{name: said[name] for name in ("learning_rate", "num_train_epochs", "batch_size", "dtype")},
+            **({"set": dict(settings.training_arguments)} if settings.training_arguments else {}),
+        },
+        "rows": {
+            "used": len(data.examples) - num_held_out,
+            "held_out": num_held_out,
+            "dropped": data.dropped,
+            "notes": data.notes,
+        },
+        "transfer": data.transfer,
+        "figures": {},
+        "environment": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Enumerations by their value."""
+    return getattr(value, "value", value)
