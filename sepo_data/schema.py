@@ -7,9 +7,9 @@ contract is fixed within a major schema version.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +21,42 @@ from .errors import SchemaError
 if TYPE_CHECKING:
     import datasets
 
+T = TypeVar("T")
+U = TypeVar("U")
 
 Message = dict[str, Any]  # {"role": ..., "content": ..., possibly further keys}
+Side = Literal["chosen", "rejected"]
 
 SCHEMA_VERSION = "1.0"
 MANIFEST_NAME = "sepo_manifest.json"
-SIDES = ("chosen", "rejected")
+SIDES: tuple[Side, ...] = ("chosen", "rejected")
 PAIR_COLUMNS = ("prompt", "chosen", "rejected")
 
 SPLIT_NAME = re.compile(r"\w+(\.\w+)*")  # what `datasets` reads; it names files
+
+
+@dataclass(frozen=True)
+class Sides(Generic[T]):
+    """One value for each response of a pair."""
+
+    chosen: T
+    rejected: T
+
+    def __getitem__(self, side: Side) -> T:
+        """The value of a side, by its name."""
+        return self.chosen if side == "chosen" else self.rejected
+
+    def __iter__(self) -> Iterator[T]:
+        """The chosen one, then the rejected one."""
+        return iter((self.chosen, self.rejected))
+
+    def items(self) -> tuple[tuple[Side, T], ...]:
+        """Both with the names of their sides."""
+        return (("chosen", self.chosen), ("rejected", self.rejected))
+
+    def map(self, change: Callable[[T], U]) -> "Sides[U]":
+        """The same of both."""
+        return Sides(change(self.chosen), change(self.rejected))
 
 
 @dataclass(frozen=True)

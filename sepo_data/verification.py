@@ -26,7 +26,7 @@ from .models.placement import one_after_the_other
 from .models.scoring import score_once
 from .projection import partition
 from .runs.tables import side_masks
-from .schema import SIDES
+from .schema import SIDES, Side
 from .settings import AnnotateSettings, Dtype
 from .tokens.encoder import response_encoder
 from .tokens.pairs import EncodedPair, encode_rows
@@ -170,7 +170,7 @@ def _named(facts: Mapping[str, Any]) -> str:
     return f"{facts['name']}@{facts['revision'][:19]}" + (f" on {facts['base']}" if facts["base"] else "")
 
 
-def _lies_as(pair: EncodedPair, side: str, stored: Mapping[str, Sequence[Annotation]]) -> bool:
+def _lies_as(pair: EncodedPair, side: Side, stored: Mapping[Side, Sequence[Annotation]]) -> bool:
     """Whether a response's tokens, and the end of its turn, are where the dataset has them."""
     response, annotation = getattr(pair, side), stored[side][pair.row]
     bounds = partition(response.token_start, response.token_end)

@@ -8,13 +8,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sepo_data.errors import SettingsError
+from sepo_data.schema import Side
 from sepo_data.selection import Selection, check_ratio
 from sepo_data.settings import DTYPES, Dtype, Projection, ProjectionSettings, Weights, as_annotated
-
-Side = Literal["chosen", "rejected"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,8 +109,8 @@ class Health:
 
 def health_from_dict(stored: dict[str, object]) -> Health:
     """The figures of a manifest."""
-    sides = {side: SideHealth(**stored[side]) for side in SIDES}  # type: ignore[arg-type]
-    return Health(**{**stored, **sides})  # type: ignore[arg-type]
+    sides: dict[str, object] = {side: SideHealth(**stored[side]) for side in SIDES}  # type: ignore[arg-type]
+    return Health(**(stored | sides))  # type: ignore[arg-type]
 
 
 @dataclass

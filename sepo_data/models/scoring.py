@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ScoringError
-from ..schema import SIDES
+from ..schema import SIDES, Side
 from ..tokens.encoding import EncodedResponse
 from ..tokens.pairs import EncodedPair
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 Logps = npt.NDArray[np.float32]
-SideLogps = dict[str, list[Logps]]  # of one model, by side
+SideLogps = dict[Side, list[Logps]]  # of one model, by side
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ScoredSide:
         return [oracle - ref for oracle, ref in zip(self.oracle_logps, self.ref_logps, strict=True)]
 
 
-Scores = dict[str, ScoredSide]  # by side
+Scores = dict[Side, ScoredSide]  # by side
 
 
 def score_rows(

@@ -19,7 +19,7 @@ import pyarrow as pa
 from ..annotated.annotations import Annotation, annotated_source, read_annotations
 from ..errors import PreferenceError, SchemaError
 from ..projection import Bounds, Spans, partition, project, project_mask
-from ..schema import PAIR_COLUMNS, SIDES, scalar_fields, token_fields, validate
+from ..schema import PAIR_COLUMNS, SIDES, Side, scalar_fields, token_fields, validate
 from ..selection import Mask, reward_weights, select
 from ..settings import ProjectionSettings
 from ..sources.preferences import Source
@@ -169,7 +169,7 @@ def project_row(
 
 
 def _project_pair(
-    item: EncodedPair, annotations: Mapping[str, Annotation], row: int, settings: ProjectionSettings
+    item: EncodedPair, annotations: Mapping[Side, Annotation], row: int, settings: ProjectionSettings
 ) -> ProjectedPair | str:
     """The pair, or the reason why it cannot be trained on; ``row`` is its number in the dataset."""
     sides = {

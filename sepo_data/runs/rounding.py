@@ -11,7 +11,7 @@ from ..annotated.precision import Precision, computed_in
 from ..errors import ModelError, ScoringError
 from ..models.placement import check_room, one_after_the_other
 from ..models.scoring import Logps, ScoredSide, Scores, score_once
-from ..schema import SIDES
+from ..schema import SIDES, Side
 from ..settings import AnnotateSettings
 from ..tokens.pairs import EncodedPair
 from .inputs import Job
@@ -38,8 +38,8 @@ def scores_in_float32(job: Job, pairs: Sequence[EncodedPair], *, in_turn: bool) 
 
 def compare(
     pairs: Sequence[EncodedPair],
-    exact: Mapping[str, ScoredSide],
-    scored: Mapping[str, ScoredSide],
+    exact: Mapping[Side, ScoredSide],
+    scored: Mapping[Side, ScoredSide],
     settings: AnnotateSettings,
 ) -> Precision:
     """Compare the log-probs of a run with those in float32 of its first pairs.

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..models.scoring import Logps, ScoredSide
-from ..schema import PAIR_COLUMNS, SIDES
+from ..schema import PAIR_COLUMNS, SIDES, Side
 from ..selection import Mask, select
 from ..settings import AnnotateSettings
 from ..sources.preferences import PairColumns
@@ -22,7 +22,7 @@ def passing_columns(columns: list[str], pair: PairColumns) -> list[str]:
 
 def annotated_table(
     encoded: EncodedRows,
-    scored: dict[str, ScoredSide],
+    scored: dict[Side, ScoredSide],
     schema: pa.Schema,
     settings: AnnotateSettings,
 ) -> pa.Table:
