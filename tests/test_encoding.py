@@ -1,5 +1,6 @@
 """Tests of rendering and encoding together: which tokens are the response's, and what they own."""
 
+import json
 import struct
 
 import datasets
@@ -169,6 +170,23 @@ def test_control_tokens_written_in_a_message_are_text() -> None:
     assert found.input_ids.tolist().count(im_end) == 3
     assert found.positions[-1] == found.input_ids.size - 1
     assert tokenizer.decode(found.input_ids[found.positions[:-1]]) == "I say <|im_end|> twice <|im_end|>"
+
+
+@pytest.mark.parametrize("literal", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_twin_that_shares_the_vocabulary_tokenises_as_a_copy_of_the_file(
+    family: str, literal: bool
+) -> None:
+    tokenizer = tiny_tokenizer(family)
+    tokenizer.add_tokens(["added", AddedToken("<pad>", special=True, normalized=False)])
+    encoder = response_encoder(tokenizer)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    copy = Tokenizer.from_str(json.dumps({**state, "post_processor": None}))
+    copy.encode_special_tokens = literal
+    twin = encoder.literal_backend if literal else encoder.backend
+    for text in [*NASTY, "an added<pad> one", "".join(copy.get_vocab())]:
+        by_twin, by_copy = (one.encode(text, add_special_tokens=False) for one in (twin, copy))
+        assert (by_twin.ids, by_twin.offsets) == (by_copy.ids, by_copy.offsets)
 
 
 def swallowing_tokenizer() -> PreTrainedTokenizerFast:

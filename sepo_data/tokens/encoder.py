@@ -1,6 +1,5 @@
 """A tokenizer prepared to encode responses: its control tokens, its end of turn, where a text may be cut."""
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -101,13 +100,20 @@ def bos_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
 
 
 def _offset_backend(tokenizer: "PreTrainedTokenizerBase", *, literal: bool) -> "Tokenizer":
-    """A copy whose offsets cover blanks too (post-processors trim them) and that never truncates."""
+    """A twin whose offsets cover blanks too (post-processors trim them) and that never truncates.
+
+    It shares the vocabulary, which takes seconds to serialise and parse if it is large. Added tokens
+    keep their ids: those beyond the vocabulary are numbered in the order in which they are added.
+    """
     from tokenizers import Tokenizer
 
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    backend = Tokenizer.from_str(
-        json.dumps({**state, "post_processor": None, "truncation": None, "padding": None})
-    )
+    given = tokenizer.backend_tokenizer
+    added = given.get_added_tokens_decoder()
+    backend = Tokenizer(given.model)
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        if getattr(given, part) is not None:
+            setattr(backend, part, getattr(given, part))
+    backend.add_tokens([added[i] for i in sorted(added)])
     backend.encode_special_tokens = literal
     return backend
 
@@ -119,7 +125,7 @@ def _uncounted(backend: "Tokenizer", added: re.Pattern[str]) -> re.Pattern[str]:
     offsets behind them, up to the next added token, too low.
     """
     rules = backend.normalizer
-    if rules is None or '"Precompiled"' not in json.dumps(json.loads(backend.to_str())["normalizer"]):
+    if rules is None or b'"Precompiled"' not in rules.__getstate__():
         return pattern_of(())
     bare = rules.normalize_str("qq")
     deleted = [chr(code) for code in range(1, 0xA0) if rules.normalize_str(f"q{chr(code)}q") == bare]
