@@ -19,7 +19,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,20 @@ import numpy as np
 import pyarrow as pa
 from transformers import AutoTokenizer
 
+from sepo_data.annotated.manifest import (
+    ModelFacts,
+    ModelRevision,
+    RunRecord,
+    ScoredRows,
+    Scoring,
+    SourceRecord,
+)
 from sepo_data.models.scoring import ScoredSide
 from sepo_data.runs import tables
 from sepo_data.runs.folder import chunk_ranges, open_run, write_chunk
 from sepo_data.runs.merging import merge_run
 from sepo_data.runs.tables import annotated_table, passing_columns
-from sepo_data.schema import SIDES, annotated_schema, validate
+from sepo_data.schema import SCHEMA_VERSION, SIDES, annotated_schema, validate
 from sepo_data.settings import AnnotateSettings
 from sepo_data.sources.preferences import Source, open_source, pair_types
 from sepo_data.tokens import encoding
@@ -135,27 +143,19 @@ def scored_by_chance(encoded: EncodedRows) -> dict[str, ScoredSide]:
     return sides
 
 
-def record(source: Source) -> dict[str, Any]:
+def record(source: Source) -> RunRecord:
     """The facts of a run that its chunks and its card ask for."""
-    read = {"split": source.split, "rows": len(source.rows), "revision": source.revision}
-    scoring = {"source": read, "dtype": "float32", "max_length": SETTINGS.max_length, "store_logps": False}
-    origin: dict[str, Any] = {
-        "name": source.name,
-        "config": None,
-        "on_hub": False,
-        "card": {},
-        "restricted": False,
-    }
-    model = {"name": "m", "revision": "sha256:0", "base": None}
-    return {
-        "schema_version": "1.0",
-        "sepo_version": "",
-        "scoring": scoring | {"chat_template_sha256": None},
-        "selection": {"rule": "ratio", "chosen_ratio": 0.3, "rejected_ratio": 0.3, "seed": None},
-        "source": origin | {"repairs": {}},
-        "oracle": model,
-        "ref": model,
-    }
+    model = ModelRevision("sha256:0", None)
+    read = ScoredRows(source.revision, None, source.split, len(source.rows), asdict(source.columns))
+    return RunRecord(
+        schema_version=SCHEMA_VERSION,
+        sepo_version="",
+        scoring=Scoring(SCHEMA_VERSION, read, model, model, "", None, "float32", SETTINGS.max_length, False),
+        selection=SETTINGS.selection,
+        source=SourceRecord(source.name, None, False, {}, False, {}),
+        oracle=ModelFacts("m", "sha256:0", None),
+        ref=ModelFacts("m", "sha256:0", None),
+    )
 
 
 def one_round(source: Source, encoder: ResponseEncoder, clock: Clock) -> Counter[str]:
@@ -171,7 +171,7 @@ def one_round(source: Source, encoder: ResponseEncoder, clock: Clock) -> Counter
                 encoded = encode_rows(source, encoder, SETTINGS.max_length, lo, hi)
             scored = scored_by_chance(encoded)
             with clock.step("table"):
-                table = annotated_table(encoded, scored, schema, SETTINGS)
+                table = annotated_table(encoded, scored, schema, SETTINGS.selection)
             with clock.step("validate"):
                 validate(table)
             with clock.step("write"):

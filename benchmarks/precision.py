@@ -86,7 +86,7 @@ def other_batches(oracle: Any, ref: Any, pairs: Sequence[EncodedPair], device: s
                     for side in SIDES
                     for ours, theirs in zip(other[side].rewards, usual[side].rewards, strict=True)
                 )
-                measured = compare(pairs, usual, other, SETTINGS).as_dict()
+                measured = compare(pairs, usual, other, SETTINGS.selection).as_dict()
                 found.append(
                     {"computed_in": name, "batch_tokens": batch_tokens, "largest": largest, **measured}
                 )
@@ -140,7 +140,7 @@ def main() -> None:
         for name in ("TF32", "float16", "bfloat16"):
             with tf32(options.device) if name == "TF32" else nullcontext():
                 found = score(oracle, ref, pairs, DTYPES.get(name, torch.float32), options.device)
-            measured = compare(pairs, exact, found, SETTINGS)
+            measured = compare(pairs, exact, found, SETTINGS.selection)
             results.append({"noise_in_weights": noise, "computed_in": name, **measured.as_dict()})
             print(name, measured, flush=True)
     batches = other_batches(with_noise(ref, NOISES[2]), ref, pairs, options.device)

@@ -181,20 +181,23 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
     """
     from sepo_data.annotation import annotate, begin
     from sepo_data.runs.workers import bind_gpu, num_gpus, own_shard
+    from sepo_data.schema import SIDES
+    from sepo_data.selection import SelectionRule
     from sepo_data.settings import AnnotateSettings
 
     from .reports import describe_plan, describe_report
     from .running import Run, quiet_libraries
 
     quiet_libraries()
-    for side in ("chosen_ratio", "rejected_ratio"):
-        options[side] = ratio if options[side] is None else options[side]
     options["output"] = options["output"] or default_output(dataset)
     executor, tasks, workers, slurm = (options.pop(n) for n in ("executor", "tasks", "workers", "slurm"))
     _check_parts(options["shard"], executor, tasks, workers, slurm)
     if options["shard"] == "auto":
         options["shard"] = own_shard(os.environ)
-    settings = AnnotateSettings(**options)
+    rule, seed = options.pop("selection"), options.pop("seed")
+    chosen_ratio, rejected_ratio = (options.pop(f"{side}_ratio") or ratio for side in SIDES)
+    selection = SelectionRule(rule, chosen_ratio, rejected_ratio, seed)
+    settings = AnnotateSettings(selection=selection, **options)
     if executor is None and settings.device in ("auto", "cuda"):
         bind_gpu(os.environ, num_gpus())
     if dry_run:

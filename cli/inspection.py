@@ -42,7 +42,7 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_r
     from sepo_data.annotated.health import HealthMeter
     from sepo_data.annotated.opening import open_annotated
     from sepo_data.schema import PAIR_COLUMNS
-    from sepo_data.settings import as_annotated
+    from sepo_data.settings import ProjectionSettings
     from sepo_data.tokens.encoder import response_encoder
     from sepo_data.tokens.templates import give_template
 
@@ -72,8 +72,7 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_r
         click.echo("\n".join(["", f"{split}: {len(rows):,} pairs", *describe_health(meter.health())]))
         if encoder is not None:
             click.echo(f"\non the tokens of {tokenizer}, row {row}")
-            made_with = annotated.manifest.get("selection", {})
-            settings = as_annotated(made_with, max_length=max_length)
+            settings = ProjectionSettings(annotated.manifest.selection, max_length=max_length)
             _show_policy(annotated_source(rows, dataset), encoder, settings, row)
 
 

@@ -30,16 +30,13 @@ def describe_report(report: Report) -> str:
             f"this shard is done; {chunks} of others {'is' if report.missing == 1 else 'are'} missing. Who "
             f"finishes last makes the dataset\n{report.output}"
         )
-    counts, health = report.manifest["counts"], report.health
-    assert health is not None
-    dropped = describe_dropped(counts["dropped"])
-    lines = [
-        f"annotated {counts['annotated']:,} of {counts['rows']:,} rows{'; ' if dropped else ''}{dropped}"
-    ]
-    lines += [f"note: {count:,} {what}" for what, count in counts["notes"].items()]
-    lines += describe_health(health)
-    if report.precision is not None:
-        lines += describe_precision(report.precision, report.manifest["scoring"]["dtype"])
+    manifest, counts = report.manifest, report.manifest.counts
+    dropped = describe_dropped(counts.dropped)
+    lines = [f"annotated {counts.annotated:,} of {counts.rows:,} rows{'; ' if dropped else ''}{dropped}"]
+    lines += [f"note: {count:,} {what}" for what, count in counts.notes.items()]
+    lines += describe_health(manifest.health)
+    if manifest.precision is not None:
+        lines += describe_precision(manifest.precision, manifest.scoring.dtype)
     lines.append(str(report.output) if report.commit is None else f"{report.output}\n{report.commit}")
     return "\n".join(lines)
 

@@ -19,8 +19,8 @@ from .errors import (
 from .projected.pairs import ProjectedPair, project_row
 from .runs.progress import Progress
 from .schema import validate
-from .selection import select_tokens
-from .settings import AnnotateSettings
+from .selection import SelectionRule, select_tokens
+from .settings import AnnotateSettings, ProjectionSettings
 
 __all__ = [
     "AnnotateSettings",
@@ -30,10 +30,12 @@ __all__ = [
     "PreferenceError",
     "Progress",
     "ProjectedPair",
+    "ProjectionSettings",
     "Report",
     "SchemaError",
     "ScoringError",
     "SelectionError",
+    "SelectionRule",
     "SepoError",
     "SettingsError",
     "TokenizerError",

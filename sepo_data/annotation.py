@@ -9,10 +9,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from .annotated.health import Health, health_from_dict
-from .annotated.precision import Precision, precision_from_dict
+from .annotated.health import Health
+from .annotated.manifest import Manifest
 from .annotated.publishing import push_annotated
 from .hub.pushing import check_push_target
 from .runs.folder import (
@@ -46,20 +45,15 @@ class Report:
     """
 
     output: Path
-    manifest: dict[str, Any] | None
+    manifest: Manifest | None
     commit: str | None = None
     stopped: bool = False
     missing: int = 0
 
     @property
-    def precision(self) -> Precision | None:
-        """What computing in less than float32 changed; None if that was not measured."""
-        return None if self.manifest is None else precision_from_dict(self.manifest.get("precision"))
-
-    @property
     def health(self) -> Health | None:
         """Figures on the oracle; None while chunks are missing."""
-        return None if self.manifest is None else health_from_dict(self.manifest["health"])
+        return None if self.manifest is None else self.manifest.health
 
 
 def annotate(

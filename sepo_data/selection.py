@@ -8,17 +8,101 @@ that ends the turn counts as a token: callers put its reward last. No models, no
 tokenizers, no files here.
 """
 
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import SelectionError
+from .errors import SelectionError, SettingsError
+from .schema import SIDES, Side
 
 Selection = Literal["ratio", "mass", "random", "all"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 
+RATIO = 0.3  # the paper's
+_SHARES_OF_TOKENS: tuple[Selection, ...] = ("ratio", "random")  # the ratio of mass is a share of the reward
+
 Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class SelectionRule:
+    """Which tokens of a response are its key tokens.
+
+    Attributes:
+        rule: ``ratio``, ``mass``, ``random`` or ``all``.
+        chosen_ratio: Share of a chosen response's tokens, or with ``mass`` of its reward, in ``(0, 1]``.
+        rejected_ratio: The same for rejected responses.
+        seed: For ``random``.
+    """
+
+    rule: Selection = "ratio"
+    chosen_ratio: float = RATIO
+    rejected_ratio: float = RATIO
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            SettingsError: If the rule is unknown or the seed negative.
+            SelectionError: If a ratio is out of range.
+        """
+        check_ratio(self.chosen_ratio, "chosen ratio")
+        check_ratio(self.rejected_ratio, "rejected ratio")
+        if self.rule not in SELECTIONS:
+            raise SettingsError(f'selection "{self.rule}" is not one of {", ".join(SELECTIONS)}.')
+        if self.seed < 0:
+            raise SettingsError(f"seed must not be negative, got {self.seed}.")
+
+    def mask(self, token_rewards: npt.ArrayLike, side: Side, row: int) -> Mask:
+        """Mark the key tokens of one response.
+
+        Args:
+            token_rewards: In nats, ``(T,)``; that of the token that ends the turn is the last.
+            side: Of which response.
+            row: Its row, on which ``random`` depends.
+
+        Returns:
+            Bool array, ``(T,)``, at least one True.
+
+        Raises:
+            SelectionError: If rewards are empty or NaN.
+        """
+        highest = side == "chosen"
+        return select(
+            token_rewards,
+            self.rule,
+            self.chosen_ratio if highest else self.rejected_ratio,
+            highest=highest,
+            seed=(self.seed, row, SIDES.index(side)),
+        )
+
+    def changed(
+        self,
+        rule: Selection | None = None,
+        chosen_ratio: float | None = None,
+        rejected_ratio: float | None = None,
+    ) -> "SelectionRule":
+        """Another rule or ratio; ratios stay unless one rule's are shares of the tokens, the other's not."""
+        same_kind = rule is None or {rule, self.rule} <= set(_SHARES_OF_TOKENS)
+        kept = self if same_kind else SelectionRule(seed=self.seed)
+        return replace(
+            kept,
+            rule=rule or self.rule,
+            chosen_ratio=chosen_ratio or kept.chosen_ratio,
+            rejected_ratio=rejected_ratio or kept.rejected_ratio,
+        )
+
+    def as_dict(self) -> dict[str, str | float | int | None]:
+        """As the manifest stores it: the seed only where it matters."""
+        return {
+            "chosen_ratio": self.chosen_ratio,
+            "rejected_ratio": self.rejected_ratio,
+            "rule": self.rule,
+            "seed": self.seed if self.rule == "random" else None,
+        }
 
 
 def select_tokens(token_rewards: npt.ArrayLike, ratio: float, *, highest: bool) -> Mask:

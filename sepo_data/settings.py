@@ -1,22 +1,21 @@
 """The settings of an annotation, checked before any work; the command's options map to them one to one."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from .errors import SettingsError
-from .selection import SELECTIONS, Selection, check_ratio
+from .selection import SelectionRule
 
 Projection = Literal["sum", "majority"]
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 Weights = Literal["mask", "rewards"]
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 
-RATIO = 0.3  # the paper's
-
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
+DEFAULT_SELECTION = SelectionRule()
 
 
 @dataclass(frozen=True)
@@ -24,27 +23,21 @@ class ProjectionSettings:
     """How an annotated row becomes the tokens, masks and weights that a policy trains on.
 
     Attributes:
-        selection: Rule that marks the key tokens, see `selection`.
-        chosen_ratio: Share of the chosen response's tokens to mark, in ``(0, 1]``.
-        rejected_ratio: Share of the rejected response's tokens to mark, in ``(0, 1]``.
+        selection: Which tokens are the key tokens. ``random`` depends on the number of the row in the
+            annotated dataset. The stored masks of a ``random`` annotation depend on the row of its
+            source: they come back the same only if no row before was dropped (and always with
+            ``majority``); the number of selected tokens is the same anyway.
         projection: ``sum`` projects the rewards and selects again on the policy's tokens;
             ``majority`` selects the tokens of which the dataset's own selection covers at
-            least half, whatever ``selection`` and the ratios are.
+            least half, whatever ``selection`` is.
         weights: ``mask`` weighs all selected tokens the same, ``rewards`` by
             `selection.reward_weights`.
-        seed: For the rule ``random``, which depends on it and on the number of the row in
-            the annotated dataset. The stored masks of a ``random`` annotation depend on the
-            row of its source: they come back the same only if no row before was dropped
-            (and always with ``majority``); the number of selected tokens is the same anyway.
         max_length: Most tokens of prompt and response together; responses are cut.
     """
 
-    selection: Selection = "ratio"
-    chosen_ratio: float = RATIO
-    rejected_ratio: float = RATIO
+    selection: SelectionRule = DEFAULT_SELECTION
     projection: Projection = "sum"
     weights: Weights = "mask"
-    seed: int = 0
     max_length: int = 2048
 
     def __post_init__(self) -> None:
@@ -52,17 +45,12 @@ class ProjectionSettings:
 
         Raises:
             SettingsError: Naming the setting, its value and what it may be.
-            SelectionError: If a ratio is out of range.
         """
-        check_ratio(self.chosen_ratio, "chosen ratio")
-        check_ratio(self.rejected_ratio, "rejected ratio")
-        for name, known in (("selection", SELECTIONS), ("projection", PROJECTIONS), ("weights", WEIGHTS)):
+        for name, known in (("projection", PROJECTIONS), ("weights", WEIGHTS)):
             if getattr(self, name) not in known:
                 raise SettingsError(f'{name} "{getattr(self, name)}" is not one of {", ".join(known)}.')
         if self.max_length < 1:
             raise SettingsError(f"max_length must be at least 1, got {self.max_length}.")
-        if self.seed < 0:
-            raise SettingsError(f"seed must not be negative, got {self.seed}.")
 
 
 @dataclass(frozen=True)
@@ -81,10 +69,7 @@ class AnnotateSettings:
         ref_revision: Branch, tag or commit of a reference on the Hub.
         allow_pickle: Open weights that are pickles, which can run code.
         trust_remote_code: Run Python code that comes with a model.
-        selection: Rule that marks the key tokens, see `selection`.
-        chosen_ratio: Share of the chosen response's tokens to mark, in ``(0, 1]``.
-        rejected_ratio: Share of the rejected response's tokens to mark, in ``(0, 1]``.
-        seed: For the rule ``random``.
+        selection: Which tokens are the key tokens.
         chat_template: Render prompts with the oracle's chat template, if it has one.
         max_length: Most tokens of prompt and response together; responses are cut.
         dtype: What the models compute in; the log-softmax is float32 always.
@@ -111,10 +96,7 @@ class AnnotateSettings:
     ref_revision: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
-    selection: Selection = "ratio"
-    chosen_ratio: float = 0.3
-    rejected_ratio: float = 0.3
-    seed: int = 0
+    selection: SelectionRule = DEFAULT_SELECTION
     chat_template: bool = True
     max_length: int = 2048
     dtype: Dtype = "float32"
@@ -133,50 +115,15 @@ class AnnotateSettings:
 
         Raises:
             SettingsError: Naming the setting, its value and what it may be.
-            SelectionError: If a ratio is out of range.
         """
-        check_ratio(self.chosen_ratio, "chosen ratio")
-        check_ratio(self.rejected_ratio, "rejected ratio")
-        if self.selection not in SELECTIONS:
-            raise SettingsError(f'selection "{self.selection}" is not one of {", ".join(SELECTIONS)}.')
         if self.dtype not in DTYPES:
             raise SettingsError(f'dtype "{self.dtype}" is not one of {", ".join(DTYPES)}.')
         for name in ("max_length", "batch_tokens", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}.")
-        if self.seed < 0:
-            raise SettingsError(f"seed must not be negative, got {self.seed}.")
         index, count = self.shard
         if not 0 <= index < count:
             raise SettingsError(
                 f"shard {index}/{count} does not exist. Count from 0: 0/{count} to {count - 1}/{count}."
             )
-
-
-def as_annotated(
-    made_with: Mapping[str, Any],
-    *,
-    selection: Selection | None = None,
-    chosen_ratio: float | None = None,
-    rejected_ratio: float | None = None,
-    **others: Any,
-) -> ProjectionSettings:
-    """The settings with which a dataset was annotated, where no others are asked for.
-
-    Args:
-        made_with: What its manifest says under ``selection``.
-        selection: Another rule; the ratios stay if both are shares of the tokens.
-        chosen_ratio: Another ratio.
-        rejected_ratio: Another ratio.
-        others: The other fields of `ProjectionSettings`.
-    """
-    by_tokens = ("ratio", "random")  # their ratios are shares of the tokens, that of mass is of the reward
-    same_kind = selection is None or (selection in by_tokens and made_with.get("rule") in by_tokens)
-    shares = made_with if same_kind else {}
-    return ProjectionSettings(
-        selection=selection or made_with.get("rule", "ratio"),
-        chosen_ratio=chosen_ratio or shares.get("chosen_ratio", RATIO),
-        rejected_ratio=rejected_ratio or shares.get("rejected_ratio", RATIO),
-        **others,
-    )

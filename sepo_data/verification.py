@@ -7,17 +7,15 @@ another machine or in another precision.
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .annotated.annotations import Annotation, annotated_source, read_annotations
-from .annotated.manifest import check_manifest
+from .annotated.manifest import Manifest, ModelFacts
 from .annotated.opening import open_annotated
-from .annotated.precision import precision_from_dict
 from .errors import SchemaError, SettingsError
 from .models.checkpoints import NO_TRUST, Trust
 from .models.description import PairFacts, describe_pair
@@ -27,7 +25,7 @@ from .models.scoring import score_once
 from .projection import partition
 from .runs.tables import side_masks
 from .schema import SIDES, Side
-from .settings import AnnotateSettings, Dtype
+from .settings import Dtype
 from .tokens.encoder import response_encoder
 from .tokens.pairs import EncodedPair, encode_rows
 
@@ -97,14 +95,13 @@ def verify(
     """
     annotated = open_annotated(dataset, revision=revision)
     made, rows = annotated.manifest, next(iter(annotated.splits.values()))
-    check_manifest(made, dataset, complete=True)
     source_rows = _source_rows(made, len(rows), dataset)
     facts = _describe(made, oracle, ref, trust)
-    scoring = made["scoring"]
-    how = Loading(dtype or scoring["dtype"], device, scoring["max_length"])
+    scoring = made.scoring
+    how = Loading(dtype or scoring.dtype, device, scoring.max_length)
     places = np.unique(np.linspace(0, len(rows) - 1, num=min(num_rows, len(rows))).astype(int))
     sample = rows.select(places.tolist())
-    encoder = response_encoder(facts.tokenizer, chat_template=scoring["chat_template_sha256"] is not None)
+    encoder = response_encoder(facts.tokenizer, chat_template=scoring.chat_template_sha256 is not None)
     encoded = encode_rows(annotated_source(sample, dataset), encoder, how.longest, 0, len(sample))
     table = sample.with_format("arrow")[:]
     stored = {side: read_annotations(table, side) for side in SIDES}
@@ -123,51 +120,43 @@ def verify(
         given += rewards
         found += scores[side].rewards
         masks += [_with_end(one.token_mask, one.eos_mask) for one in annotations]
-        by_rule += side_masks(in_source, side, rewards, _selection(made))
-        again += side_masks(in_source, side, scores[side].rewards, _selection(made))
+        by_rule += side_masks(in_source, side, rewards, made.selection)
+        again += side_masks(in_source, side, scores[side].rewards, made.selection)
     off, mask = np.concatenate(found) - np.concatenate(given), np.concatenate(masks)
-    own = precision_from_dict(made.get("precision"))
     return Verification(
         rows=len(sample),
         moved=moved,
         tokens=off.size,
         largest_difference=float(np.abs(off).max()),
         noise=float(np.sqrt(np.square(off).mean())),
-        tolerance=max(ROUNDING, NOISES * own.noise if own else 0.0),
+        tolerance=max(ROUNDING, NOISES * made.precision.noise if made.precision else 0.0),
         equal_masks=float((np.concatenate(again) == mask).mean()),
         by_rule=float((np.concatenate(by_rule) == mask).mean()),
     )
 
 
-def _describe(made: Mapping[str, Any], oracle: str | None, ref: str | None, trust: Trust) -> PairFacts:
+def _describe(made: Manifest, oracle: str | None, ref: str | None, trust: Trust) -> PairFacts:
     """The models; says so if they are others than those that made the dataset."""
-    named = {"oracle": oracle, "ref": ref}
-    revisions: dict[str, str | None] = {}
-    for role, given in named.items():
-        facts = made[role]
-        if given is not None:
-            revisions[role] = None
-        elif facts["revision"].startswith("sha256:"):
-            raise SettingsError(f"the dataset's {role} was a folder ({facts['name']}). Pass --{role} FOLDER.")
-        else:
-            named[role], revisions[role] = facts["name"], facts["revision"]
-    pair = describe_pair(
-        str(named["oracle"]),
-        str(named["ref"]),
-        oracle_revision=revisions["oracle"],
-        ref_revision=revisions["ref"],
-        trust=trust,
-    )
-    for role, found in (("oracle", pair.oracle), ("ref", pair.ref)):
-        facts = made[role]
-        if (found.revision, found.base) != (facts["revision"], facts["base"]):
-            was, now = _named(facts), _named(asdict(found))
-            log.warning("the dataset's %s is %s, this is %s", role, was, now)
+    oracle, oracle_revision = _where("oracle", made.oracle, oracle)
+    ref, ref_revision = _where("ref", made.ref, ref)
+    pair = describe_pair(oracle, ref, oracle_revision=oracle_revision, ref_revision=ref_revision, trust=trust)
+    for role, was, now in (("oracle", made.oracle, pair.oracle), ("ref", made.ref, pair.ref)):
+        if (now.revision, now.base) != (was.revision, was.base):
+            log.warning("the dataset's %s is %s, this is %s", role, _named(was), _named(now))
     return pair
 
 
-def _named(facts: Mapping[str, Any]) -> str:
-    return f"{facts['name']}@{facts['revision'][:19]}" + (f" on {facts['base']}" if facts["base"] else "")
+def _where(role: str, facts: ModelFacts, given: str | None) -> tuple[str, str | None]:
+    """Name and revision of a model: what the user gives, or what the manifest names on the Hub."""
+    if given is not None:
+        return given, None
+    if facts.revision.startswith("sha256:"):
+        raise SettingsError(f"the dataset's {role} was a folder ({facts.name}). Pass --{role} FOLDER.")
+    return facts.name, facts.revision
+
+
+def _named(facts: ModelFacts) -> str:
+    return f"{facts.name}@{facts.revision[:19]}" + (f" on {facts.base}" if facts.base else "")
 
 
 def _lies_as(pair: EncodedPair, side: Side, stored: Mapping[Side, Sequence[Annotation]]) -> bool:
@@ -181,22 +170,11 @@ def _with_end(values: npt.NDArray[Any], end: float | bool | None) -> npt.NDArray
     return values if end is None else np.append(values, end)
 
 
-def _source_rows(made: Mapping[str, Any], kept: int, name: str) -> npt.NDArray[np.int64]:
+def _source_rows(made: Manifest, kept: int, name: str) -> npt.NDArray[np.int64]:
     """Numbers of the dataset's rows in its source: the rule ``random`` draws by them."""
-    dropped = {row for rows in made["dropped_rows"].values() for row in rows}
-    total = made["counts"]["rows"]
+    dropped = {row for rows in made.dropped_rows.values() for row in rows}
+    total = made.counts.rows
     if kept + len(dropped) != total or max(dropped, default=0) >= total:
         problem = f"its manifest counts {total:,} rows and {len(dropped):,} dropped ones, and it has {kept:,}"
         raise SchemaError(f"{name}: {problem}. Copy it again, or annotate again.")
     return np.setdiff1d(np.arange(total), list(dropped))
-
-
-def _selection(made: Mapping[str, Any]) -> AnnotateSettings:
-    rule = made["selection"]
-    return AnnotateSettings(
-        output=Path(),
-        selection=rule["rule"],
-        chosen_ratio=rule["chosen_ratio"],
-        rejected_ratio=rule["rejected_ratio"],
-        seed=rule["seed"] or 0,
-    )

@@ -141,13 +141,13 @@ def _facts(source: Source | ChatSource) -> dict[str, Any]:
 
 def annotated_facts(annotated: Annotated, split: str) -> dict[str, Any]:
     """What the record keeps of an annotated dataset."""
-    source = annotated.manifest.get("source", {})
+    source = annotated.manifest.source
     return {
         "name": annotated.name,
         "revision": annotated.revision,
         "config": None,
         "split": split,
         "on_hub": not annotated.revision.startswith("sha256:"),
-        "card": source.get("card", {}),
-        "restricted": bool(source.get("restricted")),
+        "card": source.card,
+        "restricted": source.restricted,
     }

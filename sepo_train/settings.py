@@ -6,14 +6,13 @@ repository) where those state one; `docs/training.md` lists them with their sour
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from sepo_data.errors import SettingsError
 from sepo_data.schema import Side
-from sepo_data.selection import Selection, check_ratio
-from sepo_data.settings import DTYPES, Dtype, Projection, ProjectionSettings, Weights, as_annotated
+from sepo_data.selection import Selection, SelectionRule, check_ratio
+from sepo_data.settings import DTYPES, Dtype, Projection, ProjectionSettings, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,24 +184,24 @@ class SepoSettings(TrainSettings):
                 "projection majority carries the masks of the dataset, so a selection or a ratio says "
                 "nothing. Leave them out, or use --projection sum."
             )
-        self.projection_settings({}, self.max_length)
+        self.projection_settings(SelectionRule(), self.max_length)
 
-    def projection_settings(self, made_with: Mapping[str, Any], max_length: int) -> ProjectionSettings:
+    def projection_settings(self, annotated_with: SelectionRule, max_length: int) -> ProjectionSettings:
         """How annotated rows become the policy's.
 
         Args:
-            made_with: What the manifest of the dataset says of its own selection.
+            annotated_with: The rule of the dataset's own masks.
             max_length: Most tokens that the policy is given.
         """
-        return as_annotated(
-            made_with,
-            selection=self.selection,
-            chosen_ratio=self.chosen_ratio,
-            rejected_ratio=self.rejected_ratio,
-            projection=self.projection,
-            weights=self.weights,
-            seed=self.seed,
-            max_length=max_length,
+        rule = annotated_with.changed(self.selection, self.chosen_ratio, self.rejected_ratio)
+        return ProjectionSettings(
+            replace(rule, seed=self.seed), self.projection, self.weights, max_length=max_length
+        )
+
+    def with_selection(self, rule: SelectionRule) -> "SepoSettings":
+        """The settings with every choice made, as the record keeps them."""
+        return replace(
+            self, selection=rule.rule, chosen_ratio=rule.chosen_ratio, rejected_ratio=rule.rejected_ratio
         )
 
 

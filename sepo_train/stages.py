@@ -114,14 +114,9 @@ def train_sepo(
     split = choose_split(annotated, settings.split)
     source = annotated_source(drawn_rows(annotated.splits[split], settings), annotated.name)
     start = prepare_start(policy, source, settings)
-    projection = settings.projection_settings(annotated.manifest.get("selection", {}), start.max_length)
+    projection = settings.projection_settings(annotated.manifest.selection, start.max_length)
     if settings.projection == "sum":  # the record says what was chosen, by whomever
-        settings = replace(
-            settings,
-            selection=projection.selection,
-            chosen_ratio=projection.chosen_ratio,
-            rejected_ratio=projection.rejected_ratio,
-        )
+        settings = settings.with_selection(projection.selection)
     examples: list[Example] = []
     notes = Counter[str]()
 

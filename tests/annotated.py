@@ -5,9 +5,29 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sepo_data.schema import SIDES, annotated_schema
+from sepo_data import SelectionRule
+from sepo_data.annotated.health import HealthMeter
+from sepo_data.annotated.manifest import (
+    Counts,
+    Manifest,
+    ModelFacts,
+    ModelRevision,
+    RunRecord,
+    ScoredRows,
+    Scoring,
+    SourceRecord,
+    completed,
+)
+from sepo_data.schema import SCHEMA_VERSION, SIDES, annotated_schema
 
 TEXT = {"prompt": pa.string(), "chosen": pa.string(), "rejected": pa.string()}
+
+
+def with_rule(**settings: Any) -> dict[str, Any]:
+    """Settings with a `SelectionRule` in the place of ``rule``, ratios and ``seed``."""
+    names = ("rule", "chosen_ratio", "rejected_ratio", "seed")
+    rule = {name: settings.pop(name) for name in names if name in settings}
+    return {**settings, "selection": SelectionRule(**rule)}
 
 
 def side_values(text: str, *, ended: bool = True, reward: float = 0.5) -> dict[str, Any]:
@@ -35,6 +55,42 @@ def annotated_table(rows: int = 4, **changes: Any) -> pa.Table:
         content.append(values | changes if row == 1 else values)
     schema = annotated_schema(pa.schema({"id": pa.int64()}), TEXT, store_logps=False)
     return pa.Table.from_pylist(content, schema=schema)
+
+
+def run_record(rows: int = 600, *, selection: SelectionRule | None = None, **scoring: Any) -> RunRecord:
+    """The record of a run over so many rows; ``scoring`` changes what decides on its numbers."""
+    columns = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+    model = ModelRevision("sha256:0", None)
+    facts: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "source": ScoredRows("sha256:abc", None, "train", rows, columns),
+        "oracle": model,
+        "ref": model,
+        "tokenizer_sha256": "0",
+        "chat_template_sha256": None,
+        "dtype": "float32",
+        "max_length": 64,
+        "store_logps": False,
+    }
+    return RunRecord(
+        schema_version=SCHEMA_VERSION,
+        sepo_version="0.1.0",
+        scoring=Scoring(**facts | scoring),
+        selection=selection or SelectionRule(),
+        source=SourceRecord("d", None, False, {}, False, {}),
+        oracle=ModelFacts("m", "sha256:0", None),
+        ref=ModelFacts("m", "sha256:0", None),
+    )
+
+
+def manifest(rows: int = 4) -> Manifest:
+    """A manifest without shards, so that it fits any data files."""
+    meter = HealthMeter()
+    meter.add(annotated_table(rows))
+    counts = Counts(rows, rows, {}, {})
+    return completed(
+        run_record(rows), fingerprint="0", counts=counts, dropped_rows={}, health=meter.health(), shards=[]
+    )
 
 
 def random_table(rng: np.random.Generator, rows: int) -> pa.Table:

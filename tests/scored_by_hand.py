@@ -33,7 +33,7 @@ def scored(
 
     schema = annotated_schema(pa.schema({"id": pa.int64()}), pair_types(source), store_logps=False)
     sides = {side: ScoredSide(logps(side), logps(side)) for side in SIDES}
-    return datasets.Dataset(annotated_table(encoded, sides, schema, settings))
+    return datasets.Dataset(annotated_table(encoded, sides, schema, settings.selection))
 
 
 def row_by_hand(chosen: dict[str, Any], **rejected: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from annotated import with_rule
 from nasty import NASTY
 from tiny_pair import pairs, save_pair, write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -44,11 +45,11 @@ def run(
     """Annotate rows, validate the result, and read it as a stranger would."""
     data = write_jsonl(tmp_path / "prefs.jsonl", rows)
     output = tmp_path / "out"
-    report = annotate(data, *models, AnnotateSettings(output=output, **settings))
+    report = annotate(data, *models, AnnotateSettings(output=output, **with_rule(**settings)))
     assert report.manifest is not None
     dataset = datasets.load_dataset(str(output))["train"]
     validate(dataset)
-    assert len(dataset) == report.manifest["counts"]["annotated"]
+    assert len(dataset) == report.manifest.counts.annotated
     return dataset
 
 
@@ -170,7 +171,7 @@ def test_a_long_response_is_cut_and_its_end_is_null(tmp_path: Path, models: tupl
 def test_other_rules_are_recorded_and_applied(
     tmp_path: Path, models: tuple[str, str], selection: str
 ) -> None:
-    dataset = run(tmp_path, models, pairs(5), selection=selection, chosen_ratio=0.5, seed=7)
+    dataset = run(tmp_path, models, pairs(5), rule=selection, chosen_ratio=0.5, seed=7)
     shares = [np.mean([*row["chosen_token_mask"], row["chosen_eos_mask"]]) for row in dataset]
     assert (np.mean(shares) == 1.0) == (selection == "all")
     recorded = manifest_of(tmp_path / "out")["selection"]
@@ -319,7 +320,8 @@ def test_a_worker_whose_run_was_merged_by_another_is_done(tmp_path: Path, models
             annotate(data, *models, settings)  # the other worker does everything in the meantime
 
     manifest = annotate(data, *models, settings, progress=Faster()).manifest
-    assert manifest == manifest_of(tmp_path / "out")
+    assert manifest is not None
+    assert manifest.as_dict() == manifest_of(tmp_path / "out")
     assert not (tmp_path / "out" / "_work").exists()
 
 
@@ -430,7 +432,7 @@ def test_a_plan_counts_what_the_run_then_does(tmp_path: Path, models: tuple[str,
     assert found.memory_bytes > 2**26
     manifest = annotate(data, *models, settings).manifest
     assert manifest is not None
-    scored = manifest["health"]["chosen"]["tokens"] + manifest["health"]["rejected"]["tokens"]
+    scored = manifest.health.chosen.tokens + manifest.health.rejected.tokens
     assert scored < found.tokens < 60 * found.longest
 
 

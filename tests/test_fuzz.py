@@ -30,6 +30,8 @@ from tiny_tokenizers import FAMILIES, tiny_tokenizer
 from cli.main import main
 from sepo_data import AnnotateSettings, SepoError, annotate, load_annotated
 from sepo_data.annotated.card import render_card
+from sepo_data.annotated.from_json import from_json
+from sepo_data.annotated.manifest import Manifest, RunRecord
 from sepo_data.annotated.publishing import annotated_files
 from sepo_data.models.description import PairFacts, describe_pair
 from sepo_data.models.scoring import ScoredSide
@@ -227,10 +229,10 @@ def test_whatever_the_rows_a_run_ends_in_a_dataset_or_in_one_line(
     with one_line_or_none():
         report = annotate(data, *models, AnnotateSettings(output, chat_template=template, max_length=200))
         assert report.manifest is not None
-        counts = report.manifest["counts"]
-        assert counts["annotated"] + sum(counts["dropped"].values()) == len(rows)
+        counts = report.manifest.counts
+        assert counts.annotated + sum(counts.dropped.values()) == len(rows)
         loaded = load_annotated(str(output))["train"]
-        assert len(loaded) == counts["annotated"]
+        assert len(loaded) == counts.annotated
         assert sorted(path.name for path in output.rglob("*") if path.is_file()) == [
             "README.md",
             MANIFEST_NAME,
@@ -285,9 +287,9 @@ def test_names_are_what_they_are_in_a_card_and_nothing_more(
 ) -> None:
     manifest = named(manifest_of(annotated), names, licence, on_hub=on_hub)
     plain = named(manifest_of(annotated), ["x"] * 6, "mit", on_hub=on_hub)
-    content = render_card(manifest)
+    content = render_card(from_json(Manifest, manifest))
     card = DatasetCard(content)
-    expected = DatasetCard(render_card(plain))
+    expected = DatasetCard(render_card(from_json(Manifest, plain)))
     header = yaml.safe_load(content.split("\n---\n", 1)[0].removeprefix("---\n"))
     assert header.keys() == data_of(expected).keys()
     assert [header[key] for key in ("license", "language", "extra_gated_prompt")] == [licence] * 3
@@ -452,17 +454,7 @@ def test_a_changed_card_leads_to_no_other_file(
 def unfinished(folder: Path, annotated: Path) -> Run:
     """A run whose chunks are all there, before the merge."""
     whole = manifest_of(annotated)
-    parts = (
-        "schema_version",
-        "sepo_version",
-        "scoring",
-        "selection",
-        "source",
-        "oracle",
-        "ref",
-        "environment",
-    )
-    run = open_run(folder, {part: whole[part] for part in parts})
+    run = open_run(folder, from_json(RunRecord, whole))
     table = random_table(np.random.default_rng(0), run.rows)
     write_chunk(run, 0, run.rows, table, {"dropped": {}, "counts": {}})
     return run

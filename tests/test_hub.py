@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from annotated import manifest
 from hub_server import PREFIXES, READER, STRANGER, Fault, HubServer
 from huggingface_hub import HfApi
 from safetensors.numpy import save_file
@@ -26,7 +27,7 @@ from sepo_data.annotated.publishing import push_annotated
 from sepo_data.errors import HubError, ModelError, OutputError, PreferenceError, SchemaError, SepoError
 from sepo_data.hub.client import TRIES, dataset_revision, model_revision
 from sepo_data.hub.pushing import RECORD_NAME, RepoType, check_push_target
-from sepo_data.schema import MANIFEST_NAME, SCHEMA_VERSION, annotated_schema
+from sepo_data.schema import MANIFEST_NAME, annotated_schema
 from sepo_train.publishing import push_model
 
 KINDS: list[RepoType] = ["dataset", "model"]
@@ -83,7 +84,7 @@ def write_folder(folder: Path, shards: int = 2, first_row: int = 0) -> Path:
         name = f"train-{shard:05d}-of-{shards:05d}.parquet"
         pq.write_table(pa.Table.from_pylist(rows, schema), folder / "data" / name)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Annotated\n")
-    (folder / MANIFEST_NAME).write_text(json.dumps({"schema_version": SCHEMA_VERSION}))
+    (folder / MANIFEST_NAME).write_text(json.dumps(manifest().as_dict()))
     return folder
 
 
@@ -489,12 +490,12 @@ def test_a_revision_names_one_dataset_for_good(
         assert load_annotated(name, revision=revision)["train"][0]["prompt"] == "Question 0?"
         found = open_annotated(name, revision=revision)
         assert (found.name, found.revision) == (known_as, revision)
-        assert found.manifest == json.loads((folder / MANIFEST_NAME).read_text())
+        assert found.manifest.as_dict() == json.loads((folder / MANIFEST_NAME).read_text())
 
 
 def test_a_folder_that_is_of_another_revision_is_refused(folder: Path, tmp_path: Path) -> None:
     before = annotated_revision(str(folder))
-    (folder / MANIFEST_NAME).write_text(json.dumps({"schema_version": SCHEMA_VERSION, "new": True}))
+    (folder / MANIFEST_NAME).write_text(json.dumps(manifest().as_dict() | {"new": True}))
     for revision in (before, "main"):
         with pytest.raises(SchemaError, match=f'holds sha256:.*, not revision "{revision}"') as error:
             load_annotated(str(folder), revision=revision)
@@ -531,9 +532,9 @@ def test_offline_a_dataset_loads_from_the_cache_at_its_revision(
 def test_a_dataset_made_from_a_restricted_source_is_pushed_private(
     hub: HubServer, repo_id: str, folder: Path
 ) -> None:
-    manifest = json.loads((folder / "sepo_manifest.json").read_text())
-    manifest["source"] = {"restricted": True}
-    (folder / "sepo_manifest.json").write_text(json.dumps(manifest))
+    changed = json.loads((folder / "sepo_manifest.json").read_text())
+    changed["source"]["restricted"] = True
+    (folder / "sepo_manifest.json").write_text(json.dumps(changed))
     push_annotated(folder, repo_id)
     assert HfApi().dataset_info(repo_id).private
 
@@ -561,8 +562,8 @@ def test_what_is_not_an_annotated_dataset_is_refused_before_its_data_is_fetched(
 
 
 def test_an_unknown_schema_version_is_refused(folder: Path) -> None:
-    for manifest in ('{"schema_version": "2.0"}', "{}", "{", "[]"):
-        (folder / MANIFEST_NAME).write_text(manifest)
+    for content in ('{"schema_version": "2.0"}', "{}", "{", "[]"):
+        (folder / MANIFEST_NAME).write_text(content)
         with pytest.raises(SchemaError, match="schema version"):
             load_annotated(str(folder))
 

@@ -7,11 +7,20 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from annotated import with_rule
 from scored_by_hand import letters, row_by_hand, scored
 from tiny_pair import pairs
 from tiny_tokenizers import CHATML, FAMILIES, tiny_tokenizer
 
-from sepo_data import PreferenceError, SchemaError, SelectionError, SettingsError, TokenizerError, project_row
+from sepo_data import (
+    PreferenceError,
+    SchemaError,
+    SelectionError,
+    SelectionRule,
+    SettingsError,
+    TokenizerError,
+    project_row,
+)
 from sepo_data.annotated.annotations import annotated_source
 from sepo_data.projected.pairs import (
     NOTHING_SELECTED,
@@ -21,7 +30,7 @@ from sepo_data.projected.pairs import (
     project_rows,
 )
 from sepo_data.schema import SIDES
-from sepo_data.settings import AnnotateSettings, ProjectionSettings, as_annotated
+from sepo_data.settings import AnnotateSettings, ProjectionSettings
 from sepo_data.tokens.encoder import response_encoder
 from sepo_data.tokens.encoding import PROMPT_TOO_LONG
 
@@ -51,11 +60,14 @@ SEEN_TO_D = {  # the oracle was cut behind the "c"
 
 def projected(rows: datasets.Dataset, family: str = "byte_bpe", **settings: Any) -> ProjectedRows:
     encoder = response_encoder(tiny_tokenizer(family))
-    return project_rows(annotated_source(rows, "rows"), encoder, ProjectionSettings(**settings), 0, len(rows))
+    return project_rows(
+        annotated_source(rows, "rows"), encoder, ProjectionSettings(**with_rule(**settings)), 0, len(rows)
+    )
 
 
 def chosen(columns: dict[str, Any], *words: str, **settings: Any) -> ProjectedSide:
-    return project_row(row_by_hand(columns), letters(*words), **settings).chosen
+    wanted = ProjectionSettings(**with_rule(**settings))
+    return project_row(row_by_hand(columns), letters(*words), wanted).chosen
 
 
 def marked(side: ProjectedSide) -> list[int]:
@@ -84,7 +96,7 @@ def test_merged_tokens_add_up_and_parts_share_evenly() -> None:
 
 def test_rejected_keeps_the_lowest() -> None:
     row = row_by_hand(FOUR, token_rewards=[1.0, -3.0, -1.0], eos_reward=-5.0)
-    side = project_row(row, letters(), rejected_ratio=0.5).rejected
+    side = project_row(row, letters(), ProjectionSettings(SelectionRule(rejected_ratio=0.5))).rejected
     assert marked(side) == [1, 3]  # two of four: the end at -5, "y" at -3
     assert (side.eos_reward, side.eos_mask) == (-5.0, True)
 
@@ -121,7 +133,7 @@ def test_an_end_that_is_cut_alone_is_counted() -> None:
 @pytest.mark.parametrize("rule", ["ratio", "mass", "random", "all"])
 def test_what_the_oracle_never_saw_is_unknown_and_never_selected(rule: str) -> None:
     # the oracle saw "abc"; the policy's d, e, f, gh and its end are known to nobody
-    side = chosen(SEEN_TO_D, "bc", "gh", selection=rule, chosen_ratio=1.0)
+    side = chosen(SEEN_TO_D, "bc", "gh", rule=rule, chosen_ratio=1.0)
     np.testing.assert_array_equal(side.token_rewards, [0.5, 3.5, *[np.nan] * 4])
     assert np.isnan(side.eos_reward)
     assert side.eos_mask is False
@@ -140,7 +152,7 @@ def test_a_token_that_reaches_over_the_oracles_end_keeps_what_is_known() -> None
 
 def test_majority_carries_the_stored_mask_whatever_the_ratio_is() -> None:
     # selected: c, def. "bc" is selected by half, "efgh" by two of four, "a" not
-    side = chosen(FOUR, "bc", "efgh", projection="majority", selection="all", chosen_ratio=0.01)
+    side = chosen(FOUR, "bc", "efgh", projection="majority", rule="all", chosen_ratio=0.01)
     assert side.token_mask.tolist() == [False, True, True, True]
     assert side.eos_mask is False
     side = chosen(
@@ -159,7 +171,7 @@ def test_a_pair_without_a_selected_token_on_a_side_is_dropped_and_counted() -> N
     columns = {**FOUR, "token_mask": [False, True, False, False]}  # one letter of a word of eight
     row, tokenizer = row_by_hand(columns), letters("abcdefgh")
     with pytest.raises(PreferenceError, match=f"^row 7: {NOTHING_SELECTED}"):
-        project_row(row, tokenizer, row_number=7, projection="majority")
+        project_row(row, tokenizer, ProjectionSettings(projection="majority"), row_number=7)
     rows = datasets.Dataset.from_list([row, row_by_hand({**FOUR, "token_mask": [True] * 4})])
     settings = ProjectionSettings(projection="majority")
     found = project_rows(annotated_source(rows, "rows"), response_encoder(tokenizer), settings, 0, 2)
@@ -171,7 +183,8 @@ def test_rewards_as_weights_are_sigmoids_on_the_selected_tokens() -> None:
     # sigmoid(ln 3) = 0.75; on the rejected side of -ln 3
     columns = {**FOUR, "token_rewards": [0.0, float(np.log(3)), -9.0, -9.0]}
     row = row_by_hand(columns, token_rewards=[9.0, -float(np.log(3)), 9.0], eos_reward=9.0)
-    pair = project_row(row, letters(), weights="rewards", chosen_ratio=0.34, rejected_ratio=0.1)
+    settings = ProjectionSettings(SelectionRule(chosen_ratio=0.34, rejected_ratio=0.1), weights="rewards")
+    pair = project_row(row, letters(), settings)
     # a and b get half of 0, c its own, eight letters and the end: three selected
     np.testing.assert_allclose(pair.chosen.weights, [0.5, 0.5, 0.75, 0, 0, 0, 0, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(pair.rejected.weights, [0, 0.75, 0, 0], rtol=1e-6)
@@ -180,8 +193,8 @@ def test_rewards_as_weights_are_sigmoids_on_the_selected_tokens() -> None:
 @pytest.mark.parametrize("max_length", [2048, 34])
 @pytest.mark.parametrize("rule", ["ratio", "mass", "random", "all"])
 def test_the_oracles_own_tokenizer_gives_the_stored_columns_bit_for_bit(rule: str, max_length: int) -> None:
-    same: dict[str, Any] = {"selection": rule, "rejected_ratio": 0.45, "seed": 5, "max_length": max_length}
-    rows = scored(pairs(12), tiny_tokenizer(), AnnotateSettings(output=Path(), **same))
+    same: dict[str, Any] = {"rule": rule, "rejected_ratio": 0.45, "seed": 5, "max_length": max_length}
+    rows = scored(pairs(12), tiny_tokenizer(), AnnotateSettings(output=Path(), **with_rule(**same)))
     ends = rows["chosen_eos_reward"]
     assert (None in ends) == (max_length == 34)
     assert_identical(rows, projected(rows, **same))
@@ -205,8 +218,10 @@ def assert_identical(rows: datasets.Dataset, found: ProjectedRows) -> None:
 def test_behind_a_dropped_row_random_masks_agree_in_number_only() -> None:
     source = pairs(12)
     source[2] = {**source[2], "rejected": source[2]["chosen"]}  # dropped: row 3 of the source is row 2 here
-    rows = scored(source, tiny_tokenizer(), AnnotateSettings(output=Path(), selection="random"))
-    found = projected(rows, selection="random")
+    rows = scored(
+        source, tiny_tokenizer(), AnnotateSettings(output=Path(), selection=SelectionRule("random"))
+    )
+    found = projected(rows, rule="random")
     masks = [pair.chosen.token_mask.tolist() for pair in found.pairs]
     assert masks[:2] == rows["chosen_token_mask"][:2]
     assert masks[2:] != rows["chosen_token_mask"][2:]
@@ -235,7 +250,7 @@ def test_any_vocabulary_keeps_the_sum_and_the_share(oracle: str, family: str) ->
 @pytest.mark.parametrize("max_length", [40, 2048])
 def test_row_by_row_equals_the_batch_and_chunks(max_length: int) -> None:
     rows = scored(pairs(12), tiny_tokenizer(), AnnotateSettings(output=Path()))
-    settings = ProjectionSettings(selection="random", max_length=max_length)
+    settings = ProjectionSettings(SelectionRule("random"), max_length=max_length)
     policy = tiny_tokenizer("sentencepiece_bpe")
     source, encoder = annotated_source(rows, "rows"), response_encoder(policy)
     batch = project_rows(source, encoder, settings, 0, 12)
@@ -244,9 +259,7 @@ def test_row_by_row_equals_the_batch_and_chunks(max_length: int) -> None:
     for one, other in zip(batch.pairs, [pair for chunk in chunks for pair in chunk.pairs], strict=True):
         assert_equal(one, other)
     for pair in batch.pairs:
-        alone = project_row(
-            rows[pair.row], policy, row_number=pair.row, selection="random", max_length=max_length
-        )
+        alone = project_row(rows[pair.row], policy, settings, row_number=pair.row)
         assert_equal(replace(alone, row=pair.row), pair)
 
 
@@ -265,7 +278,7 @@ def test_a_row_keeps_its_number_behind_a_dropped_one() -> None:
     assert [pair.row for pair in found.pairs] == [1, 2]
     assert found.pairs[0].chosen.token_rewards.tolist() == rows[1]["chosen_token_rewards"]
     with pytest.raises(PreferenceError, match=PROMPT_TOO_LONG):
-        project_row(rows[0], tiny_tokenizer(), max_length=60)
+        project_row(rows[0], tiny_tokenizer(), ProjectionSettings(max_length=60))
 
 
 def test_a_template_that_is_set_between_two_rows_is_noticed() -> None:
@@ -300,13 +313,13 @@ def test_messages_without_a_chat_template_are_refused() -> None:
 @pytest.mark.parametrize("name", ["chosen_ratio", "rejected_ratio"])
 def test_a_ratio_out_of_range_is_refused(name: str) -> None:
     with pytest.raises(SelectionError, match=rf"{name.replace('_', ' ')} must be in \(0, 1\], got 30"):
-        ProjectionSettings(**{name: 30})
+        SelectionRule(**{name: 30})
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"selection": "best"}, 'selection "best" is not one of ratio, mass, random, all'),
+        ({"rule": "best"}, 'selection "best" is not one of ratio, mass, random, all'),
         ({"projection": "max"}, 'projection "max" is not one of sum, majority'),
         ({"weights": "all"}, 'weights "all" is not one of mask, rewards'),
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
@@ -315,18 +328,16 @@ def test_a_ratio_out_of_range_is_refused(name: str) -> None:
 )
 def test_a_setting_that_cannot_work_is_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        ProjectionSettings(**setting)
+        ProjectionSettings(**with_rule(**setting))
 
 
-def test_settings_are_those_of_the_annotation_unless_others_are_asked_for() -> None:
-    made_with = {"rule": "ratio", "chosen_ratio": 0.1, "rejected_ratio": 0.2}
-    same = as_annotated(made_with)
-    assert (same.selection, same.chosen_ratio, same.rejected_ratio) == ("ratio", 0.1, 0.2)
-    assert as_annotated(made_with, chosen_ratio=0.5).rejected_ratio == 0.2
-    baseline = as_annotated(made_with, selection="random")
-    assert (baseline.selection, baseline.chosen_ratio) == ("random", 0.1)
+def test_a_rule_is_that_of_the_annotation_unless_another_is_asked_for() -> None:
+    annotated_with = SelectionRule("ratio", 0.1, 0.2)
+    assert annotated_with.changed() == annotated_with
+    assert annotated_with.changed(chosen_ratio=0.5) == SelectionRule("ratio", 0.5, 0.2)
+    assert annotated_with.changed("random") == SelectionRule("random", 0.1, 0.2)
     # a share of the tokens is no share of the reward, and the other way round
-    assert as_annotated(made_with, selection="mass").chosen_ratio == 0.3
-    by_mass = {"rule": "mass", "chosen_ratio": 0.6, "rejected_ratio": 0.6}
-    assert as_annotated(by_mass).chosen_ratio == 0.6
-    assert as_annotated(by_mass, selection="ratio").chosen_ratio == 0.3
+    assert annotated_with.changed("mass") == SelectionRule("mass", 0.3, 0.3)
+    by_mass = SelectionRule("mass", 0.6, 0.6)
+    assert by_mass.changed() == by_mass
+    assert by_mass.changed("ratio") == SelectionRule("ratio", 0.3, 0.3)

@@ -16,6 +16,7 @@ from sepo_data.models.description import describe_pair
 from sepo_data.models.placement import weight_bytes
 from sepo_data.models.scoring import ScoredSide
 from sepo_data.runs.rounding import PAIRS, compare
+from sepo_data.selection import SelectionRule
 from sepo_data.tokens.pairs import EncodedPair
 
 
@@ -36,7 +37,7 @@ def test_noise_and_overlap_by_hand() -> None:
     scored = {"chosen": side([3.0, 1.0, 2.0, 0.0], [9.0]), "rejected": side([-1.0, 1.0], [9.0])}
     nothing: Any = None
     both = [EncodedPair(row, nothing, nothing, nothing) for row in (0, 1)]
-    found = compare(both, exact, scored, AnnotateSettings(Path("out"), chosen_ratio=0.5, rejected_ratio=0.5))
+    found = compare(both, exact, scored, SelectionRule("ratio", 0.5, 0.5))
     # six rewards, of which two differ by 1; their mean is 1, squares 4 + 1 + 0 + 1 + 4 + 0
     assert (found.pairs, found.tokens) == (1, 6)
     assert found.overlap == pytest.approx(2 / 3)
@@ -113,5 +114,7 @@ def test_a_run_whose_models_do_not_fit_in_float32_goes_on(
     monkeypatch.setattr(placement, "free_bytes", lambda device: size)
     data = write_jsonl(tmp_path / "prefs.jsonl", pairs(3))
     settings = AnnotateSettings(tmp_path / "out", dtype="bfloat16", sequential=True)
-    assert annotate(data, *tiny, settings).precision is None
+    manifest = annotate(data, *tiny, settings).manifest
+    assert manifest is not None
+    assert manifest.precision is None
     assert "what bfloat16 changes is not measured: in float32, oracle takes 0.0 GiB" in caplog.text

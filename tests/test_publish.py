@@ -59,9 +59,9 @@ def test_names_in_name_out(
 
     record = read_record(tmp_path / "out")
     assert record is not None
-    assert record["scoring"]["oracle"]["revision"] == shas[0]
-    assert record["scoring"]["ref"]["revision"] == shas[1]
-    assert record["scoring"]["source"]["revision"] == HfApi().dataset_info(source).sha
+    assert record.scoring.oracle.revision == shas[0]
+    assert record.scoring.ref.revision == shas[1]
+    assert record.scoring.source.revision == HfApi().dataset_info(source).sha
     card = DatasetCard.load(repo_id).data.to_dict()
     assert (card["license"], card["license_name"]) == ("other", "house-rules")
     assert card["source_datasets"] == [source]

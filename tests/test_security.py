@@ -28,6 +28,8 @@ from cli.main import main
 from cli.reports import describe_row
 from sepo_data import AnnotateSettings, PreferenceError, SchemaError, SepoError, annotate, load_annotated
 from sepo_data.annotated.card import code, render_card
+from sepo_data.annotated.from_json import from_json
+from sepo_data.annotated.manifest import Manifest
 from sepo_data.annotated.publishing import push_annotated
 from sepo_data.errors import without_secrets
 from sepo_data.hub.client import dataset_revision, model_revision
@@ -563,7 +565,7 @@ def test_a_name_stays_in_its_code_span(annotated: Path) -> None:
     for facts in (manifest["source"], manifest["oracle"], manifest["ref"]):
         facts["name"] = evil
     manifest["source"]["card"] = {"license": evil}
-    page = DatasetCard(render_card(manifest)).text
+    page = DatasetCard(render_card(from_json(Manifest, manifest))).text
     assert code(evil).count("`") == 2
     assert page.count("evil.example") == page.count(code(evil)) == 5
     assert page.count("\n# ") == 1

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from cli.main import main
 from sepo_data import AnnotateSettings, SettingsError, annotate
 from sepo_data.hub.pushing import RECORD_NAME
+from sepo_data.selection import SelectionRule
 from sepo_train import DpoSettings, SepoSettings, train_dpo, train_sepo
 from sepo_train.arguments import training_arguments
 from sepo_train.examples import Example, WeightedSequence, hold_out
@@ -46,7 +47,7 @@ def prefs(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def annotated(tmp_path_factory: pytest.TempPathFactory, models: tuple[str, str], prefs: str) -> str:
     output = tmp_path_factory.mktemp("annotated") / "out"
-    annotate(prefs, *models, AnnotateSettings(output=output, chosen_ratio=0.4, rejected_ratio=0.2))
+    annotate(prefs, *models, AnnotateSettings(output=output, selection=SelectionRule("ratio", 0.4, 0.2)))
     return str(output)
 
 

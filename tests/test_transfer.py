@@ -6,6 +6,7 @@ from typing import Any
 
 import datasets
 import pytest
+from annotated import with_rule
 from scored_by_hand import letters, row_by_hand, scored
 from tiny_pair import pairs
 from tiny_tokenizers import tiny_tokenizer
@@ -35,7 +36,9 @@ def report(
 ) -> Transfer:
     rows = datasets.Dataset.from_list(rows) if isinstance(rows, list) else rows
     return transfer_report(
-        annotated_source(rows, "rows"), response_encoder(tokenizer), ProjectionSettings(**settings)
+        annotated_source(rows, "rows"),
+        response_encoder(tokenizer),
+        ProjectionSettings(**with_rule(**settings)),
     )
 
 
@@ -181,6 +184,6 @@ def test_a_smaller_ratio_than_the_datasets_is_not_warned_of() -> None:
 
 def test_random_is_told_from_the_settings() -> None:
     rows = [row_by_hand(FIVE)]
-    assert report(rows, letters(), selection="random").random
-    assert not report(rows, letters(), selection="random", projection="majority").random
+    assert report(rows, letters(), rule="random").random
+    assert not report(rows, letters(), rule="random", projection="majority").random
     assert not report(rows, letters()).random

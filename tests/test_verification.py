@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from annotated import with_rule
 from click.testing import CliRunner
 from hub_server import HubServer
 from tiny_pair import pairs, save_pair, write_jsonl
@@ -19,6 +20,8 @@ from cli.main import main
 from cli.reports import describe_verification
 from sepo_data import AnnotateSettings, SchemaError, SettingsError, annotate, push_annotated
 from sepo_data.annotated.card import render_card
+from sepo_data.annotated.from_json import from_json
+from sepo_data.annotated.manifest import Manifest
 from sepo_data.files import file_sha256
 from sepo_data.verification import verify
 
@@ -30,7 +33,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def annotated(tmp_path: Path, tiny: tuple[str, str], rows: list[dict[str, Any]], **settings: Any) -> str:
     data = write_jsonl(tmp_path / "prefs.jsonl", rows)
-    annotate(data, *tiny, AnnotateSettings(tmp_path / "out", **settings))
+    annotate(data, *tiny, AnnotateSettings(tmp_path / "out", **with_rule(**settings)))
     return str(tmp_path / "out")
 
 
@@ -46,7 +49,7 @@ def sign(folder: str) -> None:
     manifest = json.loads(Path(folder, "sepo_manifest.json").read_text())
     manifest["shards"][0]["sha256"] = file_sha256(path)
     Path(folder, "sepo_manifest.json").write_text(json.dumps(manifest))
-    Path(folder, "README.md").write_text(render_card(manifest))
+    Path(folder, "README.md").write_text(render_card(from_json(Manifest, manifest)))
 
 
 def test_what_was_annotated_verifies(tmp_path: Path, tiny: tuple[str, str]) -> None:
@@ -70,7 +73,7 @@ def test_every_rule_selects_the_same_again(tmp_path: Path, tiny: tuple[str, str]
     rows = pairs(30)
     for row in (0, 7, 8):
         rows[row] = rows[row] | {"chosen": [{"role": "assistant", "content": ""}]}
-    folder = annotated(tmp_path, tiny, rows, selection=selection, seed=3)
+    folder = annotated(tmp_path, tiny, rows, rule=selection, seed=3)
     assert verify(folder, *tiny).equal_masks == 1
 
 
@@ -107,7 +110,7 @@ def test_masks_that_the_rule_does_not_give_are_found(tmp_path: Path, tiny: tuple
 def test_where_masks_do_not_depend_on_rewards_another_oracle_does_not_verify_either(
     tmp_path: Path, tiny: tuple[str, str], selection: str
 ) -> None:
-    folder = annotated(tmp_path, tiny, pairs(10), selection=selection)
+    folder = annotated(tmp_path, tiny, pairs(10), rule=selection)
     found = verify(folder, tiny[1], tiny[0])
     assert found.equal_masks == 1
     assert not found.holds

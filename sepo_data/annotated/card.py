@@ -11,18 +11,18 @@ import yaml
 
 from ..errors import visible
 from ..files import text_sha256
-from .health import health_from_dict
-from .precision import computed_in, precision_from_dict
+from .manifest import Manifest
+from .precision import computed_in
 
 CARRIED_OVER = ("license", "license_name", "license_link", "language")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def render_card(manifest: dict[str, Any]) -> str:
+def render_card(manifest: Manifest) -> str:
     """The README.md of an annotated dataset.
 
     Args:
-        manifest: The whole manifest, see `docs/dataset_format.md`.
+        manifest: The dataset's.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sepo_data.annotated", "."),
@@ -33,17 +33,16 @@ def render_card(manifest: dict[str, Any]) -> str:
         autoescape=False,  # Markdown: names go through `code`, and no text of a row ever reaches it
     )
     header = yaml_header(_metadata(manifest))
-    health, precision = health_from_dict(manifest["health"]), precision_from_dict(manifest["precision"])
-    warnings = health.warnings()
-    if precision is not None:
-        warnings += precision.warnings(manifest["scoring"]["dtype"])
+    warnings = manifest.health.warnings()
+    if manifest.precision is not None:
+        warnings += manifest.precision.warnings(manifest.scoring.dtype)
     environment.filters["code"] = code
     page = environment.get_template("dataset_card.md.j2")
     return f"---\n{header}---\n\n" + page.render(
         m=manifest,
-        health=health,
-        precision=precision,
-        computed_in=computed_in(manifest["scoring"]["dtype"]),
+        health=manifest.health,
+        precision=manifest.precision,
+        computed_in=computed_in(manifest.scoring.dtype),
         warnings=warnings,
     )
 
@@ -65,16 +64,15 @@ def code(text: object) -> str:
     return f"`{shown or ' '}`"
 
 
-def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:
-    source, split = manifest["source"], manifest["scoring"]["source"]["split"]
-    card = source["card"]
-    gate = {key: value for key, value in card.items() if key.startswith("extra_gated_")}
+def _metadata(manifest: Manifest) -> dict[str, Any]:
+    source, scored = manifest.source, manifest.scoring.source
+    gate = {key: value for key, value in source.card.items() if key.startswith("extra_gated_")}
     return {
-        **{key: card[key] for key in CARRIED_OVER if key in card},
-        "pretty_name": f"{source['name'].split('/')[-1]} with token rewards (SePO)",
+        **{key: source.card[key] for key in CARRIED_OVER if key in source.card},
+        "pretty_name": f"{source.name.split('/')[-1]} with token rewards (SePO)",
         "annotations_creators": ["machine-generated"],
-        **({"source_datasets": [source["name"]]} if source["on_hub"] else {}),
-        "size_categories": [_size_category(manifest["counts"]["annotated"])],
+        **({"source_datasets": [source.name]} if source.on_hub else {}),
+        "size_categories": [_size_category(manifest.counts.annotated)],
         "task_categories": ["text-generation"],
         "tags": ["sepo", "preference", "dpo", "token-level-rewards", "trl"],
         "configs": [
@@ -83,24 +81,24 @@ def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:
                 # `datasets` caches a local folder under its name and this entry: without something of the
                 # content it would show the rows of an earlier dataset in a folder of the same name
                 "description": f"sha256 of the data files' sha256: {_content_hash(manifest)}",
-                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"}],
+                "data_files": [{"split": scored.split, "path": f"data/{scored.split}-*.parquet"}],
             }
         ],
         "sepo": {
-            "schema_version": manifest["schema_version"],
-            "fingerprint": manifest["fingerprint"],
-            "source": f"{source['name']}@{manifest['scoring']['source']['revision']}",
-            "oracle": f"{manifest['oracle']['name']}@{manifest['oracle']['revision']}",
-            "ref": f"{manifest['ref']['name']}@{manifest['ref']['revision']}",
-            "selection": manifest["selection"],
-            "reward_accuracy": round(manifest["health"]["accuracy"], 4),
+            "schema_version": manifest.schema_version,
+            "fingerprint": manifest.fingerprint,
+            "source": f"{source.name}@{scored.revision}",
+            "oracle": f"{manifest.oracle.name}@{manifest.oracle.revision}",
+            "ref": f"{manifest.ref.name}@{manifest.ref.revision}",
+            "selection": manifest.selection.as_dict(),
+            "reward_accuracy": round(manifest.health.accuracy, 4),
         },
         **gate,
     }
 
 
-def _content_hash(manifest: dict[str, Any]) -> str:
-    return text_sha256("".join(shard["sha256"] for shard in manifest["shards"]))
+def _content_hash(manifest: Manifest) -> str:
+    return text_sha256("".join(shard.sha256 for shard in manifest.shards))
 
 
 def _size_category(rows: int) -> str:

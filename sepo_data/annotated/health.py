@@ -5,7 +5,7 @@ distribution (arXiv 2409.03650), so every run measures them: does the sum order 
 pairs as people did, does it follow length, do the selected tokens carry the reward?
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -101,16 +101,6 @@ class Health:
                 "judge little else. Compare its accuracy with that of judging by length alone."
             )
         return found
-
-    def as_dict(self) -> dict[str, object]:
-        """The figures as the manifest stores them."""
-        return asdict(self)
-
-
-def health_from_dict(stored: dict[str, object]) -> Health:
-    """The figures of a manifest."""
-    sides: dict[str, object] = {side: SideHealth(**stored[side]) for side in SIDES}  # type: ignore[arg-type]
-    return Health(**(stored | sides))  # type: ignore[arg-type]
 
 
 @dataclass

@@ -1,112 +1,188 @@
-"""What a manifest holds, checked before anything in it is believed: it may come from anywhere.
+"""The manifest of an annotated dataset: everything that made it. Reading it is checking it.
 
-Every key that is read has a kind, and what becomes a part of a path can lead nowhere else. A key
-that is missing is missed by those who need it all: a run that goes on, and ``sepo verify``.
+It may come from anywhere, so nothing in it is believed before its type is checked, and what becomes
+a part of a path can lead nowhere else.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import EllipsisType
-from typing import Any
+from typing import Annotated, Any
 
 from ..errors import SchemaError
 from ..files import file_sha256
 from ..hub.errors import line_of
-from ..schema import MANIFEST_NAME, SIDES, SPLIT_NAME, check_version
-from ..selection import SELECTIONS
-from ..settings import DTYPES
-from .health import Health, SideHealth
+from ..schema import MANIFEST_NAME, SPLIT_NAME, check_version
+from ..selection import SelectionRule
+from ..settings import Dtype
+from .from_json import Count, NotAsItMustBeError, from_json, matching
+from .health import Health
 from .precision import Precision
 
-DATA_FILE = re.compile(r"data/\w[\w.-]{0,200}\.parquet")  # in the folder, and nowhere else
+_DATA_FILE = re.compile(r"data/\w[\w.-]{0,200}\.parquet")  # in the folder, and nowhere else
 
-_TEXT, _WHOLE, _NUMBER, _FLAG, _NULL = "text", "a whole number", "a finite number", "true or false", "null"
-_RATIO, _SPLIT, _FILE = "a number in (0, 1]", "letters, digits, _ and dots", "like data/train-*.parquet"
-_DTYPE, _RULE = f"one of {', '.join(DTYPES)}", f"one of {', '.join(SELECTIONS)}"
-
-_IS: dict[str, Callable[[Any], bool]] = {
-    _TEXT: lambda value: isinstance(value, str),
-    _WHOLE: lambda value: type(value) is int and 0 <= value < 2**53,  # what every JSON keeps
-    _NUMBER: lambda value: type(value) in (int, float) and abs(value) < 2**53,
-    _FLAG: lambda value: isinstance(value, bool),
-    _NULL: lambda value: value is None,
-    _RATIO: lambda value: type(value) in (int, float) and 0 < value <= 1,
-    _SPLIT: lambda value: isinstance(value, str) and SPLIT_NAME.fullmatch(value) is not None,
-    _FILE: lambda value: isinstance(value, str) and DATA_FILE.fullmatch(value) is not None,
-    _DTYPE: lambda value: value in DTYPES,
-    _RULE: lambda value: value in SELECTIONS,
-}
-
-# a kind, a list of one shape, a mapping by key (`...`: any key), or several of which one must fit
-Shape = str | list["Shape"] | dict[str | EllipsisType, "Shape"] | tuple["Shape", ...]
-
-_MODEL: Shape = {"name": _TEXT, "revision": _TEXT, "base": (_TEXT, _NULL)}
-_COUNTS: Shape = {...: _WHOLE}
-_SIDE: Shape = {field.name: _NUMBER for field in fields(SideHealth)}
-RECORD: dict[str | EllipsisType, Shape] = {
-    "schema_version": _TEXT,
-    "sepo_version": _TEXT,
-    "scoring": {
-        "source": {"revision": _TEXT, "split": _SPLIT, "rows": _WHOLE},
-        "chat_template_sha256": (_TEXT, _NULL),
-        "dtype": _DTYPE,
-        "max_length": _WHOLE,
-        "store_logps": _FLAG,
-    },
-    "selection": {
-        "rule": _RULE,
-        "chosen_ratio": _RATIO,
-        "rejected_ratio": _RATIO,
-        "seed": (_WHOLE, _NULL),
-    },
-    "source": {
-        "name": _TEXT,
-        "config": (_TEXT, _NULL),
-        "on_hub": _FLAG,
-        "card": {},
-        "restricted": _FLAG,
-        "repairs": _COUNTS,
-    },
-    "oracle": _MODEL,
-    "ref": _MODEL,
-}
-MANIFEST: Shape = {
-    **RECORD,
-    "fingerprint": _TEXT,
-    "counts": {"rows": _WHOLE, "annotated": _WHOLE, "dropped": _COUNTS, "notes": _COUNTS},
-    "dropped_rows": {...: [_WHOLE]},
-    "health": {field.name: _SIDE if field.name in SIDES else _NUMBER for field in fields(Health)},
-    "precision": (_NULL, {field.name: _NUMBER for field in fields(Precision)}),
-    "shards": [{"file": _FILE, "rows": _WHOLE, "bytes": _WHOLE, "sha256": _TEXT}],
-}
+SplitName = Annotated[str, matching("letters, digits, _ and dots", SPLIT_NAME)]
+DataFile = Annotated[str, matching("like data/train-*.parquet", _DATA_FILE)]
 
 
-def check_content(folder: Path, manifest: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model.
+
+    Attributes:
+        name: Name on the Hub, or of the folder, without its parents.
+        revision: Commit on the Hub, or ``sha256:…`` of the folder's configuration and weights.
+        base: For an adapter, ``name@revision`` of the model that it adapts.
+    """
+
+    name: str
+    revision: str
+    base: str | None
+
+
+@dataclass(frozen=True)
+class ModelRevision:
+    """What decides on a model's numbers: revisions, not the names of folders; ``base`` for an adapter."""
+
+    revision: str
+    base: str | None
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Which rows were scored.
+
+    Attributes:
+        revision: Commit on the Hub, or ``sha256:…`` of the local content.
+        config: Configuration, of a dataset that has several.
+        split: Which split.
+        rows: How many rows of it.
+        columns: Where the source keeps its pair.
+    """
+
+    revision: str
+    config: str | None
+    split: SplitName
+    rows: Count
+    columns: dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Everything that changes numbers and nothing else: its hash is the run's fingerprint."""
+
+    schema_version: str
+    source: ScoredRows
+    oracle: ModelRevision
+    ref: ModelRevision
+    tokenizer_sha256: str
+    chat_template_sha256: str | None
+    dtype: Dtype
+    max_length: Count
+    store_logps: bool
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """Where the pairs come from.
+
+    Attributes:
+        name: Hub id, or the name of the file or folder without its parents.
+        config: Configuration, of a dataset that has several.
+        on_hub: Whether it is on the Hub.
+        card: What a derived dataset keeps of its card.
+        restricted: Private or gated on the Hub.
+        repairs: What was changed in its texts and how often.
+    """
+
+    name: str
+    config: str | None
+    on_hub: bool
+    card: dict[str, Any]
+    restricted: bool
+    repairs: dict[str, Count]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What is known of a run before its first row; see `docs/dataset_format.md`."""
+
+    schema_version: str
+    sepo_version: str
+    scoring: Scoring
+    selection: SelectionRule
+    source: SourceRecord
+    oracle: ModelFacts
+    ref: ModelFacts
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**asdict(self), "selection": self.selection.as_dict()}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows of the source, those annotated, those dropped by reason, and what happened how often."""
+
+    rows: Count
+    annotated: Count
+    dropped: dict[str, Count]
+    notes: dict[str, Count]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A data file."""
+
+    file: DataFile
+    rows: Count
+    bytes: Count
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(RunRecord):
+    """A finished run; see `docs/dataset_format.md`."""
+
+    fingerprint: str
+    counts: Counts
+    dropped_rows: dict[str, list[Count]]
+    health: Health
+    precision: Precision | None = None
+    shards: list[Shard]
+
+
+def completed(record: RunRecord, **finished: Any) -> Manifest:
+    """The manifest of a run: its record, and the other fields of `Manifest`."""
+    return Manifest(**{one.name: getattr(record, one.name) for one in fields(record)}, **finished)
+
+
+def check_content(folder: Path, manifest: Manifest) -> None:
     """Make sure that the data files are those that the manifest describes.
 
     Raises:
         SchemaError: Naming the first one that is not.
     """
-    for shard in manifest.get("shards", []):
-        path = folder / shard["file"]
-        if not path.is_file() or file_sha256(path) != shard["sha256"]:
+    for shard in manifest.shards:
+        path = folder / shard.file
+        if not path.is_file() or file_sha256(path) != shard.sha256:
             raise SchemaError(
                 f"{path} was changed or damaged since {MANIFEST_NAME} was written. Copy it again, or "
                 "annotate again."
             )
 
 
-def read_manifest(folder: Path, name: str) -> dict[str, Any]:
+def read_manifest(folder: Path, name: str) -> Manifest:
     """The manifest of an annotated dataset; ``name`` is what a message calls the folder.
 
     Raises:
-        SchemaError: If there is none, or of a version that this sepo cannot read.
+        SchemaError: If there is none, or of a version that this sepo cannot read, or something in it is not
+            as it must be.
     """
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
         version = manifest["schema_version"]
     except FileNotFoundError as error:
         problem = f"not an annotated dataset (no {MANIFEST_NAME})"
@@ -115,56 +191,7 @@ def read_manifest(folder: Path, name: str) -> dict[str, Any]:
         problem = f"{MANIFEST_NAME} has no schema version ({line_of(error)})"
         raise SchemaError(f"{name}: {problem}. Annotate again, or copy it again.") from error
     check_version(version)
-    check_manifest(manifest, name)
-    return manifest
-
-
-def check_manifest(manifest: Any, name: str, *, complete: bool = False) -> None:
-    """Make sure that what stands in a manifest is what readers take it for.
-
-    Args:
-        manifest: As read.
-        name: What a message calls the dataset.
-        complete: Whether everything has to be there.
-
-    Raises:
-        SchemaError: Naming the first key that is not as it must be.
-    """
-    for flaw in flaws(manifest, MANIFEST, complete=complete):
-        raise SchemaError(f"{name}: {MANIFEST_NAME}: {flaw}. Copy it again, or annotate again.")
-
-
-def flaws(value: Any, shape: Shape, place: str = "", *, complete: bool) -> Iterator[str]:
-    """What is not as it must be, in words.
-
-    Example:
-        >>> list(flaws({"counts": {"rows": "ten"}}, MANIFEST, complete=False))
-        ["counts.rows is 'ten', it must be a whole number"]
-    """
-    if isinstance(shape, tuple):
-        found = [list(flaws(value, one, place, complete=complete)) for one in shape]
-        yield from found[-1] if all(found) else []
-    elif isinstance(shape, str):
-        if not _IS[shape](value):
-            yield f"{place} is {_shown(value)}, it must be {shape}"
-    elif isinstance(shape, list):
-        if not isinstance(value, list):
-            yield f"{place} is {_shown(value)}, it must be a list"
-            return
-        for number, item in enumerate(value):
-            yield from flaws(item, shape[0], f"{place}[{number}]", complete=True)
-    elif not isinstance(value, dict):
-        yield f"{place or 'it'} is {_shown(value)}, it must be an object"
-    else:
-        names = {**dict.fromkeys(value, shape[...])} if ... in shape else shape
-        for key, expected in names.items():
-            at = f"{place}.{key}" if place else str(key)
-            if key in value:
-                yield from flaws(value[key], expected, at, complete=complete)
-            elif complete:
-                yield f"{at} is missing"
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:79]}…"
+    try:
+        return from_json(Manifest, manifest)
+    except NotAsItMustBeError as error:
+        raise SchemaError(f"{name}: {MANIFEST_NAME}: {error}. Copy it again, or annotate again.") from error

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from huggingface_hub import snapshot_download
 
@@ -19,7 +19,7 @@ from ..files import file_sha256, is_path, name_of, outside
 from ..hub.client import commit_of, with_retries
 from ..hub.errors import line_of, source_error
 from ..schema import MANIFEST_NAME, validate
-from .manifest import check_content, read_manifest
+from .manifest import Manifest, check_content, read_manifest
 
 if TYPE_CHECKING:
     import datasets
@@ -41,7 +41,7 @@ class Annotated:
 
     name: str
     revision: str
-    manifest: dict[str, Any]
+    manifest: Manifest
     splits: "datasets.DatasetDict"
 
 

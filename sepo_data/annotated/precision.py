@@ -5,7 +5,6 @@ notice in a log-prob can decide which tokens are selected. A run in bfloat16, fl
 TF32 scores a few of its rows in float32 too. No models here.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 ENOUGH_OVERLAP = 0.95  # below it a run warns
@@ -52,8 +51,3 @@ class Precision:
 def computed_in(dtype: str) -> str:
     """What a run that this module is asked about computes in: float32 is TF32 then."""
     return "TF32" if dtype == "float32" else dtype
-
-
-def precision_from_dict(stored: Mapping[str, object] | None) -> Precision | None:
-    """The figures of a manifest; None if the run was in float32."""
-    return None if stored is None else Precision(**stored)  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ def push_annotated(folder: Path, repo_id: str, *, private: bool = False) -> str:
         HubError: If the Hub refuses, or cannot be reached.
     """
     files = annotated_files(folder)
-    private = private or bool(read_manifest(folder, str(folder)).get("source", {}).get("restricted"))
+    private = private or read_manifest(folder, str(folder)).source.restricted
     return push_files(files, repo_id, "dataset", private=private)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils.hub import cached_file
 
+from ..annotated.manifest import ModelFacts, ModelRevision
 from ..errors import ModelError, SepoError, first_line
 from ..files import file_sha256, is_path, name_of
 from ..hub.client import model_files, model_revision
@@ -41,21 +42,6 @@ class Trust:
 
 
 NO_TRUST = Trust()
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What the manifest says of a model.
-
-    Attributes:
-        name: Name on the Hub, or of the folder, without its parents.
-        revision: Commit on the Hub, or ``sha256:…`` of the folder's configuration and weights.
-        base: For an adapter, ``name@revision`` of the model that it adapts.
-    """
-
-    name: str
-    revision: str
-    base: str | None
 
 
 @dataclass(frozen=True)
@@ -103,11 +89,11 @@ class Checkpoint:
         return ModelFacts(self.adapter.name, self.adapter.revision, base)
 
     @property
-    def revisions(self) -> dict[str, str | None]:
-        """What decides on its numbers: revisions, not the names of folders."""
+    def revisions(self) -> ModelRevision:
+        """What decides on its numbers."""
         if self.adapter is None:
-            return {"revision": self.base.revision, "base": None}
-        return {"revision": self.adapter.revision, "base": self.base.revision}
+            return ModelRevision(self.base.revision, None)
+        return ModelRevision(self.adapter.revision, self.base.revision)
 
 
 def same_model(oracle: ModelFacts, ref: ModelFacts) -> ModelError:

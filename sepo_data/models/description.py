@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
+from ..annotated.manifest import ModelFacts
 from ..errors import ModelError, TokenizerError
 from .checkpoints import (
     CONFIG,
     NO_TRUST,
     Checkpoint,
-    ModelFacts,
     Snapshot,
     Trust,
     errors_as,

@@ -20,7 +20,7 @@ from ..annotated.annotations import Annotation, annotated_source, read_annotatio
 from ..errors import PreferenceError, SchemaError
 from ..projection import Bounds, Spans, partition, project, project_mask
 from ..schema import PAIR_COLUMNS, SIDES, Side, scalar_fields, token_fields, validate
-from ..selection import Mask, reward_weights, select
+from ..selection import Mask, reward_weights
 from ..settings import ProjectionSettings
 from ..sources.preferences import Source
 from ..tokens.encoder import ResponseEncoder, response_encoder
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NOTHING_SELECTED = "no token selected on a side"  # why a row is dropped, in the user's words
+
+DEFAULTS = ProjectionSettings()
 
 Floats = npt.NDArray[np.float32]
 
@@ -125,19 +127,19 @@ def project_rows(
 def project_row(
     row: Mapping[str, Any],
     tokenizer: "PreTrainedTokenizerBase",
+    settings: ProjectionSettings = DEFAULTS,
     *,
     row_number: int = 0,
     chat_template: bool = True,
-    **settings: Any,
 ) -> ProjectedPair:
     """Put one annotated row on a policy's tokens.
 
     Args:
         row: A row of an annotated dataset.
         tokenizer: The policy's, a fast one.
+        settings: How to project and select.
         row_number: Its number in the dataset, on which the rule ``random`` depends.
         chat_template: Render the prompt with the tokenizer's chat template, if it has one.
-        settings: The fields of `ProjectionSettings`.
 
     Returns:
         Both responses in context: ids, spans, rewards, masks and weights.
@@ -146,23 +148,22 @@ def project_row(
         PreferenceError: If the row cannot be used, with the reason.
         SchemaError: If it does not keep the contract of an annotated dataset.
         TokenizerError: If the tokenizer reports no character offsets, or renders no messages.
-        SettingsError: If a setting is out of range.
-        SelectionError: If a ratio is out of range.
 
     Example:
-        >>> pair = project_row(dataset[0], AutoTokenizer.from_pretrained(policy), chosen_ratio=0.5)
+        >>> settings = ProjectionSettings(selection=SelectionRule(rejected_ratio=0.2), projection="majority")
+        >>> pair = project_row(dataset[0], AutoTokenizer.from_pretrained(policy), settings)
         >>> pair.chosen.input_ids[pair.chosen.positions[pair.chosen.weights > 0]]  # the key tokens' ids
     """
     import datasets
 
-    checked, table = ProjectionSettings(**settings), _one_row(row)
+    table = _one_row(row)
     encoder = _encoder(tokenizer, chat_template, f"{tokenizer!r}{tokenizer.chat_template}")
     source = annotated_source(datasets.Dataset(table, fingerprint="row"), "row")  # to hash it takes longer
-    encoded = encode_rows(source, encoder, checked.max_length, 0, 1)
+    encoded = encode_rows(source, encoder, settings.max_length, 0, 1)
     pair: ProjectedPair | str = "".join(encoded.dropped)
     for item in encoded.pairs:
         of_row = {side: read_annotations(table, side)[0] for side in SIDES}
-        pair = _project_pair(item, of_row, row_number, checked)
+        pair = _project_pair(item, of_row, row_number, settings)
     if isinstance(pair, str):
         raise PreferenceError(f"row {row_number}: {pair}. Leave this row out.")
     return pair
@@ -180,7 +181,7 @@ def _project_pair(
 
 
 def _project_side(
-    response: EncodedResponse, annotation: Annotation, side: str, row: int, settings: ProjectionSettings
+    response: EncodedResponse, annotation: Annotation, side: Side, row: int, settings: ProjectionSettings
 ) -> ProjectedSide:
     bounds = partition(response.token_start, response.token_end)
     projected = project(annotation.token_rewards, annotation.bounds, bounds)
@@ -210,7 +211,7 @@ def _selected(
     rewards: Floats,
     annotation: Annotation,
     bounds: Bounds,
-    side: str,
+    side: Side,
     row: int,
     settings: ProjectionSettings,
 ) -> Mask:
@@ -219,13 +220,7 @@ def _selected(
         covered = project_mask(annotation.token_mask, annotation.bounds, bounds)
         return np.append(covered, float(annotation.eos_mask or False))[: rewards.size] >= 0.5
     mask, known = np.zeros(rewards.size, dtype=bool), ~np.isnan(rewards)
-    mask[known] = select(
-        rewards[known],
-        settings.selection,
-        settings.chosen_ratio if side == "chosen" else settings.rejected_ratio,
-        highest=side == "chosen",
-        seed=(settings.seed, row, SIDES.index(side)),
-    )
+    mask[known] = settings.selection.mask(rewards[known], side, row)
     return mask
 
 

@@ -178,7 +178,7 @@ class TransferMeter:
             )
             for side in SIDES
         )
-        random = self.settings.selection == "random" and self.settings.projection == "sum"
+        random = self.settings.selection.rule == "random" and self.settings.projection == "sum"
         return Transfer(rows, self.pairs, dropped, random, chosen, rejected)
 
 

@@ -126,11 +126,11 @@ def annotate_chunks(work: Work, pending: Sequence[Chunk]) -> bool:
 
 def _finish(work: Work, exact: Scores | None, chunk: Chunk, encoded: EncodedRows, scored: Scores) -> None:
     """Select, check and write."""
-    table = annotated_table(encoded, scored, work.schema, work.job.settings)
+    table = annotated_table(encoded, scored, work.schema, work.job.settings.selection)
     validate(table)
     notes: dict[str, Any] = {"dropped": encoded.dropped, "counts": encoded.counts}
     if exact is not None and chunk[0] == 0:
-        notes["precision"] = compare(encoded.pairs, exact, scored, work.job.settings).as_dict()
+        notes["precision"] = compare(encoded.pairs, exact, scored, work.job.settings.selection).as_dict()
     write_chunk(work.run, *chunk, table, notes)
 
 

@@ -11,14 +11,15 @@ import contextlib
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..annotated.manifest import MANIFEST, RECORD, flaws
+from ..annotated.from_json import NotAsItMustBeError, from_json
+from ..annotated.manifest import Manifest, RunRecord
 from ..errors import OutputError, first_line
 from ..files import json_bytes, renamed, write_atomically, writing
 from ..schema import MANIFEST_NAME
@@ -29,7 +30,6 @@ CHUNK_ROWS = 256
 _NOTES_KEY = b"sepo_notes"
 _IDENTITY_KEY = b"sepo_identity"
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_IDENTITY = ("scoring", "selection")
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,11 @@ class Run:
 
     Attributes:
         output: The folder that becomes the dataset.
-        record: Facts of the run, plain JSON. ``record["scoring"]`` and
-            ``record["selection"]`` make its identity; the rest is for the card.
+        record: Facts of the run. ``scoring`` and ``selection`` make its identity; the rest is for the card.
     """
 
     output: Path
-    record: dict[str, Any]
+    record: RunRecord
 
     @property
     def work(self) -> Path:
@@ -53,22 +52,22 @@ class Run:
     @property
     def fingerprint(self) -> str:
         """Identity of the numbers, see `fingerprint`."""
-        return fingerprint(self.record["scoring"])
+        return fingerprint(asdict(self.record.scoring))
 
     @property
     def identity(self) -> bytes:
         """What a chunk must have been made for: its numbers and its masks."""
-        return fingerprint({part: self.record[part] for part in _IDENTITY}).encode()
+        return fingerprint(_identity(self.record)).encode()
 
     @property
     def split(self) -> str:
         """Name of the split, in file names."""
-        return str(self.record["scoring"]["source"]["split"])
+        return self.record.scoring.source.split
 
     @property
     def rows(self) -> int:
         """Rows of the source that the run covers."""
-        return int(self.record["scoring"]["source"]["rows"])
+        return self.record.scoring.source.rows
 
     def chunk(self, lo: int, hi: int, part: str = "rows") -> Path:
         """The file of the source rows ``lo`` to ``hi``: a SHA-256, then Parquet."""
@@ -81,7 +80,7 @@ def fingerprint(scoring: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def open_run(output: Path, record: dict[str, Any]) -> Run:
+def open_run(output: Path, record: RunRecord) -> Run:
     """Begin a run in a folder, or take up the one that was begun there.
 
     Args:
@@ -106,7 +105,7 @@ def open_run(output: Path, record: dict[str, Any]) -> Run:
                 contextlib.suppress(FileExistsError),
                 renamed(run.work / "run.json", replace=False) as partial,
             ):
-                partial.write_bytes(json_bytes(record))
+                partial.write_bytes(json_bytes(record.as_dict()))
         found = read_record(output)  # another worker may have been first, with another run
     assert found is not None
     _refuse_other_run(run, found)
@@ -116,33 +115,39 @@ def open_run(output: Path, record: dict[str, Any]) -> Run:
     if _facts(found) != _facts(record):  # what is not identity, like a licence, may change until the end
         try:
             with writing(output):
-                write_atomically(run.work / "run.json", json_bytes(record))
+                write_atomically(run.work / "run.json", json_bytes(record.as_dict()))
         except OutputError:
             if not is_finished(run):  # else another worker has just made the dataset
                 raise
     return run
 
 
-def _facts(record: dict[str, Any]) -> dict[str, Any]:
+def _facts(record: RunRecord) -> dict[str, Any]:
     """Without the versions of what computes: nodes differ in them, and the first one's stay."""
-    return {key: value for key, value in record.items() if key not in ("environment", "sepo_version")}
+    return {
+        key: value for key, value in record.as_dict().items() if key not in ("environment", "sepo_version")
+    }
 
 
-def read_record(output: Path) -> dict[str, Any] | None:
-    """The record of the run in a folder, finished or not; None if there is none."""
-    finished, begun = (output / MANIFEST_NAME, MANIFEST), (output / "_work" / "run.json", RECORD)
-    for path, shape in (finished, begun, finished):  # another worker may be done between the first two looks
+def _identity(record: RunRecord) -> dict[str, Any]:
+    """What makes a run: everything that changes numbers or masks."""
+    facts = record.as_dict()
+    return {part: facts[part] for part in ("scoring", "selection")}
+
+
+def read_record(output: Path) -> RunRecord | None:
+    """The record of the run in a folder, a `Manifest` if it is finished; None if there is none."""
+    finished = (output / MANIFEST_NAME, Manifest)
+    begun = (output / "_work" / "run.json", RunRecord)
+    for path, kind in (finished, begun, finished):  # another worker may be done between the first two looks
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            json_bytes(record)  # a lone surrogate could not be written again
-            problem = next(flaws(record, shape, complete=True), None)
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            json_bytes(stored)  # a lone surrogate could not be written again
+            return from_json(kind, stored)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, ValueError, RecursionError) as error:
-            problem = str(error)
-        if problem is not None:
-            raise OutputError(f"{path} cannot be read ({problem}). Delete {output} and run again.")
-        return dict(record)
+        except (OSError, ValueError, RecursionError, NotAsItMustBeError) as error:
+            raise OutputError(f"{path} cannot be read ({error}). Delete {output} and run again.") from error
     return None
 
 
@@ -246,11 +251,12 @@ def read_chunk(run: Run, lo: int, hi: int, part: str = "rows") -> tuple[pa.Table
     return table.replace_schema_metadata(None), notes
 
 
-def _refuse_other_run(run: Run, found: dict[str, Any]) -> None:
+def _refuse_other_run(run: Run, found: RunRecord) -> None:
+    theirs_by_part, ours_by_part = _identity(found), _identity(run.record)
     differing = [
         f"{name} {theirs!r}, this run has {ours!r}"
-        for part in _IDENTITY
-        for name, theirs, ours in differences(found.get(part, {}), run.record[part])
+        for part in ours_by_part
+        for name, theirs, ours in differences(theirs_by_part[part], ours_by_part[part])
     ]
     if differing:
         raise OutputError(

@@ -16,6 +16,8 @@ from filelock import FileLock
 
 from ..annotated.card import render_card
 from ..annotated.health import HealthMeter
+from ..annotated.manifest import Counts, Manifest, Shard, completed
+from ..annotated.precision import Precision
 from ..errors import OutputError
 from ..files import file_sha256, json_bytes, renamed, write_atomically, writing
 from ..schema import MANIFEST_NAME, annotation_columns
@@ -34,7 +36,7 @@ SHARD_BYTES = 400_000_000
 MANY_ROWS, MANY_SHARDS = 50_000, 8  # readers share a streamed dataset by file
 
 
-def merge_run(output: Path) -> dict[str, Any]:
+def merge_run(output: Path) -> Manifest:
     """Turn the chunks of a run, by however many workers, into the annotated dataset.
 
     A finished dataset is left as it is.
@@ -53,7 +55,7 @@ def merge_run(output: Path) -> dict[str, Any]:
     if record is None:
         raise OutputError(f"{output} holds no run of sepo. Run sepo-annotate --output {output} first.")
     run = Run(output, record)
-    if is_finished(run):
+    if isinstance(record, Manifest):
         clear_work(run)
         return record
     try:
@@ -66,7 +68,7 @@ def merge_run(output: Path) -> dict[str, Any]:
     return merge_run(output)  # another process was faster
 
 
-def _merge(run: Run) -> dict[str, Any]:
+def _merge(run: Run) -> Manifest:
     chunks = chunk_ranges(run.rows)
     _check_complete(run)
     kept, notes = 0, []
@@ -76,7 +78,7 @@ def _merge(run: Run) -> dict[str, Any]:
         kept += table.num_rows
         notes.append(of_chunk)
     dropped: dict[str, list[int]] = {}
-    counts = Counter(run.record["source"]["repairs"])
+    counts = Counter(run.record.source.repairs)
     for note in notes:
         counts.update(note["counts"])
         for reason, rows in note["dropped"].items():
@@ -87,20 +89,15 @@ def _merge(run: Run) -> dict[str, Any]:
         raise OutputError(f"{run.output}: no row could be annotated: {reasons}. Look at the dataset.")
     meter = HealthMeter()
     shards = _write_shards(run, chunks, schema, kept, meter.add)
-    manifest = {
-        **run.record,
-        "fingerprint": run.fingerprint,
-        "counts": {
-            "rows": run.rows,
-            "annotated": kept,
-            "dropped": dropped_counts,
-            "notes": dict(sorted(counts.items())),
-        },
-        "dropped_rows": dropped,
-        "health": meter.health().as_dict(),
-        "precision": next((note["precision"] for note in notes if "precision" in note), None),
-        "shards": shards,
-    }
+    manifest = completed(
+        run.record,
+        fingerprint=run.fingerprint,
+        counts=Counts(run.rows, kept, dropped_counts, dict(sorted(counts.items()))),
+        dropped_rows=dropped,
+        health=meter.health(),
+        precision=next((Precision(**note["precision"]) for note in notes if "precision" in note), None),
+        shards=shards,
+    )
     _finish(run, manifest)
     return manifest
 
@@ -115,13 +112,13 @@ def _check_complete(run: Run) -> None:
         )
 
 
-def _finish(run: Run, manifest: dict[str, Any]) -> None:
-    written = {run.output / shard["file"] for shard in manifest["shards"]}
+def _finish(run: Run, manifest: Manifest) -> None:
+    written = {run.output / shard.file for shard in manifest.shards}
     leftovers = {*(run.output / "data").iterdir(), *run.output.glob("*.tmp.*")}  # of runs that were killed
     for path in leftovers - written:
         path.unlink()
     write_atomically(run.output / "README.md", render_card(manifest).encode())
-    write_atomically(run.output / MANIFEST_NAME, json_bytes(manifest))
+    write_atomically(run.output / MANIFEST_NAME, json_bytes(manifest.as_dict()))
     clear_work(run)
 
 
@@ -131,7 +128,7 @@ def _write_shards(
     schema: pa.Schema,
     kept: int,
     on_table: Callable[[pa.Table], None],
-) -> list[dict[str, Any]]:
+) -> list[Shard]:
     size = sum(run.chunk(*chunk).stat().st_size for chunk in chunks)
     count = max(-(-size // SHARD_BYTES), MANY_SHARDS if kept > MANY_ROWS else 1)
     ends = [kept * (i + 1) // count for i in range(count)]
@@ -145,9 +142,7 @@ def _write_shards(
             with pq.ParquetWriter(path, schema, **_layout(schema)) as writer:
                 for _ in sizes:
                     writer.write_table(next(batches))
-            shards.append(
-                {"file": name, "rows": sum(sizes), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
-            )
+            shards.append(Shard(name, sum(sizes), path.stat().st_size, file_sha256(path)))
     return shards
 
 

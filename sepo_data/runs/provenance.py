@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ..annotated.card import CARRIED_OVER
+from ..annotated.manifest import RunRecord, ScoredRows, Scoring, SourceRecord
 from ..files import text_sha256
 from ..schema import SCHEMA_VERSION
 from ..settings import AnnotateSettings
@@ -24,59 +25,54 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "huggingface_hub
 
 def run_record(
     source: Source, facts: "PairFacts", encoder: ResponseEncoder, settings: AnnotateSettings, max_length: int
-) -> dict[str, Any]:
-    """The facts of a run, plain JSON.
-
-    ``scoring`` holds everything that changes numbers and nothing else: its hash is
-    the run's fingerprint. ``selection`` holds what changes the masks.
-    """
+) -> RunRecord:
+    """The facts of a run that are known before its first row."""
     template = encoder.tokenizer.get_chat_template() if encoder.chat_template else None
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "sepo_version": version("sepo"),
-        "scoring": {
-            "schema_version": SCHEMA_VERSION,
-            "source": {
-                "revision": source.revision,
-                "config": source.config,
-                "split": source.split,
-                "rows": len(source.rows),
-                "columns": asdict(source.columns),
-            },
-            **{
-                role: checkpoint.revisions
-                for role, checkpoint in zip(("oracle", "ref"), facts.checkpoints, strict=True)
-            },
-            "tokenizer_sha256": tokenizer_hash(encoder),
-            "chat_template_sha256": None if template is None else text_sha256(template),
-            "dtype": settings.dtype,
-            "max_length": max_length,
-            "store_logps": settings.store_logps,
-        },
-        "selection": {
-            "rule": settings.selection,
-            "chosen_ratio": settings.chosen_ratio,
-            "rejected_ratio": settings.rejected_ratio,
-            "seed": settings.seed if settings.selection == "random" else None,
-        },
-        "source": {
-            "name": source.name,
-            "config": source.config,
-            "on_hub": not source.revision.startswith("sha256:"),
-            "card": {
-                **({"license": settings.license} if settings.license else {}),
-                **carried_over(source.card),
-            },
-            "restricted": source.restricted,
-            "repairs": source.repairs,
-        },
-        "oracle": asdict(facts.oracle),
-        "ref": asdict(facts.ref),
-        "environment": {
+    oracle, ref = (checkpoint.revisions for checkpoint in facts.checkpoints)
+    return RunRecord(
+        schema_version=SCHEMA_VERSION,
+        sepo_version=version("sepo"),
+        scoring=Scoring(
+            schema_version=SCHEMA_VERSION,
+            source=_scored_rows(source),
+            oracle=oracle,
+            ref=ref,
+            tokenizer_sha256=tokenizer_hash(encoder),
+            chat_template_sha256=None if template is None else text_sha256(template),
+            dtype=settings.dtype,
+            max_length=max_length,
+            store_logps=settings.store_logps,
+        ),
+        selection=settings.selection,
+        source=_source_record(source, settings.license),
+        oracle=facts.oracle,
+        ref=facts.ref,
+        environment={
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
         },
-    }
+    )
+
+
+def _scored_rows(source: Source) -> ScoredRows:
+    return ScoredRows(
+        revision=source.revision,
+        config=source.config,
+        split=source.split,
+        rows=len(source.rows),
+        columns=asdict(source.columns),
+    )
+
+
+def _source_record(source: Source, licence: str | None) -> SourceRecord:
+    return SourceRecord(
+        name=source.name,
+        config=source.config,
+        on_hub=not source.revision.startswith("sha256:"),
+        card={**({"license": licence} if licence else {}), **carried_over(source.card)},
+        restricted=source.restricted,
+        repairs=source.repairs,
+    )
 
 
 def carried_over(card: dict[str, Any]) -> dict[str, Any]:

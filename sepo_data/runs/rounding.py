@@ -12,7 +12,7 @@ from ..errors import ModelError, ScoringError
 from ..models.placement import check_room, one_after_the_other
 from ..models.scoring import Logps, ScoredSide, Scores, score_once
 from ..schema import SIDES, Side
-from ..settings import AnnotateSettings
+from ..selection import SelectionRule
 from ..tokens.pairs import EncodedPair
 from .inputs import Job
 from .tables import side_masks
@@ -40,7 +40,7 @@ def compare(
     pairs: Sequence[EncodedPair],
     exact: Mapping[Side, ScoredSide],
     scored: Mapping[Side, ScoredSide],
-    settings: AnnotateSettings,
+    selection: SelectionRule,
 ) -> Precision:
     """Compare the log-probs of a run with those in float32 of its first pairs.
 
@@ -48,7 +48,7 @@ def compare(
         pairs: The pairs of ``scored``.
         exact: Log-probs in float32 by side, of the first of the pairs.
         scored: Log-probs of the run by side, of all of them.
-        settings: Selection rule and ratios.
+        selection: Which tokens are the key tokens.
     """
     rewards: list[Logps] = []
     differences: list[Logps] = []
@@ -56,7 +56,7 @@ def compare(
     for side in SIDES:
         right = exact[side].rewards
         found = scored[side].rewards[: len(right)]
-        masks = [side_masks(pairs[: len(right)], side, values, settings) for values in (right, found)]
+        masks = [side_masks(pairs[: len(right)], side, values, selection) for values in (right, found)]
         selected += sum(int(mask.sum()) for mask in masks[0])
         both += sum(int((one & other).sum()) for one, other in zip(*masks, strict=True))
         rewards += right

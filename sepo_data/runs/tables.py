@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from ..models.scoring import Logps, ScoredSide
 from ..schema import PAIR_COLUMNS, SIDES, Side
-from ..selection import Mask, select
-from ..settings import AnnotateSettings
+from ..selection import Mask, SelectionRule
 from ..sources.preferences import PairColumns
 from ..tokens.pairs import EncodedPair, EncodedRows
 
@@ -24,7 +23,7 @@ def annotated_table(
     encoded: EncodedRows,
     scored: dict[Side, ScoredSide],
     schema: pa.Schema,
-    settings: AnnotateSettings,
+    selection: SelectionRule,
 ) -> pa.Table:
     """Put source columns, rewards and masks of a range of rows together.
 
@@ -32,11 +31,11 @@ def annotated_table(
         encoded: The rows.
         scored: Log-probs by side.
         schema: Made by `schema.annotated_schema`.
-        settings: Selection rule and ratios.
+        selection: Which tokens are the key tokens.
     """
     columns: dict[str, Any] = {}
     for side in SIDES:
-        columns |= _side_columns(encoded, side, scored[side], settings)
+        columns |= _side_columns(encoded, side, scored[side], selection)
     for name in PAIR_COLUMNS:
         values = [getattr(item.pair, name) for item in encoded.pairs]
         columns[name] = pa.array(values, schema.field(name).type)
@@ -48,29 +47,18 @@ def annotated_table(
 
 
 def side_masks(
-    pairs: Sequence[EncodedPair], side: str, rewards: Sequence[Logps], settings: AnnotateSettings
+    pairs: Sequence[EncodedPair], side: Side, rewards: Sequence[Logps], selection: SelectionRule
 ) -> list[Mask]:
-    """The selected tokens of one side's responses, by the rule and ratio of the settings."""
-    highest = side == "chosen"
-    ratio = settings.chosen_ratio if highest else settings.rejected_ratio
-    return [
-        select(
-            values,
-            settings.selection,
-            ratio,
-            highest=highest,
-            seed=(settings.seed, pair.row, SIDES.index(side)),
-        )
-        for pair, values in zip(pairs, rewards, strict=True)
-    ]
+    """The key tokens of one side's responses."""
+    return [selection.mask(values, side, pair.row) for pair, values in zip(pairs, rewards, strict=True)]
 
 
 def _side_columns(
-    encoded: EncodedRows, side: str, scored: ScoredSide, settings: AnnotateSettings
+    encoded: EncodedRows, side: Side, scored: ScoredSide, selection: SelectionRule
 ) -> dict[str, pa.Array]:
     responses = [getattr(item, side) for item in encoded.pairs]
     rewards = scored.rewards
-    masks = side_masks(encoded.pairs, side, rewards, settings)
+    masks = side_masks(encoded.pairs, side, rewards, selection)
     sizes = [response.token_start.size for response in responses]
     ended = np.array([response.ended for response in responses], dtype=bool)
     last_reward = np.array([values[-1] for values in rewards], dtype=np.float32)
