@@ -215,7 +215,9 @@ def test_rows_are_annotated_or_dropped_for_a_reason(
         if not encoded.pairs or annotation_columns() & set(source.rows.column_names):
             return
         job = Job(source, facts, encoder, AnnotateSettings(place / "out"), max_length)
-        table = annotated_table(encoded, random_scores(encoded.pairs), output_schema(job), job.settings)
+        table = annotated_table(
+            encoded, random_scores(encoded.pairs), output_schema(job), job.settings.selection
+        )
         validate(table)
         pq.write_table(table, place / "rows.parquet")
         assert pq.read_table(place / "rows.parquet").equals(table.replace_schema_metadata(None))
@@ -465,7 +467,7 @@ def test_a_changed_record_of_a_run_is_merged_or_refused_in_one_line(
     tmp_path: Path, outside: Path, annotated: Path, changes: Any
 ) -> None:
     run = unfinished(tmp_path / f"run-{next(_NUMBERS)}", annotated)
-    (run.work / "run.json").write_bytes(as_json(mutated(run.record, changes)))
+    (run.work / "run.json").write_bytes(as_json(mutated(run.record.as_dict(), changes)))
     with one_line_or_none():
         merge_run(run.output)
 

@@ -1,11 +1,15 @@
 """Tests of the oracle's figures against arithmetic done by hand."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from annotated import annotated_table, random_table
 
-from sepo_data.annotated.health import HealthMeter, health_from_dict
+from sepo_data.annotated.from_json import from_json
+from sepo_data.annotated.health import Health, HealthMeter
 
 
 def test_figures_of_three_equal_pairs_and_one_inverted_one() -> None:
@@ -25,7 +29,7 @@ def test_figures_of_three_equal_pairs_and_one_inverted_one() -> None:
     assert health.chosen.selected == pytest.approx(1 / 3)
     assert health.chosen.reward_carried == pytest.approx((3 * 0.5 + 1.0) / (3 * 1.5 + 3.0))
     assert (health.chosen.eos_selected, health.chosen.truncated) == (0.0, 0)
-    assert health_from_dict(health.as_dict()) == health
+    assert from_json(Health, json.loads(json.dumps(asdict(health)))) == health
 
 
 def test_the_length_correlation_is_pearsons() -> None:

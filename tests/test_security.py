@@ -16,6 +16,7 @@ import datasets
 import pytest
 import torch
 import yaml
+from annotated import run_record
 from click.testing import CliRunner, Result
 from hub_server import USERS, HubServer
 from huggingface_hub import DatasetCard
@@ -433,8 +434,7 @@ def test_the_files_of_a_submitted_job_hold_no_token(
     sbatch.write_text("#!/bin/sh\necho Submitted batch job 1\n")
     sbatch.chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
-    scoring = {"source": {"split": "train", "rows": 600}}
-    run = Run(tmp_path / "out", {"scoring": scoring, "selection": {}})
+    run = Run(tmp_path / "out", run_record(600))
     executors.submit(run, {"dataset": "me/prefs"}, 2, None, {"partition": "gpu", "time": "1:00:00"})
     tasks = tmp_path / "out-tasks"
     assert (tasks / "annotate.yaml").exists()
