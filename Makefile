@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo pipeline test slow torture check fix wheel
+.PHONY: demo pipeline test slow torture check fix wheel docs
 
 # Annotate the bundled sample with the bundled models and show what came out.
 demo: $(INSTALLED)
@@ -33,6 +33,11 @@ check: $(INSTALLED)
 fix: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Build the site of docs/ into out/site; a broken link or a page that no menu shows is an error.
+docs: $(INSTALLED)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 # Build the wheel and try it where the checkout is not: a fresh environment, another folder.
 wheel: $(INSTALLED)
