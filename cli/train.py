@@ -8,6 +8,7 @@ from typing import Any
 import rich_click as click
 
 from .common import Command, Group, config_option, one_line_errors, read_pairs, trust_options
+from .selecting import selection_fields, selection_options
 
 RATIO = click.FloatRange(0, 1, min_open=True)
 POSITIVE = click.FloatRange(0, min_open=True)
@@ -128,6 +129,14 @@ def _preference_columns(command: Any) -> Any:
     )(command)
 
 
+pair_weight_option = click.option(
+    "--pair-weight",
+    type=click.Choice(["equal", "margin"]),
+    default="equal",
+    help="Count pairs equally, or by the oracle's margin (annotated datasets).",
+)
+
+
 @click.group("train", cls=Group)
 def main() -> None:
     """Train reference (sft), oracle (dpo) and policy (sepo).
@@ -182,6 +191,7 @@ def sft(model: str, dataset: str, **options: Any) -> None:
     metavar="S",
     help="Assumed share of pairs that are the wrong way round.",
 )
+@pair_weight_option
 @_preference_columns
 @_options(learning_rate=5e-7, batch_size=256, micro_batch_size=2)
 @one_line_errors
@@ -200,18 +210,7 @@ def dpo(model: str, dataset: str, **options: Any) -> None:
 
 @_command("sepo")
 @click.option("--policy", required=True, metavar="MODEL", help="Any causal language model, Hub id or folder.")
-@click.option(
-    "--ratio", type=RATIO, metavar="R", help="Share of the tokens to select. Default: as annotated."
-)
-@click.option("--chosen-ratio", type=RATIO, metavar="R", help="Share for chosen responses, if it differs.")
-@click.option(
-    "--rejected-ratio", type=RATIO, metavar="R", help="Share for rejected responses, if it differs."
-)
-@click.option(
-    "--selection",
-    type=click.Choice(["ratio", "mass", "random", "all"]),
-    help="Rule, as in sepo-annotate. Default: as annotated.",
-)
+@selection_options
 @click.option(
     "--projection",
     type=click.Choice(["sum", "majority"]),
@@ -220,15 +219,16 @@ def dpo(model: str, dataset: str, **options: Any) -> None:
 )
 @click.option(
     "--weights",
-    type=click.Choice(["mask", "rewards"]),
+    type=click.Choice(["mask", "rewards", "tis", "tgdpo", "signed"]),
     default="mask",
     help="Count selected tokens equally, or by their rewards.",
 )
+@pair_weight_option
 @click.option("--scale", type=POSITIVE, default=1.0, metavar="S", help="Factor of the gap in the loss.")
 @click.option("--margin", type=float, default=0.0, metavar="M", help="What the scaled gap should exceed.")
 @_options(learning_rate=5e-7, batch_size=128, micro_batch_size=2)
 @one_line_errors
-def sepo(policy: str, dataset: str, ratio: float | None, **options: Any) -> None:
+def sepo(policy: str, dataset: str, **options: Any) -> None:
     """Stage 3, the policy: train any model on the key tokens of an annotated dataset.
 
     \b
@@ -237,9 +237,7 @@ def sepo(policy: str, dataset: str, ratio: float | None, **options: Any) -> None
     """
     from sepo_train import SepoSettings, train_sepo
 
-    for side in ("chosen_ratio", "rejected_ratio"):
-        options[side] = ratio if options[side] is None else options[side]
-    settings = SepoSettings(**_settings(**options))
+    settings = SepoSettings(**selection_fields(options), **_settings(**options))
     _train(lambda stop: train_sepo(policy, dataset, settings, stop=stop))
 
 

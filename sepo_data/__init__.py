@@ -17,6 +17,7 @@ from .errors import (
     TrainingError,
 )
 from .projected.pairs import ProjectedPair, project_row
+from .rules.weights import weigh_tokens
 from .runs.progress import Progress
 from .schema import validate
 from .selection import SelectionRule, select_tokens
@@ -46,4 +47,5 @@ __all__ = [
     "push_annotated",
     "select_tokens",
     "validate",
+    "weigh_tokens",
 ]

@@ -1,27 +1,33 @@
 """Choose the key tokens of a response from their token rewards.
 
 SePO (arXiv 2408.13518) keeps the highest rewards of the chosen response and the
-lowest of the rejected one. Four rules: a share of the tokens (``ratio``, the
-paper's), the fewest tokens that carry a share of the reward (``mass``), a random
-share (``random``, a baseline) and all tokens (``all``, another one). The token
-that ends the turn counts as a token: callers put its reward last. No models, no
-tokenizers, no files here.
+lowest of the rejected one. Six rules: a share of the tokens (``ratio``, the
+paper's), the fewest tokens that carry a share of the reward (``mass``), a share of
+all the dataset's tokens (``global``), those beyond a reward (``threshold``), a
+random share (``random``, a baseline) and all tokens (``all``, another one). The
+token that ends the turn counts as a token: callers put its reward last. No models,
+no tokenizers, no files here.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import SelectionError, SettingsError
+from .rules.cutoffs import Cutoffs
+from .rules.groups import RatioBy
+from .rules.token_filter import TokenFilter
 from .schema import SIDES, Side
 
-Selection = Literal["ratio", "mass", "random", "all"]
+Selection = Literal["ratio", "mass", "global", "threshold", "random", "all"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+PER_RESPONSE: tuple[Selection, ...] = ("ratio", "mass", "random", "all")  # these select something in each
 
 RATIO = 0.3  # the paper's
-_SHARES_OF_TOKENS: tuple[Selection, ...] = ("ratio", "random")  # the ratio of mass is a share of the reward
+GROUPED: tuple[Selection, ...] = ("ratio", "mass", "random")
+_ALL_TOKENS = TokenFilter()
 
 Mask = npt.NDArray[np.bool_]
 
@@ -31,22 +37,30 @@ class SelectionRule:
     """Which tokens of a response are its key tokens.
 
     Attributes:
-        rule: ``ratio``, ``mass``, ``random`` or ``all``.
-        chosen_ratio: Share of a chosen response's tokens, or with ``mass`` of its reward, in ``(0, 1]``.
+        rule: ``ratio``, ``mass``, ``global``, ``threshold``, ``random`` or ``all``.
+        chosen_ratio: Share of a chosen response's tokens, with ``mass`` of its reward, with ``global`` of the
+            tokens of all chosen responses, in ``(0, 1]``.
         rejected_ratio: The same for rejected responses.
         seed: For ``random``.
+        cutoffs: For ``threshold`` and ``global``, in nats: the least reward of a selected chosen token, and
+            the largest of a rejected one. None with ``global``: the dataset was not counted yet.
+        tokens: Which tokens may be selected; ratios are shares of those.
+        ratio_by: Other ratios for groups of rows.
     """
 
     rule: Selection = "ratio"
     chosen_ratio: float = RATIO
     rejected_ratio: float = RATIO
     seed: int = 0
+    cutoffs: Cutoffs | None = None
+    tokens: TokenFilter = _ALL_TOKENS
+    ratio_by: RatioBy | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
 
         Raises:
-            SettingsError: If the rule is unknown or the seed negative.
+            SettingsError: If the rule is unknown, the seed negative, or two fields exclude each other.
             SelectionError: If a ratio is out of range.
         """
         check_ratio(self.chosen_ratio, "chosen ratio")
@@ -55,53 +69,76 @@ class SelectionRule:
             raise SettingsError(f'selection "{self.rule}" is not one of {", ".join(SELECTIONS)}.')
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}.")
+        if self.rule == "threshold" and self.cutoffs is None:
+            raise SettingsError("selection threshold needs a number of nats. Pass --threshold 0.5.")
+        if self.cutoffs is not None and self.rule not in ("threshold", "global"):
+            raise SettingsError(
+                f"a threshold says nothing to {self.rule}. Pass --selection threshold with it."
+            )
+        if self.ratio_by is not None and self.rule not in GROUPED:
+            raise SettingsError(
+                f"ratios by {self.ratio_by.column} say nothing to {self.rule}. "
+                f"Use one of {', '.join(GROUPED)}."
+            )
 
-    def mask(self, token_rewards: npt.ArrayLike, side: Side, row: int) -> Mask:
+    def mask(
+        self, token_rewards: npt.ArrayLike, side: Side, row: int, *, eligible: Mask | None = None
+    ) -> Mask:
         """Mark the key tokens of one response.
 
         Args:
             token_rewards: In nats, ``(T,)``; that of the token that ends the turn is the last.
             side: Of which response.
             row: Its row, on which ``random`` depends.
+            eligible: Which may be selected, ``(T,)``: the known ones that ``tokens`` allows; None: all.
 
         Returns:
-            Bool array, ``(T,)``, at least one True.
+            Bool array, ``(T,)``; all False if no token may be selected, or none is beyond a cutoff.
 
         Raises:
-            SelectionError: If rewards are empty or NaN.
+            SelectionError: If there are no rewards, one that may be selected is NaN, or ``global`` has no
+                cutoffs.
         """
+        rewards = np.asarray(token_rewards, dtype=np.float64)
+        if eligible is not None:
+            mask = np.zeros(rewards.shape, dtype=bool)
+            if eligible.any():
+                mask[eligible] = self.mask(rewards[eligible], side, row)
+            return mask
         highest = side == "chosen"
+        if self.rule in ("threshold", "global"):
+            if self.cutoffs is None:
+                raise SelectionError(
+                    "selection global ranks the tokens of a whole dataset, and this is one response. Run "
+                    "sepo reselect first, or set the rule's cutoffs."
+                )
+            return select_beyond(rewards, getattr(self.cutoffs, side), highest=highest)
         return select(
-            token_rewards,
+            rewards,
             self.rule,
             self.chosen_ratio if highest else self.rejected_ratio,
             highest=highest,
             seed=(self.seed, row, SIDES.index(side)),
         )
 
-    def changed(
-        self,
-        rule: Selection | None = None,
-        chosen_ratio: float | None = None,
-        rejected_ratio: float | None = None,
-    ) -> "SelectionRule":
-        """Another rule or ratio; ratios stay unless one rule's are shares of the tokens, the other's not."""
-        same_kind = rule is None or {rule, self.rule} <= set(_SHARES_OF_TOKENS)
-        kept = self if same_kind else SelectionRule(seed=self.seed)
-        return replace(
-            kept,
-            rule=rule or self.rule,
-            chosen_ratio=chosen_ratio or kept.chosen_ratio,
-            rejected_ratio=rejected_ratio or kept.rejected_ratio,
-        )
+    def of_group(self, value: object) -> "SelectionRule":
+        """The rule of a row with this value in the column of ``ratio_by``."""
+        if self.ratio_by is None:
+            return self
+        ratio = self.ratio_by.ratios.get(str(value))
+        if ratio is None:
+            return replace(self, ratio_by=None)
+        return replace(self, ratio_by=None, chosen_ratio=ratio, rejected_ratio=ratio)
 
-    def as_dict(self) -> dict[str, str | float | int | None]:
-        """As the manifest stores it: the seed only where it matters."""
+    def as_dict(self) -> dict[str, object]:
+        """As the manifest stores it: only those of the last three fields that say something."""
+        said = {"cutoffs": self.cutoffs, "ratio_by": self.ratio_by, "tokens": self.tokens or None}
         return {
             "chosen_ratio": self.chosen_ratio,
             "rejected_ratio": self.rejected_ratio,
             "rule": self.rule,
             "seed": self.seed if self.rule == "random" else None,
+            **{name: asdict(value) for name, value in said.items() if value is not None},
         }
 
 
@@ -158,6 +195,29 @@ def select_mass(token_rewards: npt.ArrayLike, share: float, *, highest: bool) ->
     return _first(ranked, min(count, rewards.size))
 
 
+def select_beyond(token_rewards: npt.ArrayLike, cutoff: float, *, highest: bool) -> Mask:
+    """Mark the tokens whose rewards reach a cutoff, however many they are.
+
+    Args:
+        token_rewards: Rewards of one response's tokens, in nats, shape ``(T,)``.
+        cutoff: In nats. For ``threshold`` what the user says; for ``global`` what the share of all tokens
+            reaches, see `rules.cutoffs`.
+        highest: Mark rewards from the cutoff up (chosen responses) or down (rejected).
+
+    Returns:
+        Bool array, ``(T,)``; it may be all False.
+
+    Raises:
+        SelectionError: If rewards are empty or NaN.
+
+    Example:
+        >>> select_beyond([0.1, 2.0, 0.5], 0.5, highest=True).tolist()
+        [False, True, True]
+    """
+    rewards = _checked(token_rewards, 1.0)
+    return rewards >= cutoff if highest else rewards <= cutoff
+
+
 def select_random(num_tokens: int, ratio: float, *, seed: tuple[int, ...]) -> Mask:
     """Mark a random share of the tokens: the baseline that any selection has to beat.
 
@@ -189,7 +249,7 @@ def select(
 
     Args:
         token_rewards: Rewards of one response's tokens, in nats, shape ``(T,)``.
-        rule: ``ratio``, ``mass``, ``random`` or ``all``.
+        rule: ``ratio``, ``mass``, ``random`` or ``all``, which need one response and a ratio only.
         ratio: Share of the tokens, or with ``mass`` of the reward, in ``(0, 1]``.
         highest: True for chosen responses, False for rejected ones.
         seed: For ``random``, see `select_random`.
@@ -208,31 +268,7 @@ def select(
         return select_random(np.size(token_rewards), ratio, seed=seed)
     if rule == "all":
         return select_tokens(token_rewards, 1.0, highest=highest)
-    raise SelectionError(f'selection "{rule}" is not known. Use one of {", ".join(SELECTIONS)}.')
-
-
-def reward_weights(token_rewards: npt.ArrayLike, mask: Mask, *, highest: bool) -> npt.NDArray[np.float32]:
-    """Weigh the selected tokens by how far the oracle is behind them.
-
-    With a log-ratio ``r`` of oracle to reference, ``sigmoid(r)`` is the probability that
-    of the two the oracle wrote the token: p_oracle / (p_oracle + p_ref).
-
-    Args:
-        token_rewards: Rewards of one response's tokens, in nats, ``(T,)``; NaN = unknown.
-        mask: The selected ones, ``(T,)``.
-        highest: ``sigmoid(r)`` for chosen responses, ``sigmoid(-r)`` for rejected ones.
-
-    Returns:
-        Weights in ``[0, 1]``, ``(T,)``; 0 for tokens that are unknown or not selected.
-
-    Example:
-        >>> reward_weights([0.0, 2.0], np.array([True, False]), highest=True)
-        array([0.5, 0. ], dtype=float32)
-    """
-    rewards = np.asarray(token_rewards, dtype=np.float64) * (1 if highest else -1)
-    weights, known = np.zeros(rewards.shape, dtype=np.float32), mask & ~np.isnan(rewards)
-    weights[known] = np.exp(-np.logaddexp(0, -rewards[known]))  # the sigmoid, without overflow
-    return weights
+    raise SelectionError(f'selection "{rule}" is not known. Use one of {", ".join(PER_RESPONSE)}.')
 
 
 def check_ratio(ratio: float, name: str = "ratio") -> None:

@@ -1,21 +1,80 @@
 """The settings of an annotation, checked before any work; the command's options map to them one to one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from .errors import SettingsError
-from .selection import SelectionRule
+from .rules.cutoffs import Cutoffs
+from .rules.groups import RatioBy
+from .rules.token_filter import TokenFilter
+from .rules.weights import WEIGHTS, Weights
+from .selection import GROUPED, PER_RESPONSE, Selection, SelectionRule
 
 Projection = Literal["sum", "majority"]
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
-Weights = Literal["mask", "rewards"]
-WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 DEFAULT_SELECTION = SelectionRule()
+_SHARES_OF_TOKENS: set[Selection] = {"ratio", "global", "random"}  # mass takes a share of the reward
+
+
+@dataclass(frozen=True)
+class SelectionChange:
+    """What is asked of a selection that is there already; None: as it is.
+
+    Attributes:
+        selection: Another rule.
+        chosen_ratio: Another ratio of chosen responses.
+        rejected_ratio: Another ratio of rejected ones.
+        threshold: For the rule ``threshold``, in nats: chosen tokens from it on, rejected ones down from its
+            negative.
+        include_tokens: See `TokenFilter`.
+        exclude_tokens: The same.
+        ratio_by: As `RatioBy.parse` reads it.
+    """
+
+    selection: Selection | None = None
+    chosen_ratio: float | None = None
+    rejected_ratio: float | None = None
+    threshold: float | None = None
+    include_tokens: tuple[str, ...] | None = None
+    exclude_tokens: tuple[str, ...] | None = None
+    ratio_by: str | None = None
+
+    def of(self, was: SelectionRule) -> SelectionRule:
+        """The changed rule; ratios stay unless one rule's are shares of the tokens, the other's not.
+
+        Raises:
+            SettingsError: If the changes exclude each other.
+            SelectionError: If a ratio is out of range.
+        """
+        rule = self.selection or was.rule
+        kept = was if rule == was.rule or {rule, was.rule} <= _SHARES_OF_TOKENS else SelectionRule()
+        ratios = {
+            name: ratio
+            for name in ("chosen_ratio", "rejected_ratio")
+            if (ratio := getattr(self, name)) is not None
+        }
+        cutoffs = was.cutoffs if rule == was.rule and not ratios else None
+        if self.threshold is not None:
+            cutoffs = Cutoffs(self.threshold, -self.threshold)
+        ratio_by = kept.ratio_by if rule in GROUPED else None
+        include, exclude = self.include_tokens, self.exclude_tokens
+        return replace(
+            kept,
+            rule=rule,
+            seed=was.seed,
+            cutoffs=cutoffs,
+            tokens=TokenFilter(
+                was.tokens.include if include is None else include,
+                was.tokens.exclude if exclude is None else exclude,
+            ),
+            ratio_by=ratio_by if self.ratio_by is None else RatioBy.parse(self.ratio_by),
+            **ratios,
+        )
 
 
 @dataclass(frozen=True)
@@ -30,8 +89,7 @@ class ProjectionSettings:
         projection: ``sum`` projects the rewards and selects again on the policy's tokens;
             ``majority`` selects the tokens of which the dataset's own selection covers at
             least half, whatever ``selection`` is.
-        weights: ``mask`` weighs all selected tokens the same, ``rewards`` by
-            `selection.reward_weights`.
+        weights: ``mask`` weighs all selected tokens the same, the others as `rules.weights` says.
         max_length: Most tokens of prompt and response together; responses are cut.
     """
 
@@ -51,6 +109,12 @@ class ProjectionSettings:
                 raise SettingsError(f'{name} "{getattr(self, name)}" is not one of {", ".join(known)}.')
         if self.max_length < 1:
             raise SettingsError(f"max_length must be at least 1, got {self.max_length}.")
+
+    def of_group(self, value: object) -> "ProjectionSettings":
+        """The settings of a row with this value in the column of the selection's ``ratio_by``."""
+        if self.selection.ratio_by is None:
+            return self
+        return replace(self, selection=self.selection.of_group(value))
 
 
 @dataclass(frozen=True)
@@ -122,6 +186,11 @@ class AnnotateSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}.")
+        if self.selection.rule not in PER_RESPONSE or self.selection.ratio_by or self.selection.tokens:
+            raise SettingsError(
+                f"annotation selects by {', '.join(PER_RESPONSE)}, among all tokens. Annotate by one of "
+                "them, then run sepo reselect, which needs no models."
+            )
         index, count = self.shard
         if not 0 <= index < count:
             raise SettingsError(

@@ -1,6 +1,6 @@
 """Training examples: sequences with weights, made from conversations, pairs or annotated rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 from sepo_data.errors import PreferenceError
 from sepo_data.projected.pairs import ProjectedSide
+from sepo_data.rules.weights import PairWeight, margin_weight
+from sepo_data.schema import SIDES
+from sepo_data.sources.preferences import Source
 from sepo_data.tokens.chats import EncodedChat
 from sepo_data.tokens.encoding import EncodedResponse, Ids
 from sepo_data.tokens.pairs import EncodedPair
@@ -49,7 +52,7 @@ class Example:
 
     row: int
     sequences: tuple[WeightedSequence, ...]
-    items: int = 1
+    items: float = 1
     ref_logps: tuple[float, float] | None = None
 
     def __len__(self) -> int:
@@ -79,13 +82,31 @@ def conversation_example(chat: EncodedChat) -> Example:
     return Example(chat.row, (_whole(chat),), items=chat.positions.size)
 
 
-def pair_example(pair: EncodedPair) -> Example:
-    """All tokens of both responses."""
-    return Example(pair.row, (_whole(pair.chosen), _whole(pair.rejected)))
+def pair_example(pair: EncodedPair, weight: float = 1) -> Example:
+    """All tokens of both responses, and what the pair counts for."""
+    return Example(pair.row, (_whole(pair.chosen), _whole(pair.rejected)), items=weight)
 
 
 def _whole(response: EncodedChat | EncodedResponse) -> WeightedSequence:
     return _compact(response.input_ids, response.positions, np.ones(response.positions.size, np.float32))
+
+
+def pair_weights(source: Source, pair_weight: PairWeight) -> Callable[[int], float]:
+    """What the pair of a row counts for.
+
+    Raises:
+        PreferenceError: If it goes by the oracle's margin and the dataset has none.
+    """
+    if pair_weight == "equal":
+        return lambda row: 1
+    columns = [f"{side}_reward" for side in SIDES]
+    if missing := [name for name in columns if name not in source.rows.column_names]:
+        raise PreferenceError(
+            f"{source.name}: no column {missing[0]}, so no margins. Annotate it with sepo-annotate, or leave "
+            "out --pair-weight margin."
+        )
+    chosen, rejected = (np.asarray(source.rows[name][:], np.float64) for name in columns)
+    return lambda row: margin_weight(chosen[row], rejected[row])
 
 
 def key_tokens(side: ProjectedSide) -> WeightedSequence:

@@ -64,7 +64,7 @@ def sepo_loss(
     Args:
         chosen_token_logps: Policy log-probs in nats, ``(B, T)``; padding finite.
         rejected_token_logps: As above; its ``T`` may differ.
-        chosen_mask: Bool, or weights in ``[0, 1]``, ``(B, T)``: 0 on padding and
+        chosen_mask: Bool, or weights of 0 or more, ``(B, T)``: 0 on padding and
             where not selected, at least one positive a row.
         rejected_mask: As above.
         scale: Factor of the gap. 1 is what the authors' code computes; a review of

@@ -49,7 +49,7 @@ def training_record(
         "model": {**asdict(checkpoint.facts), "on_hub": top.commit is not None},
         "dataset": data.facts,
         "settings": {
-            **{name: said[name] for name in sorted(said.keys() - _NOT_IN_RECORD)},
+            **{name: _plain(said[name]) for name in sorted(said.keys() - _NOT_IN_RECORD)},
             "chat_template_sha256": None if template is None else text_sha256(template),
             "tokenizer_sha256": tokenizer_hash(encoder),
         },
@@ -74,5 +74,5 @@ def training_record(
 
 
 def _plain(value: Any) -> Any:
-    """Enumerations by their value."""
-    return getattr(value, "value", value)
+    """As JSON has it: enumerations by their value, tuples as lists."""
+    return list(value) if isinstance(value, tuple) else getattr(value, "value", value)

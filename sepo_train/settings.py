@@ -6,13 +6,14 @@ repository) where those state one; `docs/training.md` lists them with their sour
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from sepo_data.errors import SettingsError
+from sepo_data.rules.weights import PAIR_WEIGHTS, PairWeight, Weights
 from sepo_data.schema import Side
 from sepo_data.selection import Selection, SelectionRule, check_ratio
-from sepo_data.settings import DTYPES, Dtype, Projection, ProjectionSettings, Weights
+from sepo_data.settings import DTYPES, Dtype, Projection, ProjectionSettings, SelectionChange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,8 @@ class DpoSettings(TrainSettings):
     Attributes:
         beta: How strongly the oracle is held to its reference.
         label_smoothing: Assumed share of swapped pairs, in ``[0, 0.5)``.
+        pair_weight: ``equal``, or of an annotated dataset by the oracle's ``margin``, see
+            `rules.weights.margin_weight`.
         prompt_column: As for SFT.
         chosen_column: As for SFT.
         rejected_column: As for SFT.
@@ -123,6 +126,7 @@ class DpoSettings(TrainSettings):
 
     beta: float = 0.1
     label_smoothing: float = 0.0
+    pair_weight: PairWeight = "equal"
     prompt_column: str | None = None
     chosen_column: str | None = None
     rejected_column: str | None = None
@@ -136,6 +140,7 @@ class DpoSettings(TrainSettings):
         _check_positive("beta", self.beta)
         if not 0 <= self.label_smoothing < 0.5:
             raise SettingsError(f"label smoothing must be in [0, 0.5), got {self.label_smoothing}.")
+        _check_pair_weight(self.pair_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +153,14 @@ class SepoSettings(TrainSettings):
         chosen_ratio: Share of the chosen response's tokens to select, in ``(0, 1]``; None: as
             annotated, or 0.3 where another rule was.
         rejected_ratio: The same for the rejected response.
+        threshold: For selection ``threshold``, in nats.
+        include_tokens: Select from these tokens only, see `rules.token_filter`; None: as annotated.
+        exclude_tokens: Never select these; None: as annotated.
+        ratio_by: Ratios for groups of rows, as ``column=value:ratio,value:ratio``; None: as annotated.
         projection: ``sum`` selects on the rewards at the policy's own tokens, ``majority``
             carries the masks of the dataset.
-        weights: ``mask`` counts selected tokens equally, ``rewards`` by their rewards.
+        weights: ``mask`` counts selected tokens equally; the others: `rules.weights`.
+        pair_weight: ``equal``, or by the oracle's ``margin``, see `rules.weights.margin_weight`.
         scale: Factor of the gap in the loss.
         margin: What the scaled gap should exceed.
     """
@@ -158,8 +168,13 @@ class SepoSettings(TrainSettings):
     selection: Selection | None = None
     chosen_ratio: float | None = None
     rejected_ratio: float | None = None
+    threshold: float | None = None
+    include_tokens: tuple[str, ...] | None = None
+    exclude_tokens: tuple[str, ...] | None = None
+    ratio_by: str | None = None
     projection: Projection = "sum"
     weights: Weights = "mask"
+    pair_weight: PairWeight = "equal"
     scale: float = 1.0
     margin: float = 0.0
     learning_rate: float = 5e-7
@@ -173,18 +188,18 @@ class SepoSettings(TrainSettings):
             if (ratio := getattr(self, name)) is not None:
                 check_ratio(ratio, name.replace("_", " "))
         _check_positive("scale", self.scale)
+        _check_pair_weight(self.pair_weight)
         if not math.isfinite(self.margin):
             raise SettingsError(f"margin must be a finite number, got {self.margin}.")
-        if self.projection == "majority" and (self.selection, self.chosen_ratio, self.rejected_ratio) != (
-            None,
-            None,
-            None,
-        ):
+        if self.projection == "majority" and self._change() != SelectionChange():
             raise SettingsError(
                 "projection majority carries the masks of the dataset, so a selection or a ratio says "
                 "nothing. Leave them out, or use --projection sum."
             )
         self.projection_settings(SelectionRule(), self.max_length)
+
+    def _change(self) -> SelectionChange:
+        return SelectionChange(**{one.name: getattr(self, one.name) for one in fields(SelectionChange)})
 
     def projection_settings(self, annotated_with: SelectionRule, max_length: int) -> ProjectionSettings:
         """How annotated rows become the policy's.
@@ -193,7 +208,7 @@ class SepoSettings(TrainSettings):
             annotated_with: The rule of the dataset's own masks.
             max_length: Most tokens that the policy is given.
         """
-        rule = annotated_with.changed(self.selection, self.chosen_ratio, self.rejected_ratio)
+        rule = self._change().of(annotated_with)
         return ProjectionSettings(
             replace(rule, seed=self.seed), self.projection, self.weights, max_length=max_length
         )
@@ -201,8 +216,18 @@ class SepoSettings(TrainSettings):
     def with_selection(self, rule: SelectionRule) -> "SepoSettings":
         """The settings with every choice made, as the record keeps them."""
         return replace(
-            self, selection=rule.rule, chosen_ratio=rule.chosen_ratio, rejected_ratio=rule.rejected_ratio
+            self,
+            selection=rule.rule,
+            chosen_ratio=rule.chosen_ratio,
+            rejected_ratio=rule.rejected_ratio,
+            include_tokens=rule.tokens.include or None,
+            exclude_tokens=rule.tokens.exclude or None,
         )
+
+
+def _check_pair_weight(pair_weight: str) -> None:
+    if pair_weight not in PAIR_WEIGHTS:
+        raise SettingsError(f'pair weight "{pair_weight}" is not one of {", ".join(PAIR_WEIGHTS)}.')
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -18,13 +18,14 @@ from sepo_data.annotated.opening import open_annotated
 from sepo_data.models.description import Description
 from sepo_data.projected.pairs import ProjectedRows
 from sepo_data.projected.transfer import transfer_report
+from sepo_data.projected.whole import settled
 from sepo_data.sources.conversations import open_chats
 from sepo_data.sources.preferences import open_source
 from sepo_data.tokens.chats import encode_chats
 from sepo_data.tokens.pairs import encode_rows
 
 from .arguments import training_arguments
-from .examples import Example, conversation_example, drawn_rows, key_tokens, pair_example
+from .examples import Example, conversation_example, drawn_rows, key_tokens, pair_example, pair_weights
 from .folder import check_folder
 from .inputs import Data, annotated_facts, choose_split, dataset_arguments, prepare_start, read_examples
 from .objectives import dpo_objective, sepo_objective, sft_objective
@@ -81,7 +82,10 @@ def train_dpo(
     source = replace(source, rows=drawn_rows(source.rows, settings))
     start = prepare_start(model, source, settings)
     encode = partial(encode_rows, source, start.encoder, start.max_length)
-    data = read_examples(source, encode, lambda encoded: [pair_example(pair) for pair in encoded.pairs])
+    weight = pair_weights(source, settings.pair_weight)
+    data = read_examples(
+        source, encode, lambda encoded: [pair_example(pair, weight(pair.row)) for pair in encoded.pairs]
+    )
     return run_training(
         "dpo",
         start,
@@ -114,7 +118,10 @@ def train_sepo(
     split = choose_split(annotated, settings.split)
     source = annotated_source(drawn_rows(annotated.splits[split], settings), annotated.name)
     start = prepare_start(policy, source, settings)
-    projection = settings.projection_settings(annotated.manifest.selection, start.max_length)
+    projection = settled(
+        source, start.encoder, settings.projection_settings(annotated.manifest.selection, start.max_length)
+    )
+    weight = pair_weights(source, settings.pair_weight)
     if settings.projection == "sum":  # the record says what was chosen, by whomever
         settings = settings.with_selection(projection.selection)
     examples: list[Example] = []
@@ -123,7 +130,7 @@ def train_sepo(
     def collect(projected: ProjectedRows) -> None:
         notes.update(projected.counts)
         examples.extend(
-            Example(pair.row, (key_tokens(pair.chosen), key_tokens(pair.rejected)))
+            Example(pair.row, (key_tokens(pair.chosen), key_tokens(pair.rejected)), items=weight(pair.row))
             for pair in projected.pairs
         )
 

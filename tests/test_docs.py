@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM
 from cli.main import main
 from sepo_data import AnnotateSettings, annotate
 from sepo_data.models.logprobs import token_logps
+from sepo_data.rules.weights import WEIGHTS
+from sepo_data.selection import SELECTIONS
 from sepo_train import sepo_loss
 
 ROOT = Path(__file__).parent.parent
@@ -179,3 +181,16 @@ def test_the_defaults_on_the_training_page_are_those_of_the_commands() -> None:
                 assert found.default == float(cell), (option, stage)
                 checked += 1
     assert checked >= 15
+
+
+def test_the_example_of_rules_and_weights_prints_what_the_page_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (block,) = python_blocks("selection.md")
+    exec(compile(block, "selection.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
+
+
+def test_the_page_of_rules_and_weights_has_all_of_them() -> None:
+    named = re.findall(r"^\| `(\w+)` \|", DOCS["selection.md"], re.MULTILINE)
+    assert named == [*SELECTIONS, *WEIGHTS]

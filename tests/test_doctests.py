@@ -7,7 +7,11 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["sources.preferences", "projection", "selection", "runs.folder", "runs.workers"]
+    "module",
+    [
+        *("sources.preferences", "projection", "selection", "runs.folder", "runs.workers"),
+        *("rules.cutoffs", "rules.groups", "rules.token_filter", "rules.weights"),
+    ],
 )
 def test_the_examples_of_the_docstrings_run(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"sepo_data.{module}"))

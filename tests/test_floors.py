@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("sepo_data", "sepo_train", "cli")
 FLOORS = [
     ["errors", "projection"],
-    ["files", "schema"],
+    ["files", "schema", "rules"],
     ["hub", "selection"],
     ["sources", "settings"],
     ["tokens", "annotated"],

@@ -20,8 +20,10 @@ from sepo_data import (
     SettingsError,
     TokenizerError,
     project_row,
+    select_tokens,
 )
 from sepo_data.annotated.annotations import annotated_source
+from sepo_data.projected import whole
 from sepo_data.projected.pairs import (
     NOTHING_SELECTED,
     ProjectedPair,
@@ -29,8 +31,11 @@ from sepo_data.projected.pairs import (
     ProjectedSide,
     project_rows,
 )
+from sepo_data.projected.whole import settled
+from sepo_data.rules.groups import RatioBy
+from sepo_data.rules.token_filter import TokenFilter
 from sepo_data.schema import SIDES
-from sepo_data.settings import AnnotateSettings, ProjectionSettings
+from sepo_data.settings import AnnotateSettings, ProjectionSettings, SelectionChange
 from sepo_data.tokens.encoder import response_encoder
 from sepo_data.tokens.encoding import PROMPT_TOO_LONG
 
@@ -319,7 +324,7 @@ def test_a_ratio_out_of_range_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"rule": "best"}, 'selection "best" is not one of ratio, mass, random, all'),
+        ({"rule": "best"}, 'selection "best" is not one of ratio, mass, global, threshold, random, all'),
         ({"projection": "max"}, 'projection "max" is not one of sum, majority'),
         ({"weights": "all"}, 'weights "all" is not one of mask, rewards'),
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
@@ -333,11 +338,75 @@ def test_a_setting_that_cannot_work_is_refused(setting: dict[str, Any], message:
 
 def test_a_rule_is_that_of_the_annotation_unless_another_is_asked_for() -> None:
     annotated_with = SelectionRule("ratio", 0.1, 0.2)
-    assert annotated_with.changed() == annotated_with
-    assert annotated_with.changed(chosen_ratio=0.5) == SelectionRule("ratio", 0.5, 0.2)
-    assert annotated_with.changed("random") == SelectionRule("random", 0.1, 0.2)
+    assert SelectionChange().of(annotated_with) == annotated_with
+    assert SelectionChange(chosen_ratio=0.5).of(annotated_with) == SelectionRule("ratio", 0.5, 0.2)
+    assert SelectionChange("random").of(annotated_with) == SelectionRule("random", 0.1, 0.2)
     # a share of the tokens is no share of the reward, and the other way round
-    assert annotated_with.changed("mass") == SelectionRule("mass", 0.3, 0.3)
+    assert SelectionChange("mass").of(annotated_with) == SelectionRule("mass", 0.3, 0.3)
     by_mass = SelectionRule("mass", 0.6, 0.6)
-    assert by_mass.changed() == by_mass
-    assert by_mass.changed("ratio") == SelectionRule("ratio", 0.3, 0.3)
+    assert SelectionChange().of(by_mass) == by_mass
+    assert SelectionChange("ratio").of(by_mass) == SelectionRule("ratio", 0.3, 0.3)
+
+
+def test_tokens_are_filtered_by_the_policys_texts_and_ids_and_the_ratio_is_of_the_rest() -> None:
+    # a=0.5 | bc=3.5 | d=2 | e=2 | f=2 | gh=-2 | end=-1; without "bc" and the id of "d" half of five are two
+    tokenizer = letters("bc", "gh")
+    filtered = TokenFilter(exclude=("b.", str(tokenizer.convert_tokens_to_ids("d"))))
+    rule = SelectionRule(chosen_ratio=0.5, tokens=filtered)
+    assert marked(project_row(row_by_hand(FOUR), tokenizer, ProjectionSettings(rule)).chosen) == [3, 4]
+    only_end = SelectionRule(tokens=TokenFilter(include=("^$",)))
+    assert marked(project_row(row_by_hand(FOUR), tokenizer, ProjectionSettings(only_end)).chosen) == [6]
+
+
+def test_a_row_has_the_ratio_of_its_group() -> None:
+    rows = datasets.Dataset.from_list(
+        [{**row_by_hand(FOUR), "topic": topic} for topic in ("maths", "chat", "other")]
+    )
+    settings = ProjectionSettings(SelectionRule(ratio_by=RatioBy("topic", {"maths": 1.0, "chat": 0.1})))
+    encoder = response_encoder(letters())
+    found = project_rows(annotated_source(rows, "rows"), encoder, settings, 0, 3)
+    assert [len(marked(pair.chosen)) for pair in found.pairs] == [9, 1, 2]  # of nine: all, 0.9, 2.7
+    one = project_row(rows[0], letters(), settings)
+    assert len(marked(one.chosen)) == 9
+
+
+def test_global_selects_the_share_of_all_tokens_and_drops_rows_without_any() -> None:
+    # on the oracle's tokens the chosen rewards are 1 3 6 -2 -1 and, ten times less, 0.1 0.3 0.6 -0.2 -0.1
+    words = ("ab", "de", "def", "gh")
+    low = {**FOUR, "token_rewards": [0.1, 0.3, 0.6, -0.2], "eos_reward": -0.1}
+    rows = datasets.Dataset.from_list([row_by_hand(FOUR), row_by_hand(low)])
+    source, encoder = annotated_source(rows, "rows"), response_encoder(letters(*words))
+    wanted = ProjectionSettings(SelectionRule("global", chosen_ratio=0.3, rejected_ratio=1.0))
+    settings = settled(source, encoder, wanted)
+    assert settings.selection.cutoffs is not None
+    assert settings.selection.cutoffs.chosen == 1.0  # 3 of 10: 6, 3 and 1
+    found = project_rows(source, encoder, settings, 0, 2)
+    assert found.dropped == {NOTHING_SELECTED: [1]}
+    assert marked(found.pairs[0].chosen) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 500])
+def test_global_is_the_share_of_every_token_on_other_tokens_whatever_the_chunks(
+    monkeypatch: pytest.MonkeyPatch, rows_at_once: int
+) -> None:
+    monkeypatch.setattr(whole, "ROWS_AT_ONCE", rows_at_once)
+    rows = scored(pairs(12), tiny_tokenizer(), AnnotateSettings(output=Path()))
+    source, encoder = annotated_source(rows, "rows"), response_encoder(tiny_tokenizer("unigram_nfkc"))
+    settings = settled(source, encoder, ProjectionSettings(SelectionRule("global", 0.2, 0.4)))
+    everything = project_rows(source, encoder, ProjectionSettings(SelectionRule("all")), 0, 12)
+    for side, ratio in zip(SIDES, (0.2, 0.4), strict=True):
+        responses = [getattr(pair, side) for pair in everything.pairs]
+        rewards = np.concatenate([np.append(one.token_rewards, one.eos_reward) for one in responses])
+        wanted = select_tokens(rewards, ratio, highest=side == "chosen")
+        cutoff = getattr(settings.selection.cutoffs, side)
+        found = rewards >= cutoff if side == "chosen" else rewards <= cutoff
+        assert found[wanted].all()
+        np.testing.assert_allclose(rewards[found & ~wanted], cutoff, rtol=2**-12)  # ties, to the bin's width
+        assert found.sum() <= wanted.sum() + 3
+
+
+def test_global_with_nothing_to_select_from_is_refused() -> None:
+    rows = datasets.Dataset.from_list([row_by_hand(FOUR)])
+    nothing = ProjectionSettings(SelectionRule("global", tokens=TokenFilter(include=("Z",))))
+    with pytest.raises(PreferenceError, match="no row has a token to select on both sides"):
+        settled(annotated_source(rows, "rows"), response_encoder(letters()), nothing)

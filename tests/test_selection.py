@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepo_data import SelectionError
-from sepo_data.selection import SELECTIONS, reward_weights, select, select_mass, select_random, select_tokens
+from sepo_data.selection import PER_RESPONSE, select, select_mass, select_random, select_tokens
 
 REWARDS = st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=40)
 RATIOS = st.floats(0.01, 1.0)
@@ -99,7 +99,7 @@ def test_counts_are_exact(rewards: list[float], ratio: float) -> None:
     assert select(rewards, "ratio", ratio, highest=True).sum() == expected
     assert select(rewards, "random", ratio, highest=True).sum() == expected
     assert select(rewards, "all", ratio, highest=True).all()
-    assert set(SELECTIONS) == {"ratio", "mass", "random", "all"}
+    assert set(PER_RESPONSE) == {"ratio", "mass", "random", "all"}
 
 
 @given(REWARDS, RATIOS)
@@ -111,26 +111,3 @@ def test_mass_carries_its_share_and_one_token_less_does_not(rewards: list[float]
     assert carried >= share * total - 1e-9 * total
     if mask.sum() > 1:
         assert carried - values[mask].min() < share * total
-
-
-def test_weights_are_the_probability_that_the_oracle_wrote_the_token() -> None:
-    # p_oracle = 3/4 and p_ref = 1/4 give r = ln 3 and 3 / (3 + 1) = 0.75; on the rejected side 0.25
-    rewards, mask = np.array([np.log(3), 0.0, 5.0]), np.array([True, True, False])
-    np.testing.assert_allclose(reward_weights(rewards, mask, highest=True), [0.75, 0.5, 0.0])
-    np.testing.assert_allclose(reward_weights(rewards, mask, highest=False), [0.25, 0.5, 0.0])
-    assert reward_weights(rewards, mask, highest=True).dtype == np.float32
-
-
-def test_weights_of_unknown_rewards_are_0_and_large_rewards_are_quiet() -> None:
-    rewards, mask = np.array([np.nan, 1000.0, -1000.0]), np.array([True, True, True])
-    with np.errstate(over="raise", invalid="raise"):
-        assert reward_weights(rewards, mask, highest=True).tolist() == [0.0, 1.0, 0.0]
-        assert reward_weights(rewards, mask, highest=False).tolist() == [0.0, 0.0, 1.0]
-
-
-@given(REWARDS)
-def test_weights_lie_between_0_and_1_and_the_two_sides_add_up_to_1(rewards: list[float]) -> None:
-    mask = np.ones(len(rewards), dtype=bool)
-    both = [reward_weights(rewards, mask, highest=highest) for highest in (True, False)]
-    assert all(((weights > 0) & (weights < 1)).all() for weights in both)
-    np.testing.assert_allclose(both[0] + both[1], 1, rtol=1e-6)

@@ -7,13 +7,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ..errors import SettingsError
 from ..projection import Bounds, partition
+from ..rules.groups import RatioBy
 from ..schema import PAIR_COLUMNS, token_fields
-from ..selection import Mask
+from ..selection import Mask, SelectionRule
 from ..sources.preferences import PairColumns, Source
 
 if TYPE_CHECKING:
     import datasets
+
+ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -62,3 +66,28 @@ def read_annotations(table: pa.Table, side: str) -> list[Annotation]:
         Annotation(partition(start, end), rewards.astype(np.float64), mask, eos_reward, eos_mask)
         for start, end, rewards, mask, eos_reward, eos_mask in zip(*columns, *of_end, strict=True)
     ]
+
+
+def group_values(table: pa.Table, selection: SelectionRule) -> list[object]:
+    """What each row has in the column that decides on its ratio; None where none does."""
+    if selection.ratio_by is None:
+        return [None] * table.num_rows
+    values: list[object] = table[selection.ratio_by.column].to_pylist()
+    return values
+
+
+def check_groups(rows: "datasets.Dataset", ratio_by: RatioBy, name: str) -> None:
+    """Make sure that the column is there and every group occurs; ``name`` is what a message calls the rows.
+
+    Raises:
+        SettingsError: Naming what does not.
+    """
+    if ratio_by.column not in rows.column_names:
+        columns = ", ".join(rows.column_names)
+        raise SettingsError(
+            f"{name}: no column {ratio_by.column}. Correct --ratio-by; the columns are {columns}."
+        )
+    values: set[object] = set()
+    for table in rows.select_columns([ratio_by.column]).with_format("arrow").iter(ROWS_AT_ONCE):
+        values.update(table[ratio_by.column].unique().to_pylist())
+    ratio_by.check_groups(values, name)

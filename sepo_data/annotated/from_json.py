@@ -83,10 +83,10 @@ def _checked(hint: Any, value: Any, place: str) -> Any:
     if origin is UnionType and NoneType in arguments:
         (other,) = (argument for argument in arguments if argument is not NoneType)
         return None if value is None else _checked(other, value, place)
-    if origin is list:
+    if origin in (list, tuple):
         if not isinstance(value, list):
             raise NotAsItMustBeError(f"{place} is {_shown(value)}, it must be a list")
-        return [_checked(arguments[0], item, f"{place}[{number}]") for number, item in enumerate(value)]
+        return origin(_checked(arguments[0], item, f"{place}[{number}]") for number, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
             raise NotAsItMustBeError(f"{place} is {_shown(value)}, it must be an object")

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ..annotated.annotations import Annotation, annotated_source, read_annotations
+from ..annotated.annotations import Annotation, annotated_source, group_values, read_annotations
 from ..errors import PreferenceError, SchemaError
 from ..projection import Bounds, Spans, partition, project, project_mask
+from ..rules.weights import weigh_tokens
 from ..schema import PAIR_COLUMNS, SIDES, Side, scalar_fields, token_fields, validate
-from ..selection import Mask, reward_weights
+from ..selection import Mask
 from ..settings import ProjectionSettings
 from ..sources.preferences import Source
 from ..tokens.encoder import ResponseEncoder, response_encoder
@@ -53,7 +54,7 @@ class ProjectedSide:
         eos_reward: Reward of the token that ends the turn; NaN if the oracle never saw the end,
             None if ``max_length`` cuts it off here.
         eos_mask: Whether it is selected; None if it is cut off.
-        weights: Weight of each position in the loss, in ``[0, 1]``, ``(n,)``; 0 where not selected.
+        weights: Weight of each position in the loss, 0 or more, ``(n,)``; 0 where not selected.
         dropped_reward: Sum of |reward| of what ``max_length`` cuts off here, in nats.
     """
 
@@ -113,10 +114,11 @@ def project_rows(
     encoded = encode_rows(texts, encoder, settings.max_length, lo, hi)
     table: pa.Table = source.rows.with_format("arrow")[lo:hi]
     annotations = {side: read_annotations(table, side) for side in SIDES}
+    groups = group_values(table, settings.selection)
     pairs, dropped = [], {reason: list(rows) for reason, rows in encoded.dropped.items()}
     for item in encoded.pairs:
         of_row = {side: annotations[side][item.row - lo] for side in SIDES}
-        pair = _project_pair(item, of_row, item.row, settings)
+        pair = _project_pair(item, of_row, item.row, settings.of_group(groups[item.row - lo]))
         if isinstance(pair, str):
             dropped.setdefault(pair, []).append(item.row)
         else:
@@ -163,7 +165,7 @@ def project_row(
     pair: ProjectedPair | str = "".join(encoded.dropped)
     for item in encoded.pairs:
         of_row = {side: read_annotations(table, side)[0] for side in SIDES}
-        pair = _project_pair(item, of_row, row_number, settings)
+        pair = _project_pair(item, of_row, row_number, settings.of_group(_group(row, settings)))
     if isinstance(pair, str):
         raise PreferenceError(f"row {row_number}: {pair}. Leave this row out.")
     return pair
@@ -173,22 +175,29 @@ def _project_pair(
     item: EncodedPair, annotations: Mapping[Side, Annotation], row: int, settings: ProjectionSettings
 ) -> ProjectedPair | str:
     """The pair, or the reason why it cannot be trained on; ``row`` is its number in the dataset."""
+    texts = {"chosen": item.pair.chosen_response, "rejected": item.pair.rejected_response}
     sides = {
-        side: _project_side(getattr(item, side), annotations[side], side, row, settings) for side in SIDES
+        side: _project_side(texts[side], getattr(item, side), annotations[side], side, row, settings)
+        for side in SIDES
     }
     usable = all(side.weights.any() for side in sides.values())
     return ProjectedPair(row, **sides) if usable else NOTHING_SELECTED
 
 
 def _project_side(
-    response: EncodedResponse, annotation: Annotation, side: Side, row: int, settings: ProjectionSettings
+    text: str,
+    response: EncodedResponse,
+    annotation: Annotation,
+    side: Side,
+    row: int,
+    settings: ProjectionSettings,
 ) -> ProjectedSide:
     bounds = partition(response.token_start, response.token_end)
     projected = project(annotation.token_rewards, annotation.bounds, bounds)
     if response.ended:  # an end that the oracle never saw has no reward
         projected = np.append(projected, np.nan if annotation.eos_reward is None else annotation.eos_reward)
     rewards = projected.astype(np.float32)
-    mask = _selected(rewards, annotation, bounds, side, row, settings)
+    mask = _selected(rewards, text, response, annotation, bounds, side, row, settings)
     size = response.token_start.size
     return ProjectedSide(
         input_ids=response.input_ids,
@@ -200,15 +209,15 @@ def _project_side(
         token_mask=mask[:size],
         eos_reward=float(rewards[-1]) if response.ended else None,
         eos_mask=bool(mask[-1]) if response.ended else None,
-        weights=mask.astype(np.float32)
-        if settings.weights == "mask"
-        else reward_weights(rewards, mask, highest=side == "chosen"),
+        weights=weigh_tokens(rewards, mask, settings.weights, highest=side == "chosen"),
         dropped_reward=_dropped_reward(annotation, bounds, ended=response.ended),
     )
 
 
 def _selected(
     rewards: Floats,
+    text: str,
+    response: EncodedResponse,
     annotation: Annotation,
     bounds: Bounds,
     side: Side,
@@ -219,9 +228,12 @@ def _selected(
     if settings.projection == "majority":
         covered = project_mask(annotation.token_mask, annotation.bounds, bounds)
         return np.append(covered, float(annotation.eos_mask or False))[: rewards.size] >= 0.5
-    mask, known = np.zeros(rewards.size, dtype=bool), ~np.isnan(rewards)
-    mask[known] = settings.selection.mask(rewards[known], side, row)
-    return mask
+    eligible = ~np.isnan(rewards)
+    if settings.selection.tokens:
+        spans = zip(response.token_start, response.token_end, strict=True)
+        texts = [text[start:end] for start, end in spans] + [""] * response.ended
+        eligible &= settings.selection.tokens.allows(texts, response.input_ids[response.positions])
+    return settings.selection.mask(rewards, side, row, eligible=eligible)
 
 
 def _dropped_reward(annotation: Annotation, bounds: Bounds, *, ended: bool) -> float:
@@ -229,6 +241,11 @@ def _dropped_reward(annotation: Annotation, bounds: Bounds, *, ended: bool) -> f
     cut = np.clip(annotation.bounds[1:] - bounds[-1], 0, sizes) / sizes
     end = 0.0 if ended else abs(annotation.eos_reward or 0.0)
     return float(np.abs(annotation.token_rewards) @ cut) + end
+
+
+def _group(row: Mapping[str, Any], settings: ProjectionSettings) -> object:
+    ratio_by = settings.selection.ratio_by
+    return None if ratio_by is None else row.get(ratio_by.column)
 
 
 def _one_row(row: Mapping[str, Any]) -> pa.Table:

@@ -1,0 +1,65 @@
+"""What a selection has to know of the whole dataset before it selects in the first row."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from ..annotated.annotations import check_groups
+from ..errors import PreferenceError
+from ..rules.cutoffs import Cutoffs, RewardCounts
+from ..schema import SIDES
+from ..selection import SelectionRule
+from ..settings import ProjectionSettings
+from ..sources.preferences import Source
+from ..tokens.encoder import ResponseEncoder
+from .pairs import Floats, ProjectedSide, project_rows
+
+log = logging.getLogger("sepo")
+
+ROWS_AT_ONCE = 500
+
+
+def settled(source: Source, encoder: ResponseEncoder, settings: ProjectionSettings) -> ProjectionSettings:
+    """The settings with the cutoffs of ``global`` at the policy's own tokens, and groups that do occur.
+
+    ``global`` projects the dataset once more for it, in memory that does not grow.
+
+    Args:
+        source: From `annotated_source`.
+        encoder: The policy's tokenizer, from `encoding.response_encoder`.
+        settings: How to project and select.
+
+    Raises:
+        SettingsError: If a group of ``ratio_by`` does not occur.
+        PreferenceError: If ``global`` has no token to select from.
+        TokenizerError: If the tokenizer cannot serve this dataset at all.
+    """
+    selection = settings.selection
+    if selection.ratio_by is not None:
+        check_groups(source.rows, selection.ratio_by, source.name)
+    if selection.rule != "global" or settings.projection == "majority":
+        return settings
+    candidates = replace(settings, selection=SelectionRule("all", tokens=selection.tokens), weights="mask")
+    counts = {side: RewardCounts() for side in SIDES}
+    pairs = 0
+    for lo in range(0, len(source.rows), ROWS_AT_ONCE):
+        projected = project_rows(source, encoder, candidates, lo, min(lo + ROWS_AT_ONCE, len(source.rows)))
+        pairs += len(projected.pairs)
+        if projected.pairs:
+            counts["chosen"].add(np.concatenate([_candidates(pair.chosen) for pair in projected.pairs]))
+            counts["rejected"].add(-np.concatenate([_candidates(pair.rejected) for pair in projected.pairs]))
+    if not pairs:
+        raise PreferenceError(f"{source.name}: no row has a token to select on both sides.")
+    cutoffs = Cutoffs(
+        counts["chosen"].cutoff(selection.chosen_ratio), -counts["rejected"].cutoff(selection.rejected_ratio)
+    )
+    log.info(
+        "selection global: chosen tokens from %.4g nats, rejected from %.4g", cutoffs.chosen, cutoffs.rejected
+    )
+    return replace(settings, selection=replace(selection, cutoffs=cutoffs))
+
+
+def _candidates(side: ProjectedSide) -> Floats:
+    end = [] if side.eos_reward is None else [side.eos_reward]
+    return np.append(side.token_rewards, np.asarray(end, np.float32))[side.weights > 0]

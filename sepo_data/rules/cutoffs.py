@@ -1,0 +1,65 @@
+"""The reward that a share of all tokens reaches, found in one pass and in memory that does not grow.
+
+Rewards are float32, whose bits, read as whole numbers, have the order of the values. So they are
+counted by their leading 22 bits: sign, exponent and 13 bits of the mantissa, a bin of 2**-13 of its value.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+_BITS = 22
+_SIGN = np.uint32(1 << 31)
+
+
+@dataclass(frozen=True)
+class Cutoffs:
+    """The least reward of a selected chosen token, and the largest of a selected rejected one, in nats."""
+
+    chosen: float
+    rejected: float
+
+
+@dataclass
+class RewardCounts:
+    """How often each reward occurs, by bin; 32 MiB at most, however many are added."""
+
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << _BITS, np.int64))
+
+    def add(self, token_rewards: npt.ArrayLike) -> None:
+        """Count rewards in nats, not NaN."""
+        bins, counts = np.unique(_bins(np.asarray(token_rewards, np.float32)), return_counts=True)
+        self.counts[bins] += counts
+
+    def cutoff(self, ratio: float) -> float:
+        """The lower end of the bin that completes the share of the highest rewards.
+
+        Args:
+            ratio: Share of everything added, in ``(0, 1]``.
+
+        Returns:
+            A reward in nats. ``max(1, floor(ratio * n + 1e-9))`` of the ``n`` rewards reach it, and at most
+            as many more as lie in its bin.
+
+        Example:
+            >>> counts = RewardCounts()
+            >>> counts.add([0.5, -1.0, 2.0, 0.25])
+            >>> counts.cutoff(0.5)
+            0.5
+        """
+        from_top = np.cumsum(self.counts[::-1])
+        wanted = max(1, int(ratio * from_top[-1] + 1e-9))
+        return _lower_end(self.counts.size - 1 - int(np.searchsorted(from_top, wanted)))
+
+
+def _bins(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    bits = (values + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0: they are one reward
+    ordered = np.where(bits & _SIGN, ~bits, bits | _SIGN)
+    return ordered >> np.uint32(32 - _BITS)
+
+
+def _lower_end(number: int) -> float:
+    ordered = np.uint32(number << (32 - _BITS))
+    bits = ordered ^ _SIGN if ordered & _SIGN else ~ordered
+    return float(np.array([bits], np.uint32).view(np.float32)[0])
