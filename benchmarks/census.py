@@ -38,11 +38,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from sepo_data.projection import Bounds, partition, project
-from sepo_data.sources.preferences import Pair, open_source
+from sepo_data.sources.preferences import Pair, open_pairs
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
 from sepo_data.tokens.encoding import EncodedResponse
-from sepo_data.tokens.pairs import encode_rows
-from sepo_data.tokens.templates import give_template
+from sepo_data.tokens.pairs import encode_pairs
+from sepo_data.tokens.templates import set_chat_template
 
 SHOWN = 20  # wrong spans that are printed
 EVERYTHING = 10**6  # tokens: nothing is cut
@@ -310,7 +310,8 @@ def take(encoder: ResponseEncoder, strings: list[str]) -> Census:
         with tempfile.TemporaryDirectory() as place:
             data = Path(place) / "pairs.jsonl"
             data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            encoded = encode_rows(open_source(str(data)), encoder, EVERYTHING, 0, len(rows))
+            source, columns = open_pairs(str(data))
+            encoded = encode_pairs(source.rows, columns, encoder, EVERYTHING, 0, len(rows))
         census.dropped.update({reason: len(numbers) for reason, numbers in encoded.dropped.items()})
         for item in encoded.pairs:
             row = repaired(rows[item.row])
@@ -319,8 +320,8 @@ def take(encoder: ResponseEncoder, strings: list[str]) -> Census:
                 continue
             prefix, suffix = context(encoder, row["prompt"])
             for side, found, response in (
-                ("chosen", item.chosen, item.pair.chosen_response),
-                ("rejected", item.rejected, item.pair.rejected_response),
+                ("chosen", item.chosen, item.pair.responses.chosen),
+                ("rejected", item.rejected, item.pair.responses.rejected),
             ):
                 spans += found.token_start.size
                 census.bounds[name, item.row, side] = partition(found.token_start, found.token_end)
@@ -356,7 +357,7 @@ def encoders(name: str, templates: Sequence[Path]) -> dict[str, ResponseEncoder]
     for template in (None, *templates):
         tokenizer = AutoTokenizer.from_pretrained(name)
         own = "default" if tokenizer.chat_template is None else "own"
-        give_template(tokenizer, template or True, messages, name)
+        set_chat_template(tokenizer, template or True, messages, name)
         found[template.name if template else own] = response_encoder(tokenizer)
     return {**found, "none": response_encoder(AutoTokenizer.from_pretrained(name), chat_template=False)}
 

@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import AutoTokenizer
 
+from sepo_data import selection
 from sepo_data.annotated.manifest import (
     ModelFacts,
     ModelRevision,
@@ -36,18 +37,17 @@ from sepo_data.annotated.manifest import (
     Scoring,
     SourceRecord,
 )
-from sepo_data.models.scoring import ScoredSide
-from sepo_data.runs import tables
+from sepo_data.models.scoring import ScoredSide, Scores
 from sepo_data.runs.folder import chunk_ranges, open_run, write_chunk
 from sepo_data.runs.merging import merge_run
-from sepo_data.runs.tables import annotated_table, passing_columns
-from sepo_data.schema import SCHEMA_VERSION, SIDES, annotated_schema, validate
+from sepo_data.runs.tables import annotated_table, passthrough_columns
+from sepo_data.schema import SCHEMA_VERSION, Side, Sides, annotated_schema, validate
 from sepo_data.settings import AnnotateSettings
-from sepo_data.sources.preferences import Source, open_source, pair_types
-from sepo_data.tokens import encoding
-from sepo_data.tokens import pairs as rows
+from sepo_data.sources.opening import Source
+from sepo_data.sources.preferences import PairColumns, open_pairs, pair_types
+from sepo_data.tokens import encoder, encoding
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
-from sepo_data.tokens.pairs import EncodedRows, encode_rows
+from sepo_data.tokens.pairs import EncodedPairs, encode_pairs
 
 ROUNDS = 3
 PAIRS = 2000
@@ -99,15 +99,15 @@ class MeasuredBackend:
 def measure_inner_steps(clock: Clock) -> None:
     """Put the clock around what the functions of a run call themselves."""
     for module, function, name in (
-        (rows, "render", "render"),
+        (encoder, "render", "render"),
         (encoding, "_tokenise", "tokenise: the rest"),
         (encoding, "_response", "place the response's tokens"),
-        (tables, "select", "select"),
+        (selection, "select", "select"),
     ):
         setattr(module, function, clock.measured(name, getattr(module, function)))
 
 
-def enough_rows(source: Source) -> Source:
+def enough_rows(source: Source, columns: PairColumns) -> Source:
     """The source, or if it is short, its prompts with other rows' responses again and again."""
     order = np.arange(len(source.rows))
     repeats = -(-PAIRS // order.size)
@@ -116,7 +116,7 @@ def enough_rows(source: Source) -> Source:
     table: pa.Table = source.rows.with_format("arrow")[:]
     responses = table.take(np.concatenate([np.roll(order, i) for i in range(repeats)]))
     table = table.take(np.tile(order, repeats))
-    for name in (source.columns.chosen, source.columns.rejected):
+    for name in (columns.chosen, columns.rejected):
         table = table.set_column(table.column_names.index(name), name, responses[name])
     return replace(source, rows=datasets.Dataset(table))
 
@@ -132,21 +132,21 @@ def new_encoder(folder: str, clock: Clock) -> ResponseEncoder:
     return replace(encoder, backend=measured)
 
 
-def scored_by_chance(encoded: EncodedRows) -> dict[str, ScoredSide]:
+def scored_by_chance(encoded: EncodedPairs) -> Scores:
     """Random log-probs for every scored token."""
     rng = np.random.default_rng(0)
-    sides = {}
-    for side in SIDES:
-        sizes = [getattr(pair, side).positions.size for pair in encoded.pairs]
-        oracle, ref = ([rng.normal(-3, 1, size).astype(np.float32) for size in sizes] for _ in range(2))
-        sides[side] = ScoredSide(oracle, ref)
-    return sides
+
+    def of(side: Side) -> ScoredSide:
+        sizes = [pair[side].positions.size for pair in encoded.pairs]
+        return ScoredSide(*([rng.normal(-3, 1, size).astype(np.float32) for size in sizes] for _ in range(2)))
+
+    return Sides.of(of)
 
 
-def record(source: Source) -> RunRecord:
+def record(source: Source, columns: PairColumns) -> RunRecord:
     """The facts of a run that its chunks and its card ask for."""
     model = ModelRevision("sha256:0", None)
-    read = ScoredRows(source.revision, None, source.split, len(source.rows), asdict(source.columns))
+    read = ScoredRows(source.revision, None, source.split, len(source.rows), asdict(columns))
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         sepo_version="",
@@ -158,17 +158,17 @@ def record(source: Source) -> RunRecord:
     )
 
 
-def one_round(source: Source, encoder: ResponseEncoder, clock: Clock) -> Counter[str]:
+def one_round(source: Source, columns: PairColumns, encoder: ResponseEncoder, clock: Clock) -> Counter[str]:
     """Annotate the whole source; returns how many pairs and tokens it has."""
-    features = source.rows.features.arrow_schema
-    passing = [features.field(name) for name in passing_columns(features.names, source.columns)]
-    schema = annotated_schema(pa.schema(passing), pair_types(source), store_logps=False)
+    features = source.schema
+    passing = [features.field(name) for name in passthrough_columns(features.names, columns)]
+    schema = annotated_schema(pa.schema(passing), pair_types(source, columns), store_logps=False)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        run = open_run(Path(folder) / "out", record(source))
+        run = open_run(Path(folder) / "out", record(source, columns))
         for lo, hi in chunk_ranges(run.rows):
             with clock.step("read"):
-                encoded = encode_rows(source, encoder, SETTINGS.max_length, lo, hi)
+                encoded = encode_pairs(source.rows, columns, encoder, SETTINGS.max_length, lo, hi)
             scored = scored_by_chance(encoded)
             with clock.step("table"):
                 table = annotated_table(encoded, scored, schema, SETTINGS.selection)
@@ -191,13 +191,14 @@ def main(dataset: str, tokenizers: list[str]) -> None:
     datasets.disable_progress_bars()
     clock = Clock()
     measure_inner_steps(clock)
-    source = enough_rows(open_source(dataset))
+    source, columns = open_pairs(dataset)
+    source = enough_rows(source, columns)
     for folder in tokenizers:
         rounds = []
         for _ in range(ROUNDS):
             encoder = new_encoder(folder, clock)
             clock.seconds.clear()
-            counts = one_round(source, encoder, clock)
+            counts = one_round(source, columns, encoder, clock)
             rounds.append(dict(clock.seconds))
         best = {name: min(seconds[name] for seconds in rounds) for name in rounds[0]}
         pairs, tokens = counts["pairs"], counts["prompt"] + counts["scored"]

@@ -29,9 +29,9 @@ from sepo_data.models.scoring import Scores, score_rows
 from sepo_data.runs.rounding import compare
 from sepo_data.schema import SIDES
 from sepo_data.settings import AnnotateSettings
-from sepo_data.sources.preferences import open_source
+from sepo_data.sources.preferences import open_pairs
 from sepo_data.tokens.encoder import response_encoder
-from sepo_data.tokens.pairs import EncodedPair, encode_rows
+from sepo_data.tokens.pairs import EncodedPair, encode_pairs
 
 SETTINGS = AnnotateSettings(Path("unused"))
 NOISES = (0.003, 0.01, 0.03, 0.1)  # of a weight's standard deviation
@@ -42,8 +42,10 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 def read_pairs(data: str, folder: str, number: int) -> list[EncodedPair]:
     """The first pairs of a dataset that can be used."""
     encoder = response_encoder(AutoTokenizer.from_pretrained(folder))
-    source = open_source(data)
-    return encode_rows(source, encoder, 1024, 0, min(4 * number, len(source.rows))).pairs[:number]
+    source, columns = open_pairs(data)
+    return encode_pairs(source.rows, columns, encoder, 1024, 0, min(4 * number, len(source.rows))).pairs[
+        :number
+    ]
 
 
 def with_noise(model: Any, noise: float) -> Any:

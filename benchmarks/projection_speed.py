@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from sepo_data.projection import Bounds, clean_spans, partition, project
 from sepo_data.selection import select
-from sepo_data.sources.preferences import Pair, open_source, read_pair
+from sepo_data.sources.preferences import Pair, open_pairs
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
 
 ROUNDS = 7
@@ -32,14 +32,9 @@ Tokens = tuple[list[int], list[int]]
 
 def responses(dataset: str) -> list[str]:
     """Both responses of every pair that can be read."""
-    source = open_source(dataset)
-    pairs = (read_pair(row, source.columns) for row in source.rows)
-    return [
-        text
-        for pair in pairs
-        if isinstance(pair, Pair)
-        for text in (pair.chosen_response, pair.rejected_response)
-    ]
+    source, columns = open_pairs(dataset)
+    pairs = (columns.read(row) for row in source.rows)
+    return [text for pair in pairs if isinstance(pair, Pair) for text in pair.responses]
 
 
 def offsets(encoder: ResponseEncoder, texts: list[str]) -> list[Offsets]:

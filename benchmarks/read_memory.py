@@ -32,15 +32,16 @@ def measure(num_rows: int, folder: Path) -> str:
                 "rejected": words * 9,
             }
             file.write(json.dumps(pair) + "\n")
-    from sepo_data.sources.preferences import open_source, read_pair
+    from sepo_data.reasons import Unusable
+    from sepo_data.sources.preferences import open_pairs
 
     before, began = anonymous_mb(), time.perf_counter()
-    source = open_source(str(path))
+    source, columns = open_pairs(str(path))
     opened = time.perf_counter()
     peak = anonymous_mb()
     for lo in range(0, num_rows, 256):
         for row in source.rows.with_format("arrow")[lo : lo + 256].to_pylist():
-            assert not isinstance(read_pair(row, source.columns), str)
+            assert not isinstance(columns.read(row), Unusable)
         peak = max(peak, anonymous_mb())
     read = time.perf_counter() - opened
     size = path.stat().st_size / 1e6

@@ -7,8 +7,9 @@ import rich_click as click
 from .common import Command, one_line_errors, trust_remote_code_option
 
 if TYPE_CHECKING:
+    import datasets
+
     from sepo_data.settings import ProjectionSettings
-    from sepo_data.sources.preferences import Source
     from sepo_data.tokens.encoder import ResponseEncoder
 
 
@@ -38,13 +39,12 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_r
         sepo-inspect me/prefs-sepo --tokenizer other/model-8b
     """
     from sepo_data import SettingsError
-    from sepo_data.annotated.annotations import annotated_source
     from sepo_data.annotated.health import HealthMeter
     from sepo_data.annotated.opening import open_annotated
     from sepo_data.schema import PAIR_COLUMNS
     from sepo_data.settings import ProjectionSettings
     from sepo_data.tokens.encoder import response_encoder
-    from sepo_data.tokens.templates import give_template
+    from sepo_data.tokens.templates import set_chat_template
 
     from .reports import describe_health, describe_row
     from .running import quiet_libraries
@@ -60,7 +60,7 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_r
         policy, context = load_tokenizer(tokenizer, trust=Trust(remote_code=trust_remote_code))
         max_length = min(max_length, context or max_length)
         schema = next(iter(annotated.splits.values())).select_columns([*PAIR_COLUMNS]).features.arrow_schema
-        give_template(policy, True, schema, tokenizer)  # as training does
+        set_chat_template(policy, True, schema, tokenizer)  # as training does
         encoder = response_encoder(policy)
     for split, rows in annotated.splits.items():
         if row >= len(rows):
@@ -73,11 +73,11 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_r
         if encoder is not None:
             click.echo(f"\non the tokens of {tokenizer}, row {row}")
             settings = ProjectionSettings(annotated.manifest.selection, max_length=max_length)
-            _show_policy(annotated_source(rows, dataset), encoder, settings, row)
+            _show_policy(rows, encoder, settings, row)
 
 
 def _show_policy(
-    source: "Source", encoder: "ResponseEncoder", settings: "ProjectionSettings", row: int
+    rows: "datasets.Dataset", encoder: "ResponseEncoder", settings: "ProjectionSettings", row: int
 ) -> None:
     from tqdm import tqdm
 
@@ -86,13 +86,13 @@ def _show_policy(
 
     from .reports import describe_projected, describe_transfer
 
-    shown = project_rows(source, encoder, settings, row, row + 1)
+    shown = project_rows(rows, encoder, settings, row, row + 1)
     for pair in shown.pairs:
-        click.echo(describe_projected(source.rows[row], pair))
+        click.echo(describe_projected(rows[row], pair))
     for reason in shown.dropped:
         click.echo(f"cannot be trained on: {reason}")
-    with tqdm(total=len(source.rows), unit="pair", disable=None) as bar:
-        transfer = transfer_report(source, encoder, settings, lambda done: bar.update(len(done.pairs)))
+    with tqdm(total=len(rows), unit="pair", disable=None) as bar:
+        transfer = transfer_report(rows, encoder, settings, lambda done: bar.update(len(done.pairs)))
     click.echo("\n".join(["", *describe_transfer(transfer)]))
 
 

@@ -186,7 +186,7 @@ def describe_projected(row: Mapping[str, Any], pair: ProjectedPair) -> str:
     """The responses of a row, the tokens marked that are selected for a policy."""
     lines = []
     for side, colour in zip(SIDES, ("green", "red"), strict=True):
-        projected = getattr(pair, side)
+        projected = pair[side]
         fields = ("token_start", "token_end", "token_mask", "eos_reward", "eos_mask")
         marks = {f"{side}_{name}": getattr(projected, name) for name in fields}
         selected = int((projected.weights > 0).sum())
@@ -200,7 +200,7 @@ def describe_transfer(transfer: Transfer) -> list[str]:
     lost = describe_dropped(transfer.dropped)
     lines = [f"{transfer.pairs:,} of {transfer.rows:,} rows can be trained on{'; ' if lost else ''}{lost}"]
     for name in SIDES:
-        side = getattr(transfer, name)
+        side = transfer[name]
         lines += [
             f"{name}: {side.tokens:,} tokens, {side.one_to_one:.1%} are one of the oracle's, "
             f"{side.merged:.1%} merge several, {side.split:.1%} are a part of one, "

@@ -18,7 +18,7 @@ from .annotated.annotations import Annotation, read_annotations
 from .errors import SchemaError
 from .files import text_sha256
 from .projection import overlaps, project
-from .schema import PAIR_COLUMNS, SIDES
+from .schema import PAIR_COLUMNS, SIDES, Sides
 
 if TYPE_CHECKING:
     import datasets
@@ -115,7 +115,7 @@ def compare_annotations(first: "datasets.Dataset", second: "datasets.Dataset") -
         SchemaError: If they have no pair in common.
     """
     places = _places(second)
-    sums = {side: _SideSums() for side in SIDES}
+    sums = Sides(_SideSums(), _SideSums())
     margins: list[tuple[float, float]] = []
     for table in first.with_format("arrow").iter(ROWS_AT_ONCE):
         rows = [(row, places[key].popleft()) for row, key in enumerate(_keys(table)) if places.get(key)]
@@ -123,10 +123,9 @@ def compare_annotations(first: "datasets.Dataset", second: "datasets.Dataset") -
             continue
         ours = table.take([row for row, _ in rows])
         theirs: pa.Table = second.with_format("arrow")[[place for _, place in rows]]
-        for side in SIDES:
-            pairs = zip(read_annotations(ours, side), read_annotations(theirs, side), strict=True)
-            for one, other in pairs:
-                sums[side].add(one, other)
+        for one, other in zip(read_annotations(ours), read_annotations(theirs), strict=True):
+            for side in SIDES:
+                sums[side].add(one[side], other[side])
         margins += zip(_margins(ours), _margins(theirs), strict=True)
     if not margins:
         raise SchemaError("the two datasets have no pair in common. Give annotations of the same pairs.")

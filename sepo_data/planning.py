@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from .errors import PreferenceError
 from .models.loading import matmul_precision, scorers
 from .models.scoring import role_logps
+from .reasons import Drops
 from .runs.folder import CHUNK_ROWS
 from .runs.inputs import prepare
-from .schema import SIDES
 from .settings import AnnotateSettings
-from .tokens.pairs import EncodedPair, encode_rows
+from .tokens.pairs import EncodedPair, encode_pairs
 
 SAMPLE_ROWS = 10_240
 PROBE_PAIRS = 8
@@ -68,19 +68,18 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
     job = prepare(dataset, oracle, ref, settings)
     rows = len(job.source.rows)
     pairs: list[EncodedPair] = []
-    dropped: dict[str, int] = {}
+    dropped = Drops()
     sampled = 0
     starts = range(0, rows, CHUNK_ROWS)
     step = max(1, -(-rows // SAMPLE_ROWS))
     for lo in starts[::step]:
         hi = min(lo + CHUNK_ROWS, rows)
-        encoded = encode_rows(job.source, job.encoder, job.max_length, lo, hi)
+        encoded = encode_pairs(job.source.rows, job.columns, job.encoder, job.max_length, lo, hi)
         pairs += encoded.pairs
         sampled += hi - lo
-        for reason, numbers in encoded.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + len(numbers)
+        dropped.extend(encoded.dropped)
     if not pairs:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.counts.items())
         raise PreferenceError(f"{dataset}: none of {sampled:,} rows can be annotated: {reasons}.")
     pairs.sort(key=_tokens)
     how = job.loading
@@ -103,10 +102,10 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
         rows=rows,
         sampled=sampled,
         usable=len(pairs),
-        dropped=dropped,
+        dropped=dropped.counts,
         tokens=tokens,
-        longest=max(getattr(pair, side).input_ids.size for pair in pairs for side in SIDES),
-        truncated=sum(not getattr(pair, side).ended for pair in pairs for side in SIDES),
+        longest=max(response.input_ids.size for pair in pairs for response in pair),
+        truncated=sum(not response.ended for pair in pairs for response in pair),
         max_length=job.max_length,
         device=device,
         seconds=tokens * seconds / sum(map(_tokens, probe)),

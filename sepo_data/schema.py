@@ -54,6 +54,11 @@ class Sides(Generic[T]):
         """Both with the names of their sides."""
         return (("chosen", self.chosen), ("rejected", self.rejected))
 
+    @staticmethod
+    def of(make: Callable[[Side], U]) -> "Sides[U]":
+        """What a function makes of the name of each side."""
+        return Sides(make("chosen"), make("rejected"))
+
     def map(self, change: Callable[[T], U]) -> "Sides[U]":
         """The same of both."""
         return Sides(change(self.chosen), change(self.rejected))

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from .dataset_spec import DatasetSpec
 from .errors import SettingsError
 from .rules.cutoffs import Cutoffs
 from .rules.groups import RatioBy
@@ -118,17 +119,11 @@ class ProjectionSettings:
 
 
 @dataclass(frozen=True)
-class AnnotateSettings:
+class AnnotateSettings(DatasetSpec):
     """Everything about a run but the dataset and the two models.
 
     Attributes:
         output: Folder that becomes the annotated dataset.
-        config_name: Which configuration, of a dataset that has several.
-        split: Which split to annotate.
-        revision: Branch, tag or commit of a dataset on the Hub.
-        prompt_column: Name of the prompt's column, if it is not ``prompt``.
-        chosen_column: Name of the preferred response's column, if it is not ``chosen``.
-        rejected_column: Name of the other response's column, if it is not ``rejected``.
         oracle_revision: Branch, tag or commit of an oracle on the Hub.
         ref_revision: Branch, tag or commit of a reference on the Hub.
         allow_pickle: Open weights that are pickles, which can run code.
@@ -150,12 +145,6 @@ class AnnotateSettings:
     """
 
     output: Path
-    config_name: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    prompt_column: str | None = None
-    chosen_column: str | None = None
-    rejected_column: str | None = None
     oracle_revision: str | None = None
     ref_revision: str | None = None
     allow_pickle: bool = False

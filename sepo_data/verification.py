@@ -6,14 +6,13 @@ another machine or in another precision.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .annotated.annotations import Annotation, annotated_source, read_annotations
+from .annotated.annotations import Annotation, read_annotations
 from .annotated.manifest import Manifest, ModelFacts
 from .annotated.opening import open_annotated
 from .errors import SchemaError, SettingsError
@@ -24,10 +23,12 @@ from .models.placement import one_after_the_other
 from .models.scoring import score_once
 from .projection import partition
 from .runs.tables import side_masks
-from .schema import SIDES, Side
+from .schema import SIDES
 from .settings import Dtype
+from .sources.preferences import EXPLICIT
 from .tokens.encoder import response_encoder
-from .tokens.pairs import EncodedPair, encode_rows
+from .tokens.encoding import EncodedResponse
+from .tokens.pairs import encode_pairs
 
 log = logging.getLogger("sepo")
 
@@ -102,10 +103,9 @@ def verify(
     places = np.unique(np.linspace(0, len(rows) - 1, num=min(num_rows, len(rows))).astype(int))
     sample = rows.select(places.tolist())
     encoder = response_encoder(facts.tokenizer, chat_template=scoring.chat_template_sha256 is not None)
-    encoded = encode_rows(annotated_source(sample, dataset), encoder, how.longest, 0, len(sample))
-    table = sample.with_format("arrow")[:]
-    stored = {side: read_annotations(table, side) for side in SIDES}
-    pairs = [pair for pair in encoded.pairs if all(_lies_as(pair, side, stored) for side in SIDES)]
+    encoded = encode_pairs(sample, EXPLICIT, encoder, how.longest, 0, len(sample))
+    stored = read_annotations(sample.with_format("arrow")[:])
+    pairs = [pair for pair in encoded.pairs if all(map(_lies_as, pair, stored[pair.row]))]
     moved = len(sample) - len(pairs)
     if not pairs:
         return Verification(len(sample), moved, 0, *5 * [math.nan])
@@ -115,7 +115,7 @@ def verify(
     in_source = [replace(pair, row=int(numbers[pair.row])) for pair in pairs]
     given, found, masks, by_rule, again = [], [], [], [], []
     for side in SIDES:
-        annotations = [stored[side][pair.row] for pair in pairs]
+        annotations = [stored[pair.row][side] for pair in pairs]
         rewards = [_with_end(one.token_rewards, one.eos_reward) for one in annotations]
         given += rewards
         found += scores[side].rewards
@@ -159,9 +159,8 @@ def _named(facts: ModelFacts) -> str:
     return f"{facts.name}@{facts.revision[:19]}" + (f" on {facts.base}" if facts.base else "")
 
 
-def _lies_as(pair: EncodedPair, side: Side, stored: Mapping[Side, Sequence[Annotation]]) -> bool:
+def _lies_as(response: EncodedResponse, annotation: Annotation) -> bool:
     """Whether a response's tokens, and the end of its turn, are where the dataset has them."""
-    response, annotation = getattr(pair, side), stored[side][pair.row]
     bounds = partition(response.token_start, response.token_end)
     return np.array_equal(bounds, annotation.bounds) and response.ended == (annotation.eos_reward is not None)
 

@@ -11,7 +11,6 @@ from sepo_data.errors import PreferenceError
 from sepo_data.projected.pairs import ProjectedSide
 from sepo_data.rules.weights import PairWeight, margin_weight
 from sepo_data.schema import SIDES
-from sepo_data.sources.preferences import Source
 from sepo_data.tokens.chats import EncodedChat
 from sepo_data.tokens.encoding import EncodedResponse, Ids
 from sepo_data.tokens.pairs import EncodedPair
@@ -91,8 +90,8 @@ def _whole(response: EncodedChat | EncodedResponse) -> WeightedSequence:
     return _compact(response.input_ids, response.positions, np.ones(response.positions.size, np.float32))
 
 
-def pair_weights(source: Source, pair_weight: PairWeight) -> Callable[[int], float]:
-    """What the pair of a row counts for.
+def pair_weights(rows: "datasets.Dataset", name: str, pair_weight: PairWeight) -> Callable[[int], float]:
+    """What the pair of a row counts for; ``name`` is what a message calls the rows.
 
     Raises:
         PreferenceError: If it goes by the oracle's margin and the dataset has none.
@@ -100,12 +99,12 @@ def pair_weights(source: Source, pair_weight: PairWeight) -> Callable[[int], flo
     if pair_weight == "equal":
         return lambda row: 1
     columns = [f"{side}_reward" for side in SIDES]
-    if missing := [name for name in columns if name not in source.rows.column_names]:
+    if missing := [column for column in columns if column not in rows.column_names]:
         raise PreferenceError(
-            f"{source.name}: no column {missing[0]}, so no margins. Annotate it with sepo-annotate, or leave "
+            f"{name}: no column {missing[0]}, so no margins. Annotate it with sepo-annotate, or leave "
             "out --pair-weight margin."
         )
-    chosen, rejected = (np.asarray(source.rows[name][:], np.float64) for name in columns)
+    chosen, rejected = (np.asarray(rows[column][:], np.float64) for column in columns)
     return lambda row: margin_weight(chosen[row], rejected[row])
 
 

@@ -2,9 +2,9 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import astuple, dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -12,23 +12,26 @@ from sepo_data.annotated.opening import Annotated
 from sepo_data.errors import PreferenceError
 from sepo_data.models.checkpoints import Trust
 from sepo_data.models.description import Description, describe_model
+from sepo_data.reasons import Drops
 from sepo_data.runs.provenance import carried_over
-from sepo_data.sources.conversations import ChatSource
-from sepo_data.sources.preferences import PairColumns, Source
+from sepo_data.sources.opening import Source
 from sepo_data.tokens.chats import EncodedChats
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
 from sepo_data.tokens.encoding import end_of_turn
-from sepo_data.tokens.pairs import EncodedRows
-from sepo_data.tokens.templates import give_template
+from sepo_data.tokens.pairs import EncodedPairs
+from sepo_data.tokens.templates import set_chat_template
 
 from .examples import Example
-from .settings import DpoSettings, SftSettings, TrainSettings
+from .settings import TrainSettings
+
+if TYPE_CHECKING:
+    import datasets
 
 log = logging.getLogger("sepo")
 
 ROWS_AT_ONCE = 512
 
-Encoded = TypeVar("Encoded", EncodedChats, EncodedRows)
+Encoded = TypeVar("Encoded", EncodedChats, EncodedPairs)
 
 
 @dataclass(frozen=True)
@@ -67,23 +70,15 @@ class Data:
     transfer: str | None = None
 
 
-def dataset_arguments(settings: SftSettings | DpoSettings) -> dict[str, Any]:
-    """Which rows and columns of a dataset."""
-    return {
-        "config": settings.config_name,
-        "split": settings.split or "train",
-        "revision": settings.revision,
-        "prompt_column": settings.prompt_column,
-        "chosen_column": settings.chosen_column,
-        "rejected_column": settings.rejected_column,
-    }
-
-
-def prepare_start(model: str, source: Source | ChatSource, settings: TrainSettings) -> Start:
-    """The model without its weights, and how it reads this data."""
+def prepare_start(
+    model: str, rows: "datasets.Dataset", columns: Sequence[str], settings: TrainSettings
+) -> Start:
+    """The model without its weights, and how it reads the texts or messages in these columns."""
     trust = Trust(settings.allow_pickle, settings.trust_remote_code)
     description = describe_model(model, settings.model_revision, trust)
-    give_template(description.tokenizer, settings.chat_template, _text_columns(source), model)
+    schema = rows.features.arrow_schema
+    texts = pa.schema([schema.field(name) for name in columns])
+    set_chat_template(description.tokenizer, settings.chat_template, texts, model)
     encoder = response_encoder(description.tokenizer, chat_template=settings.chat_template is not False)
     context = description.max_context
     max_length = min(settings.max_length, context or settings.max_length)
@@ -92,27 +87,20 @@ def prepare_start(model: str, source: Source | ChatSource, settings: TrainSettin
     return Start(description, encoder, max_length, end_of_turn(encoder))
 
 
-def _text_columns(source: Source | ChatSource) -> pa.Schema:
-    """The columns of a dataset that hold prompts and responses."""
-    columns = astuple(source.columns) if isinstance(source.columns, PairColumns) else source.columns
-    schema = source.rows.features.arrow_schema
-    return pa.schema([schema.field(name) for name in columns if name is not None])
-
-
 def read_examples(
-    source: Source | ChatSource,
+    source: Source,
     encode: Callable[[int, int], Encoded],
     examples_of: Callable[[Encoded], list[Example]],
 ) -> Data:
     """All rows as examples, a range at a time."""
     examples: list[Example] = []
-    dropped, notes = Counter[str](), Counter[str]()
+    dropped, notes = Drops(), Counter[str]()
     for lo in range(0, len(source.rows), ROWS_AT_ONCE):
         encoded = encode(lo, min(lo + ROWS_AT_ONCE, len(source.rows)))
         examples += examples_of(encoded)
-        dropped.update({reason: len(rows) for reason, rows in encoded.dropped.items()})
+        dropped.extend(encoded.dropped)
         notes.update(encoded.counts)
-    return Data(examples, dict(dropped), _facts(source), dict(notes))
+    return Data(examples, dropped.counts, _facts(source), dict(notes))
 
 
 def choose_split(annotated: Annotated, name: str | None) -> str:
@@ -126,7 +114,7 @@ def choose_split(annotated: Annotated, name: str | None) -> str:
     return name or "train"
 
 
-def _facts(source: Source | ChatSource) -> dict[str, Any]:
+def _facts(source: Source) -> dict[str, Any]:
     """What the record says of a dataset."""
     return {
         "name": source.name,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from sepo_data.dataset_spec import DatasetSpec
 from sepo_data.errors import SettingsError
 from sepo_data.rules.weights import PAIR_WEIGHTS, PairWeight, Weights
 from sepo_data.schema import Side
@@ -22,9 +23,6 @@ class TrainSettings:
 
     Attributes:
         output_dir: Folder that becomes the trained model.
-        config_name: Which configuration, of a dataset that has several.
-        split: Which split to train on; None: ``train``, or the only one of an annotated dataset.
-        revision: Branch, tag or commit of a dataset on the Hub.
         model_revision: Branch, tag or commit of a model on the Hub.
         allow_pickle: Open weights that are pickles, which can run code.
         trust_remote_code: Run Python code that comes with a model.
@@ -47,9 +45,6 @@ class TrainSettings:
     """
 
     output_dir: Path
-    config_name: str | None = None
-    split: str | None = None
-    revision: str | None = None
     model_revision: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
@@ -91,27 +86,21 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftSettings(TrainSettings):
+class SftSettings(TrainSettings, DatasetSpec):
     """Stage 1, the reference.
 
     Attributes:
         side: Train on this side of a preference dataset; None: the dataset holds conversations.
-        prompt_column: Name of the prompt's column, if it is not ``prompt``.
-        chosen_column: Name of the preferred response's column, if it is not ``chosen``.
-        rejected_column: Name of the other response's column, if it is not ``rejected``.
     """
 
     side: Side | None = None
-    prompt_column: str | None = None
-    chosen_column: str | None = None
-    rejected_column: str | None = None
     learning_rate: float = 5e-6
     batch_size: int = 256
     micro_batch_size: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpoSettings(TrainSettings):
+class DpoSettings(TrainSettings, DatasetSpec):
     """Stage 2, the oracle.
 
     Attributes:
@@ -119,17 +108,11 @@ class DpoSettings(TrainSettings):
         label_smoothing: Assumed share of swapped pairs, in ``[0, 0.5)``.
         pair_weight: ``equal``, or of an annotated dataset by the oracle's ``margin``, see
             `rules.weights.margin_weight`.
-        prompt_column: As for SFT.
-        chosen_column: As for SFT.
-        rejected_column: As for SFT.
     """
 
     beta: float = 0.1
     label_smoothing: float = 0.0
     pair_weight: PairWeight = "equal"
-    prompt_column: str | None = None
-    chosen_column: str | None = None
-    rejected_column: str | None = None
     learning_rate: float = 5e-7
     batch_size: int = 256
     micro_batch_size: int = 2
@@ -148,6 +131,8 @@ class SepoSettings(TrainSettings):
     """Stage 3, the policy.
 
     Attributes:
+        split: Which split to train on; None: ``train``, or the only one.
+        revision: Branch, tag or commit of a dataset on the Hub.
         selection: Rule that selects the key tokens, see `sepo_data.selection`; None: the one
             that the dataset was annotated with.
         chosen_ratio: Share of the chosen response's tokens to select, in ``(0, 1]``; None: as
@@ -165,6 +150,8 @@ class SepoSettings(TrainSettings):
         margin: What the scaled gap should exceed.
     """
 
+    split: str | None = None
+    revision: str | None = None
     selection: Selection | None = None
     chosen_ratio: float | None = None
     rejected_ratio: float | None = None

@@ -13,21 +13,20 @@ from functools import partial
 
 from transformers import TrainingArguments
 
-from sepo_data.annotated.annotations import annotated_source
 from sepo_data.annotated.opening import open_annotated
 from sepo_data.models.description import Description
 from sepo_data.projected.pairs import ProjectedRows
 from sepo_data.projected.transfer import transfer_report
 from sepo_data.projected.whole import settled
 from sepo_data.sources.conversations import open_chats
-from sepo_data.sources.preferences import open_source
+from sepo_data.sources.preferences import EXPLICIT, open_pairs
 from sepo_data.tokens.chats import encode_chats
-from sepo_data.tokens.pairs import encode_rows
+from sepo_data.tokens.pairs import encode_pairs
 
 from .arguments import training_arguments
 from .examples import Example, conversation_example, drawn_rows, key_tokens, pair_example, pair_weights
 from .folder import check_folder
-from .inputs import Data, annotated_facts, choose_split, dataset_arguments, prepare_start, read_examples
+from .inputs import Data, annotated_facts, choose_split, prepare_start, read_examples
 from .objectives import dpo_objective, sepo_objective, sft_objective
 from .reference import reference_logps
 from .settings import DpoSettings, SepoSettings, SftSettings, TrainSettings
@@ -52,10 +51,10 @@ def train_sft(
     """
     check_folder(settings.output_dir)
     arguments = training_arguments(settings)
-    source = open_chats(dataset, side=settings.side, **dataset_arguments(settings))
+    source, columns = open_chats(dataset, settings, settings.side)
     source = replace(source, rows=drawn_rows(source.rows, settings))
-    start = prepare_start(model, source, settings)
-    encode = partial(encode_chats, source, start.encoder, start.max_length)
+    start = prepare_start(model, source.rows, columns.names, settings)
+    encode = partial(encode_chats, source.rows, columns, start.encoder, start.max_length)
     data = read_examples(
         source, encode, lambda encoded: [conversation_example(chat) for chat in encoded.chats]
     )
@@ -78,11 +77,11 @@ def train_dpo(
     """
     check_folder(settings.output_dir)
     arguments = training_arguments(settings)
-    source = open_source(dataset, **dataset_arguments(settings))
+    source, columns = open_pairs(dataset, settings)
     source = replace(source, rows=drawn_rows(source.rows, settings))
-    start = prepare_start(model, source, settings)
-    encode = partial(encode_rows, source, start.encoder, start.max_length)
-    weight = pair_weights(source, settings.pair_weight)
+    start = prepare_start(model, source.rows, columns.names, settings)
+    encode = partial(encode_pairs, source.rows, columns, start.encoder, start.max_length)
+    weight = pair_weights(source.rows, source.name, settings.pair_weight)
     data = read_examples(
         source, encode, lambda encoded: [pair_example(pair, weight(pair.row)) for pair in encoded.pairs]
     )
@@ -116,12 +115,15 @@ def train_sepo(
     arguments = training_arguments(settings)
     annotated = open_annotated(dataset, revision=settings.revision)
     split = choose_split(annotated, settings.split)
-    source = annotated_source(drawn_rows(annotated.splits[split], settings), annotated.name)
-    start = prepare_start(policy, source, settings)
+    rows = drawn_rows(annotated.splits[split], settings)
+    start = prepare_start(policy, rows, EXPLICIT.names, settings)
     projection = settled(
-        source, start.encoder, settings.projection_settings(annotated.manifest.selection, start.max_length)
+        rows,
+        annotated.name,
+        start.encoder,
+        settings.projection_settings(annotated.manifest.selection, start.max_length),
     )
-    weight = pair_weights(source, settings.pair_weight)
+    weight = pair_weights(rows, annotated.name, settings.pair_weight)
     if settings.projection == "sum":  # the record says what was chosen, by whomever
         settings = settings.with_selection(projection.selection)
     examples: list[Example] = []
@@ -134,7 +136,7 @@ def train_sepo(
             for pair in projected.pairs
         )
 
-    transfer = transfer_report(source, start.encoder, projection, collect)
+    transfer = transfer_report(rows, start.encoder, projection, collect)
     same_tokens = transfer.chosen.one_to_one == transfer.rejected.one_to_one == 1
     if examples:
         log.info("%s", transfer.short())

@@ -9,30 +9,30 @@ from annotated import side_values
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from sepo_data.annotated.annotations import annotated_source
 from sepo_data.models.scoring import ScoredSide
 from sepo_data.runs.tables import annotated_table
-from sepo_data.schema import SIDES, annotated_schema
+from sepo_data.schema import SIDES, Side, Sides, annotated_schema
 from sepo_data.settings import AnnotateSettings
-from sepo_data.sources.preferences import pair_types
+from sepo_data.sources.opening import Source
+from sepo_data.sources.preferences import EXPLICIT, pair_types
 from sepo_data.tokens.encoder import response_encoder
-from sepo_data.tokens.pairs import encode_rows
+from sepo_data.tokens.pairs import encode_pairs
 
 
 def scored(
     rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, settings: AnnotateSettings
 ) -> datasets.Dataset:
     """Annotate rows as `sepo-annotate` does, with random log-probs in the place of the models'."""
-    source = annotated_source(datasets.Dataset.from_list(rows), "pairs")
+    source = Source(datasets.Dataset.from_list(rows), "pairs", "train", "")
     encoder = response_encoder(tokenizer, chat_template=settings.chat_template)
-    encoded = encode_rows(source, encoder, settings.max_length, 0, len(rows))
+    encoded = encode_pairs(source.rows, EXPLICIT, encoder, settings.max_length, 0, len(rows))
     rng = np.random.default_rng(0)
 
-    def logps(side: str) -> list[np.ndarray]:
-        return [rng.normal(-3, 1, getattr(p, side).positions.size).astype(np.float32) for p in encoded.pairs]
+    def logps(side: Side) -> list[np.ndarray]:
+        return [rng.normal(-3, 1, p[side].positions.size).astype(np.float32) for p in encoded.pairs]
 
-    schema = annotated_schema(pa.schema({"id": pa.int64()}), pair_types(source), store_logps=False)
-    sides = {side: ScoredSide(logps(side), logps(side)) for side in SIDES}
+    schema = annotated_schema(pa.schema({"id": pa.int64()}), pair_types(source, EXPLICIT), store_logps=False)
+    sides = Sides.of(lambda side: ScoredSide(logps(side), logps(side)))
     return datasets.Dataset(annotated_table(encoded, sides, schema, settings.selection))
 
 

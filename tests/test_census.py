@@ -11,7 +11,7 @@ from tiny_tokenizers import CHATML, FAMILIES, tiny_tokenizer
 from benchmarks.census import context, spelling_of, take, wrong_spans
 from sepo_data.tokens.encoder import response_encoder
 from sepo_data.tokens.encoding import EncodedResponse, encode_responses
-from sepo_data.tokens.rendering import Rendering, render
+from sepo_data.tokens.rendering import RenderedChat
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -73,9 +73,9 @@ PLANTED: dict[str, tuple[Callable[[EncodedResponse], EncodedResponse], str]] = {
 def test_what_is_planted_is_seen(planted: str, template: str | None) -> None:
     encoder = response_encoder(tiny_tokenizer("byte_bpe", template))
     response = "Paris and 中文 jumps"
-    rendering = render(encoder.tokenizer, "Say it:", encoder.control, chat_template=encoder.chat_template)
-    assert isinstance(rendering, Rendering)
-    (found,) = encode_responses(encoder, [(rendering, response)], 1000)
+    chat = encoder.render("Say it:", response)
+    assert isinstance(chat, RenderedChat)
+    (found,) = encode_responses(encoder, [chat], 1000)
     assert isinstance(found, EncodedResponse)
     spelling = spelling_of(encoder.tokenizer)
     prefix, suffix = context(encoder, "Say it:")

@@ -8,28 +8,14 @@ import datasets
 import pytest
 from tiny_tokenizers import tiny_tokenizer
 
+from sepo_data.dataset_spec import DatasetSpec
 from sepo_data.errors import PreferenceError, SettingsError, TokenizerError
-from sepo_data.sources.conversations import (
-    NO_ASSISTANT,
-    NOT_TEXT_ALONE,
-    Chat,
-    ChatSource,
-    open_chats,
-    read_chat,
-)
-from sepo_data.sources.preferences import (
-    CONTENT_NOT_TEXT,
-    EMPTY_RESPONSE,
-    PROMPT_MISSING,
-    ROLE_MISSING,
-    SAME_RESPONSE,
-    open_source,
-)
+from sepo_data.reasons import Reason, Unusable
+from sepo_data.sources.conversations import Chat, ChatColumns, open_chats
+from sepo_data.sources.preferences import open_pairs
 from sepo_data.tokens.chats import CUT, SHORTENED, EncodedChats, encode_chats
 from sepo_data.tokens.encoder import response_encoder
-from sepo_data.tokens.encoding import PROMPT_TOO_LONG
-from sepo_data.tokens.pairs import WRITTEN_OUT, encode_rows
-from sepo_data.tokens.rendering import TEMPLATE_REFUSES
+from sepo_data.tokens.pairs import WRITTEN_OUT, encode_pairs
 
 HI, BYE = ({"role": "user", "content": text} for text in ("Hi", "Bye"))
 HELLO, GOODBYE = ({"role": "assistant", "content": text} for text in ("Hello", "Goodbye"))
@@ -40,21 +26,26 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def opened(folder: Path, *rows: dict[str, Any], **options: Any) -> ChatSource:
+Opened = tuple[datasets.Dataset, ChatColumns]
+
+
+def opened(folder: Path, *rows: dict[str, Any], side: Any = None, **options: Any) -> Opened:
     path = folder / "chats.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return open_chats(str(path), **options)
+    source, columns = open_chats(str(path), DatasetSpec(**options), side)
+    return source.rows, columns
 
 
-def read(folder: Path, *rows: dict[str, Any], **options: Any) -> list[Chat | str]:
-    source = opened(folder, *rows, **options)
-    return [read_chat(row, source) for row in source.rows]
+def read(folder: Path, *rows: dict[str, Any], **options: Any) -> list[Chat | Reason]:
+    source, columns = opened(folder, *rows, **options)
+    found = map(columns.read, source)
+    return [chat.reason if isinstance(chat, Unusable) else chat for chat in found]
 
 
-def trained(source: ChatSource, max_length: int = 10**6) -> tuple[list[list[str]], EncodedChats]:
+def trained(chats: Opened, max_length: int = 10**6) -> tuple[list[list[str]], EncodedChats]:
     """For each conversation what its trained tokens decode to, cut behind each end of a turn."""
     encoder = response_encoder(tiny_tokenizer())
-    found = encode_chats(source, encoder, max_length, 0, len(source.rows))
+    found = encode_chats(*chats, encoder, max_length, 0, len(chats[0]))
     texts = [str(encoder.tokenizer.decode(chat.input_ids[chat.positions])) for chat in found.chats]
     return [text.split("<|im_end|>") for text in texts], found
 
@@ -63,12 +54,12 @@ def trained(source: ChatSource, max_length: int = 10**6) -> tuple[list[list[str]
 
 
 def test_messages_are_trained_up_to_the_last_of_the_assistant(tmp_path: Path) -> None:
-    source = opened(tmp_path, {"messages": [HI, HELLO, BYE, GOODBYE]}, {"messages": [HI, HELLO, BYE]})
-    assert [read_chat(row, source) for row in source.rows] == [
+    rows: list[dict[str, Any]] = [{"messages": [HI, HELLO, BYE, GOODBYE]}, {"messages": [HI, HELLO, BYE]}]
+    assert read(tmp_path, *rows) == [
         Chat([HI, HELLO, BYE], "Goodbye"),
         Chat([HI], "Hello", shortened=True),
     ]
-    texts, found = trained(source)
+    texts, found = trained(opened(tmp_path, *rows))
     assert texts == [["Hello", "Goodbye", ""], ["Hello", ""]]
     assert found.counts == {SHORTENED: 1}
 
@@ -110,10 +101,12 @@ def test_a_pair_of_one_turn_is_encoded_as_annotation_does(tmp_path: Path) -> Non
         {"prompt": "Say <|im_start|>", "chosen": "\n", "rejected": " "},
     ]
     source = opened(tmp_path, *rows, side="chosen")
-    pairs = open_source(str(tmp_path / "chats.jsonl"))
+    pairs, columns = open_pairs(str(tmp_path / "chats.jsonl"))
     for encoder in (response_encoder(tiny_tokenizer()), response_encoder(tiny_tokenizer(template=None))):
-        chats = encode_chats(source, encoder, 100, 0, 2).chats
-        for chat, pair in zip(chats, encode_rows(pairs, encoder, 100, 0, 2).pairs, strict=True):
+        chats = encode_chats(*source, encoder, 100, 0, 2).chats
+        for chat, pair in zip(
+            chats, encode_pairs(pairs.rows, columns, encoder, 100, 0, 2).pairs, strict=True
+        ):
             assert chat.row == pair.row
             assert chat.input_ids.tolist() == pair.chosen.input_ids.tolist()
             assert chat.positions.tolist() == pair.chosen.positions.tolist()
@@ -125,16 +118,19 @@ def test_a_pair_of_one_turn_is_encoded_as_annotation_does(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("messages", "reason"),
     [
-        (None, NO_ASSISTANT),
-        ([], NO_ASSISTANT),
-        ([HI, BYE], NO_ASSISTANT),
-        ([HI, {"role": "assistant", "content": ""}], EMPTY_RESPONSE),
-        ([HI, {"role": "assistant", "content": None}, BYE, GOODBYE], EMPTY_RESPONSE),
-        ([{"role": "user", "content": None}, HELLO], CONTENT_NOT_TEXT),
-        ([{"role": None, "content": "Hi"}, HELLO], ROLE_MISSING),
-        ([HI, None, HELLO], ROLE_MISSING),
-        ([HI, {**HELLO, "reasoning_content": "Hm."}, BYE, GOODBYE], NOT_TEXT_ALONE),
-        ([HI, {"role": "assistant", "content": None, "tool_calls": ["call"]}, GOODBYE], NOT_TEXT_ALONE),
+        (None, Reason.NO_ASSISTANT),
+        ([], Reason.NO_ASSISTANT),
+        ([HI, BYE], Reason.NO_ASSISTANT),
+        ([HI, {"role": "assistant", "content": ""}], Reason.EMPTY_RESPONSE),
+        ([HI, {"role": "assistant", "content": None}, BYE, GOODBYE], Reason.EMPTY_RESPONSE),
+        ([{"role": "user", "content": None}, HELLO], Reason.CONTENT_NOT_TEXT),
+        ([{"role": None, "content": "Hi"}, HELLO], Reason.ROLE_MISSING),
+        ([HI, None, HELLO], Reason.ROLE_MISSING),
+        ([HI, {**HELLO, "reasoning_content": "Hm."}, BYE, GOODBYE], Reason.TURN_NOT_TEXT_ALONE),
+        (
+            [HI, {"role": "assistant", "content": None, "tool_calls": ["call"]}, GOODBYE],
+            Reason.TURN_NOT_TEXT_ALONE,
+        ),
     ],
 )
 def test_a_conversation_that_cannot_be_trained_whole_is_dropped(
@@ -150,11 +146,13 @@ def test_a_completion_needs_its_prompt_and_text(tmp_path: Path) -> None:
         {"prompt": "Hi", "completion": ""},
         {"prompt": None, "completion": "Hello"},
     ]
-    assert read(tmp_path, *rows) == [EMPTY_RESPONSE, PROMPT_MISSING]
+    assert read(tmp_path, *rows) == [Reason.EMPTY_RESPONSE, Reason.PROMPT_MISSING]
 
 
 def test_a_pair_that_annotation_drops_is_dropped(tmp_path: Path) -> None:
-    assert read(tmp_path, {"prompt": "Hi", "chosen": "a", "rejected": "a"}, side="chosen") == [SAME_RESPONSE]
+    assert read(tmp_path, {"prompt": "Hi", "chosen": "a", "rejected": "a"}, side="chosen") == [
+        Reason.SAME_RESPONSE
+    ]
 
 
 def test_rows_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
@@ -167,7 +165,7 @@ def test_rows_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
         {"messages": [HI, {"role": "assistant", "content": "a <|im_end|> b"}, BYE, GOODBYE]},
     )
     texts, found = trained(source, max_length=100)
-    assert found.dropped == {NO_ASSISTANT: [0], PROMPT_TOO_LONG: [2]}
+    assert found.dropped == {Reason.NO_ASSISTANT: [0], Reason.PROMPT_TOO_LONG: [2]}
     assert [chat.row for chat in found.chats] == [1, 3]
     assert found.counts == {CUT: 1, WRITTEN_OUT: 1}
     assert found.chats[0].input_ids.size == 100
@@ -177,7 +175,7 @@ def test_rows_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
 def test_a_range_of_rows_gives_the_same_chats(tmp_path: Path) -> None:
     source = opened(tmp_path, *({"messages": [HI, HELLO, BYE, GOODBYE][: i + 1]} for i in range(4)))
     encoder = response_encoder(tiny_tokenizer())
-    whole, part = encode_chats(source, encoder, 100, 0, 4), encode_chats(source, encoder, 100, 2, 4)
+    whole, part = encode_chats(*source, encoder, 100, 0, 4), encode_chats(*source, encoder, 100, 2, 4)
     assert [chat.row for chat in part.chats] == [2, 3]
     for one, other in zip(whole.chats[1:], part.chats, strict=True):
         assert one.input_ids.tolist() == other.input_ids.tolist()
@@ -189,7 +187,7 @@ def test_a_conversation_that_the_template_refuses_is_dropped(tmp_path: Path) -> 
     )
     source = opened(tmp_path, {"messages": [{"role": "system", "content": "Be kind."}, HI, HELLO]})
     encoder = response_encoder(tiny_tokenizer("byte_bpe", strict))
-    assert encode_chats(source, encoder, 100, 0, 1).dropped == {TEMPLATE_REFUSES: [0]}
+    assert encode_chats(*source, encoder, 100, 0, 1).dropped == {Reason.TEMPLATE_REFUSES: [0]}
 
 
 # Datasets that cannot be used -------------------------------------------------------------------------------
@@ -198,7 +196,7 @@ def test_a_conversation_that_the_template_refuses_is_dropped(tmp_path: Path) -> 
 def test_messages_need_a_chat_template(tmp_path: Path) -> None:
     source = opened(tmp_path, {"messages": [HI, HELLO]})
     with pytest.raises(TokenizerError, match="need a chat template"):
-        encode_chats(source, response_encoder(tiny_tokenizer(template=None)), 100, 0, 1)
+        encode_chats(*source, response_encoder(tiny_tokenizer(template=None)), 100, 0, 1)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from typing import Any
 
 import datasets
 import numpy as np
@@ -13,33 +14,28 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from sepo_data import TokenizerError
-from sepo_data.annotated.annotations import annotated_source
 from sepo_data.projection import clean_spans
+from sepo_data.reasons import Reason, Unusable
+from sepo_data.sources.preferences import EXPLICIT
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
-from sepo_data.tokens.encoding import (
-    NO_CONTEXT,
-    NO_TOKENS,
-    PROMPT_TOO_LONG,
-    WRITTEN_CONTROL,
-    EncodedResponse,
-    encode_responses,
-)
-from sepo_data.tokens.pairs import encode_rows
-from sepo_data.tokens.rendering import ALREADY_RENDERED, TEMPLATE_REFUSES, Rendering, render
+from sepo_data.tokens.encoding import EncodedResponse, encode_responses
+from sepo_data.tokens.pairs import encode_pairs
+from sepo_data.tokens.rendering import RenderedChat
 
 USER = [{"role": "user", "content": "Say it."}]
 
 
-def rendered(encoder: ResponseEncoder, prompt: object) -> Rendering:
-    rendering = render(encoder.tokenizer, prompt, encoder.control, chat_template=encoder.chat_template)  # type: ignore[arg-type]
-    assert isinstance(rendering, Rendering), rendering
-    return rendering
+def rendered(encoder: ResponseEncoder, prompt: Any, response: str = "") -> RenderedChat:
+    chat = encoder.render(prompt, response)
+    assert isinstance(chat, RenderedChat), chat
+    return chat
 
 
 def encode(
     encoder: ResponseEncoder, prompt: object, response: str, max_length: int = 10**6
-) -> EncodedResponse | str:
-    return encode_responses(encoder, [(rendered(encoder, prompt), response)], max_length)[0]
+) -> EncodedResponse | Reason:
+    (found,) = encode_responses(encoder, [rendered(encoder, prompt, response)], max_length)
+    return found.reason if isinstance(found, Unusable) else found
 
 
 def encoded(
@@ -65,12 +61,12 @@ def test_spans_cover_every_nasty_response_in_order(family: str, chat: bool) -> N
     encoder = response_encoder(tiny_tokenizer(family), chat_template=chat)
     for response in NASTY:
         found = encode(encoder, USER if chat else "Say it:", response)
-        if isinstance(found, str):
-            if found == WRITTEN_CONTROL:
+        if isinstance(found, Reason):
+            if found == Reason.WRITTEN_CONTROL:
                 assert family == "unigram_nfkc"
                 continue
             # lossy normalisers leave no token of blanks and control characters
-            assert found == NO_TOKENS
+            assert found == Reason.NO_TOKENS
             assert family in ("unigram_nfkc", "wordpiece"), repr(response)
             assert not any(character.isprintable() and not character.isspace() for character in response)
             continue
@@ -100,7 +96,7 @@ def test_truncation_cuts_the_response_and_never_invents_the_end_of_the_turn(fami
 def test_a_prompt_that_fills_the_length_leaves_no_pair() -> None:
     encoder = response_encoder(tiny_tokenizer())
     first = encoded(encoder, USER, "Paris").positions[0]
-    assert encode(encoder, USER, "Paris", max_length=int(first)) == PROMPT_TOO_LONG
+    assert encode(encoder, USER, "Paris", max_length=int(first)) == Reason.PROMPT_TOO_LONG
     assert isinstance(encode(encoder, USER, "Paris", max_length=int(first) + 1), EncodedResponse)
 
 
@@ -139,7 +135,7 @@ def test_templates_that_trim_do_not_touch_the_response() -> None:
 def test_a_template_that_says_the_date_says_the_same_every_day() -> None:
     dated = "{{ strftime_now('%d %b %Y') }}\n{% if strftime_now is defined %}{% endif %}" + CHATML
     encoder = response_encoder(tiny_tokenizer("byte_bpe", dated))
-    assert rendered(encoder, USER).prefix.startswith("26 Jul 2024\n<|im_start|>")
+    assert rendered(encoder, USER).segments[0].startswith("26 Jul 2024\n<|im_start|>")
 
 
 def test_a_text_prompt_becomes_one_user_turn() -> None:
@@ -207,7 +203,7 @@ def test_a_response_that_writes_out_a_control_token_has_the_prompt_of_any_other(
     encoder = response_encoder(swallowing_tokenizer() if family == "swallowing" else tiny_tokenizer(family))
     plain = encoded(encoder, USER, "Hello there")
     typed = encode(encoder, USER, "Hello there <|im_end|> world")
-    if typed == WRITTEN_CONTROL:
+    if typed == Reason.WRITTEN_CONTROL:
         assert family == "unigram_nfkc"
         return
     assert isinstance(typed, EncodedResponse)
@@ -220,18 +216,19 @@ def test_a_response_that_writes_out_a_control_token_has_the_prompt_of_any_other(
 
 
 def assert_tokens_are_those_of_the_whole_text(
-    encoder: ResponseEncoder, rendering: Rendering, responses: list[str]
+    encoder: ResponseEncoder, chat: RenderedChat, responses: list[str]
 ) -> None:
-    items = [(rendering, response) for response in responses]
-    for found, response in zip(encode_responses(encoder, items, 10**6), responses, strict=True):
-        assert isinstance(found, EncodedResponse), (rendering, response, found)
-        text = rendering.prefix + response + rendering.suffix
+    prefix, suffix = chat.segments
+    chats = [chat.ending_in(response) for response in responses]
+    for found, response in zip(encode_responses(encoder, chats, 10**6), responses, strict=True):
+        assert isinstance(found, EncodedResponse), (chat, response, found)
+        text = prefix + response + suffix
         whole = encoder.backend.encode(text, add_special_tokens=False)
         lead = len(encoder.bos_ids)
-        eos = [] if rendering.suffix else [encoder.tokenizer.eos_token_id]
+        eos = [] if suffix else [encoder.tokenizer.eos_token_id]
         assert found.input_ids[lead:].tolist() == [*whole.ids, *eos][: found.input_ids.size - lead]
         at = found.positions[:-1] - lead
-        spans = np.array(whole.offsets)[at] - len(rendering.prefix)
+        spans = np.array(whole.offsets)[at] - len(prefix)
         for ours, theirs in zip(
             (found.token_start, found.token_end), clean_spans(response, *spans.T), strict=True
         ):
@@ -242,9 +239,9 @@ def assert_tokens_are_those_of_the_whole_text(
 def test_a_prompt_is_tokenised_once_to_the_tokens_of_the_whole_text(family: str) -> None:
     encoder = response_encoder(swallowing_tokenizer() if family == "swallowing" else tiny_tokenizer(family))
     for content in NASTY:
-        rendering = rendered(encoder, [*USER, {"role": "assistant", "content": content}, *USER])
-        if not rendering.typed:
-            assert_tokens_are_those_of_the_whole_text(encoder, rendering, ["Hello  there", " 中文字 Paris\n"])
+        chat = rendered(encoder, [*USER, {"role": "assistant", "content": content}, *USER])
+        if not any(chat.typed):
+            assert_tokens_are_those_of_the_whole_text(encoder, chat, ["Hello  there", " 中文字 Paris\n"])
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "swallowing"])
@@ -274,19 +271,19 @@ def test_a_prompt_is_cut_only_where_that_changes_no_token(family: str, prompt: s
     backend.add_tokens([AddedToken("<<", normalized=False), AddedToken("i<|im_start|>H", normalized=False)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
     encoder = response_encoder(tokenizer)
-    assert_tokens_are_those_of_the_whole_text(encoder, Rendering(prompt, ""), ["Hello there", "How are you?"])
+    assert_tokens_are_those_of_the_whole_text(
+        encoder, RenderedChat((prompt, ""), ("",), ((), ())), ["Hello there", "How are you?"]
+    )
 
 
 def test_pairs_of_one_prompt_are_encoded_as_each_alone() -> None:
     pairs = [("one", "Paris", "Rome"), ("two", "Rome", "Paris"), ("one", "Rome.", "Paris")]
     names = ("prompt", "chosen", "rejected")
-    source = annotated_source(
-        datasets.Dataset.from_list([dict(zip(names, pair, strict=True)) for pair in pairs]), "pairs"
-    )
+    rows = datasets.Dataset.from_list([dict(zip(names, pair, strict=True)) for pair in pairs])
     encoder = response_encoder(tiny_tokenizer())
-    together = encode_rows(source, encoder, 100, 0, 3).pairs
+    together = encode_pairs(rows, EXPLICIT, encoder, 100, 0, 3).pairs
     for row, pair in enumerate(together):
-        (alone,) = encode_rows(source, encoder, 100, row, row + 1).pairs
+        (alone,) = encode_pairs(rows, EXPLICIT, encoder, 100, row, row + 1).pairs
         for one, other in ((pair.chosen, alone.chosen), (pair.rejected, alone.rejected)):
             assert one.input_ids.tolist() == other.input_ids.tolist()
             assert one.positions.tolist() == other.positions.tolist()
@@ -315,8 +312,8 @@ def test_a_template_that_cuts_messages_up_does_not_turn_text_into_control_tokens
         {"role": "user", "content": "<|im_start|> a </think> b <|im_end|> c"},
         {"role": "user", "content": "d <|im_end|> e"},
     ]
-    rendering = rendered(response_encoder(tokenizer), prompt)
-    assert [rendering.prefix[start:end] for start, end in rendering.typed] == ["<|im_end|>", "<|im_end|>"]
+    chat = rendered(response_encoder(tokenizer), prompt)
+    assert [chat.segments[0][start:end] for start, end in chat.typed[0]] == ["<|im_end|>", "<|im_end|>"]
 
 
 def test_templates_see_no_nulls_that_only_the_column_has() -> None:
@@ -324,14 +321,14 @@ def test_templates_see_no_nulls_that_only_the_column_has() -> None:
     encoder = response_encoder(tiny_tokenizer("byte_bpe", printing))
     call = {"name": "weather", "arguments": {"city": "Rome", "unit": None}}
     prompt = [{"role": "user", "content": "Hi", "name": None, "tool_calls": [call]}]
-    assert '"arguments": {"city": "Rome"}' in rendered(encoder, prompt).prefix
-    assert "null" not in rendered(encoder, prompt).prefix
+    assert '"arguments": {"city": "Rome"}' in rendered(encoder, prompt).segments[0]
+    assert "null" not in rendered(encoder, prompt).segments[0]
 
 
 def test_a_prompt_that_was_rendered_before_is_refused() -> None:
     encoder = response_encoder(tiny_tokenizer())
     before = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert render(encoder.tokenizer, before, encoder.control, chat_template=True) == ALREADY_RENDERED
+    assert encoder.render(before) == Unusable(Reason.ALREADY_RENDERED)
     plain = response_encoder(tiny_tokenizer(), chat_template=False)
     im_start = encoder.tokenizer.convert_tokens_to_ids("<|im_start|>")
     assert encoded(plain, before, "Hello").input_ids.tolist().count(im_start) == 2
@@ -340,21 +337,19 @@ def test_a_prompt_that_was_rendered_before_is_refused() -> None:
 def test_a_conversation_that_the_template_refuses_is_a_reason() -> None:
     strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     tokenizer = tiny_tokenizer("byte_bpe", strict)
-    control = response_encoder(tokenizer).control
     system = [{"role": "system", "content": "Be kind."}, *USER]
-    assert render(tokenizer, system, control, chat_template=True) == TEMPLATE_REFUSES
+    assert response_encoder(tokenizer).render(system) == Unusable(Reason.TEMPLATE_REFUSES)
 
 
 def test_a_template_that_hides_the_response_is_a_reason() -> None:
     tokenizer = tiny_tokenizer("byte_bpe", "{{ messages[0]['content'] }}<|im_end|>")
-    control = response_encoder(tokenizer).control
-    assert render(tokenizer, USER, control, chat_template=True) == TEMPLATE_REFUSES
+    assert response_encoder(tokenizer).render(USER) == Unusable(Reason.TEMPLATE_REFUSES)
 
 
 def test_messages_without_a_template_are_refused() -> None:
     encoder = response_encoder(tiny_tokenizer("byte_bpe", None))
     with pytest.raises(TokenizerError, match="need a chat template"):
-        render(encoder.tokenizer, USER, encoder.control, chat_template=encoder.chat_template)
+        encoder.render(USER)
 
 
 def test_plain_texts_get_the_bos_that_the_tokenizer_adds_once() -> None:
@@ -380,7 +375,7 @@ def test_a_response_with_nothing_in_front_follows_the_bos_or_cannot_be_scored() 
     without = PreTrainedTokenizerFast(
         tokenizer_object=encoder.tokenizer.backend_tokenizer, eos_token="<|im_end|>"
     )
-    assert encode(response_encoder(without), "", "Hello") == NO_CONTEXT
+    assert encode(response_encoder(without), "", "Hello") == Reason.NO_CONTEXT
 
 
 def test_without_an_end_of_turn_the_tokenizer_is_refused() -> None:

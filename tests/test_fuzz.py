@@ -34,15 +34,15 @@ from sepo_data.annotated.from_json import from_json
 from sepo_data.annotated.manifest import Manifest, RunRecord
 from sepo_data.annotated.publishing import annotated_files
 from sepo_data.models.description import PairFacts, describe_pair
-from sepo_data.models.scoring import ScoredSide
+from sepo_data.models.scoring import ScoredSide, Scores
 from sepo_data.runs.folder import Run, open_run, write_chunk
 from sepo_data.runs.inputs import Job, output_schema
 from sepo_data.runs.merging import merge_run
 from sepo_data.runs.tables import annotated_table
-from sepo_data.schema import MANIFEST_NAME, SIDES, annotation_columns, validate
-from sepo_data.sources.preferences import open_source
+from sepo_data.schema import MANIFEST_NAME, Side, Sides, annotation_columns, validate
+from sepo_data.sources.preferences import open_pairs
 from sepo_data.tokens.encoder import response_encoder
-from sepo_data.tokens.pairs import EncodedPair, encode_rows
+from sepo_data.tokens.pairs import EncodedPair, encode_pairs
 from sepo_data.verification import verify
 from sepo_train.model_card import render_card as render_model_card
 
@@ -190,14 +190,14 @@ def write_rows(place: Path, rows: list[Any]) -> str:
     return str(path)
 
 
-def random_scores(found: list[EncodedPair]) -> dict[str, ScoredSide]:
+def random_scores(found: list[EncodedPair]) -> Scores:
     rng = np.random.default_rng(0)
-    scores = {}
-    for side in SIDES:
-        sizes = [getattr(pair, side).positions.size for pair in found]
-        drawn = [[rng.normal(size=size).astype(np.float32) for size in sizes] for _ in range(2)]
-        scores[side] = ScoredSide(*drawn)
-    return scores
+
+    def of(side: Side) -> ScoredSide:
+        sizes = [pair[side].positions.size for pair in found]
+        return ScoredSide(*([rng.normal(size=size).astype(np.float32) for size in sizes] for _ in range(2)))
+
+    return Sides.of(of)
 
 
 @fuzz(200, ROWS, st.sampled_from(FAMILIES), st.integers(2, 400), st.sampled_from([True, True, True, False]))
@@ -206,15 +206,15 @@ def test_rows_are_annotated_or_dropped_for_a_reason(
 ) -> None:
     data = write_rows(place, rows)
     with one_line_or_none():
-        source = open_source(data)
+        source, columns = open_pairs(data)
         encoder = response_encoder(tiny_tokenizer(family), chat_template=template)
-        encoded = encode_rows(source, encoder, max_length, 0, len(source.rows))
+        encoded = encode_pairs(source.rows, columns, encoder, max_length, 0, len(source.rows))
         lost = [row for numbers in encoded.dropped.values() for row in numbers]
         assert sorted([*lost, *(pair.row for pair in encoded.pairs)]) == list(range(len(rows)))
         assert all(encoded.dropped)
         if not encoded.pairs or annotation_columns() & set(source.rows.column_names):
             return
-        job = Job(source, facts, encoder, AnnotateSettings(place / "out"), max_length)
+        job = Job(source, columns, facts, encoder, AnnotateSettings(place / "out"), max_length)
         table = annotated_table(
             encoded, random_scores(encoded.pairs), output_schema(job), job.settings.selection
         )

@@ -22,22 +22,15 @@ from sepo_data import (
     project_row,
     select_tokens,
 )
-from sepo_data.annotated.annotations import annotated_source
 from sepo_data.projected import whole
-from sepo_data.projected.pairs import (
-    NOTHING_SELECTED,
-    ProjectedPair,
-    ProjectedRows,
-    ProjectedSide,
-    project_rows,
-)
+from sepo_data.projected.pairs import ProjectedPair, ProjectedRows, ProjectedSide, project_rows
 from sepo_data.projected.whole import settled
+from sepo_data.reasons import Reason
 from sepo_data.rules.groups import RatioBy
 from sepo_data.rules.token_filter import TokenFilter
 from sepo_data.schema import SIDES
 from sepo_data.settings import AnnotateSettings, ProjectionSettings, SelectionChange
 from sepo_data.tokens.encoder import response_encoder
-from sepo_data.tokens.encoding import PROMPT_TOO_LONG
 
 # a pair of texts, so that tokenizers without a chat template read it too
 TEXTS = [
@@ -65,9 +58,7 @@ SEEN_TO_D = {  # the oracle was cut behind the "c"
 
 def projected(rows: datasets.Dataset, family: str = "byte_bpe", **settings: Any) -> ProjectedRows:
     encoder = response_encoder(tiny_tokenizer(family))
-    return project_rows(
-        annotated_source(rows, "rows"), encoder, ProjectionSettings(**with_rule(**settings)), 0, len(rows)
-    )
+    return project_rows(rows, encoder, ProjectionSettings(**with_rule(**settings)), 0, len(rows))
 
 
 def chosen(columns: dict[str, Any], *words: str, **settings: Any) -> ProjectedSide:
@@ -175,12 +166,12 @@ def test_majority_selects_nothing_that_is_unknown() -> None:
 def test_a_pair_without_a_selected_token_on_a_side_is_dropped_and_counted() -> None:
     columns = {**FOUR, "token_mask": [False, True, False, False]}  # one letter of a word of eight
     row, tokenizer = row_by_hand(columns), letters("abcdefgh")
-    with pytest.raises(PreferenceError, match=f"^row 7: {NOTHING_SELECTED}"):
+    with pytest.raises(PreferenceError, match=f"^row 7: {Reason.NOTHING_SELECTED}"):
         project_row(row, tokenizer, ProjectionSettings(projection="majority"), row_number=7)
     rows = datasets.Dataset.from_list([row, row_by_hand({**FOUR, "token_mask": [True] * 4})])
     settings = ProjectionSettings(projection="majority")
-    found = project_rows(annotated_source(rows, "rows"), response_encoder(tokenizer), settings, 0, 2)
-    assert found.dropped == {NOTHING_SELECTED: [0]}
+    found = project_rows(rows, response_encoder(tokenizer), settings, 0, 2)
+    assert found.dropped == {Reason.NOTHING_SELECTED: [0]}
     assert [pair.row for pair in found.pairs] == [1]
 
 
@@ -257,9 +248,9 @@ def test_row_by_row_equals_the_batch_and_chunks(max_length: int) -> None:
     rows = scored(pairs(12), tiny_tokenizer(), AnnotateSettings(output=Path()))
     settings = ProjectionSettings(SelectionRule("random"), max_length=max_length)
     policy = tiny_tokenizer("sentencepiece_bpe")
-    source, encoder = annotated_source(rows, "rows"), response_encoder(policy)
-    batch = project_rows(source, encoder, settings, 0, 12)
-    chunks = [project_rows(source, encoder, settings, lo, min(lo + 5, 12)) for lo in (0, 5, 10)]
+    encoder = response_encoder(policy)
+    batch = project_rows(rows, encoder, settings, 0, 12)
+    chunks = [project_rows(rows, encoder, settings, lo, min(lo + 5, 12)) for lo in (0, 5, 10)]
     assert [pair.row for pair in batch.pairs] == [pair.row for chunk in chunks for pair in chunk.pairs]
     for one, other in zip(batch.pairs, [pair for chunk in chunks for pair in chunk.pairs], strict=True):
         assert_equal(one, other)
@@ -271,7 +262,7 @@ def test_row_by_row_equals_the_batch_and_chunks(max_length: int) -> None:
 def test_no_rows_are_no_pairs() -> None:
     rows = scored(pairs(3), tiny_tokenizer(), AnnotateSettings(output=Path()))
     encoder = response_encoder(tiny_tokenizer())
-    found = project_rows(annotated_source(rows, "rows"), encoder, ProjectionSettings(), 2, 2)
+    found = project_rows(rows, encoder, ProjectionSettings(), 2, 2)
     assert (found.pairs, found.dropped, found.counts) == ([], {}, {})
 
 
@@ -279,10 +270,10 @@ def test_a_row_keeps_its_number_behind_a_dropped_one() -> None:
     rows = scored(TEXTS[:3], tiny_tokenizer(), AnnotateSettings(output=Path())).to_list()
     rows[0]["prompt"] = "a very long prompt " * 50
     found = projected(datasets.Dataset.from_list(rows), max_length=60)
-    assert found.dropped == {PROMPT_TOO_LONG: [0]}
+    assert found.dropped == {Reason.PROMPT_TOO_LONG: [0]}
     assert [pair.row for pair in found.pairs] == [1, 2]
     assert found.pairs[0].chosen.token_rewards.tolist() == rows[1]["chosen_token_rewards"]
-    with pytest.raises(PreferenceError, match=PROMPT_TOO_LONG):
+    with pytest.raises(PreferenceError, match=Reason.PROMPT_TOO_LONG):
         project_row(rows[0], tiny_tokenizer(), ProjectionSettings(max_length=60))
 
 
@@ -364,7 +355,7 @@ def test_a_row_has_the_ratio_of_its_group() -> None:
     )
     settings = ProjectionSettings(SelectionRule(ratio_by=RatioBy("topic", {"maths": 1.0, "chat": 0.1})))
     encoder = response_encoder(letters())
-    found = project_rows(annotated_source(rows, "rows"), encoder, settings, 0, 3)
+    found = project_rows(rows, encoder, settings, 0, 3)
     assert [len(marked(pair.chosen)) for pair in found.pairs] == [9, 1, 2]  # of nine: all, 0.9, 2.7
     one = project_row(rows[0], letters(), settings)
     assert len(marked(one.chosen)) == 9
@@ -375,13 +366,13 @@ def test_global_selects_the_share_of_all_tokens_and_drops_rows_without_any() -> 
     words = ("ab", "de", "def", "gh")
     low = {**FOUR, "token_rewards": [0.1, 0.3, 0.6, -0.2], "eos_reward": -0.1}
     rows = datasets.Dataset.from_list([row_by_hand(FOUR), row_by_hand(low)])
-    source, encoder = annotated_source(rows, "rows"), response_encoder(letters(*words))
+    encoder = response_encoder(letters(*words))
     wanted = ProjectionSettings(SelectionRule("global", chosen_ratio=0.3, rejected_ratio=1.0))
-    settings = settled(source, encoder, wanted)
+    settings = settled(rows, "rows", encoder, wanted)
     assert settings.selection.cutoffs is not None
     assert settings.selection.cutoffs.chosen == 1.0  # 3 of 10: 6, 3 and 1
-    found = project_rows(source, encoder, settings, 0, 2)
-    assert found.dropped == {NOTHING_SELECTED: [1]}
+    found = project_rows(rows, encoder, settings, 0, 2)
+    assert found.dropped == {Reason.NOTHING_SELECTED: [1]}
     assert marked(found.pairs[0].chosen) == [0, 1, 2]
 
 
@@ -391,9 +382,9 @@ def test_global_is_the_share_of_every_token_on_other_tokens_whatever_the_chunks(
 ) -> None:
     monkeypatch.setattr(whole, "ROWS_AT_ONCE", rows_at_once)
     rows = scored(pairs(12), tiny_tokenizer(), AnnotateSettings(output=Path()))
-    source, encoder = annotated_source(rows, "rows"), response_encoder(tiny_tokenizer("unigram_nfkc"))
-    settings = settled(source, encoder, ProjectionSettings(SelectionRule("global", 0.2, 0.4)))
-    everything = project_rows(source, encoder, ProjectionSettings(SelectionRule("all")), 0, 12)
+    encoder = response_encoder(tiny_tokenizer("unigram_nfkc"))
+    settings = settled(rows, "rows", encoder, ProjectionSettings(SelectionRule("global", 0.2, 0.4)))
+    everything = project_rows(rows, encoder, ProjectionSettings(SelectionRule("all")), 0, 12)
     for side, ratio in zip(SIDES, (0.2, 0.4), strict=True):
         responses = [getattr(pair, side) for pair in everything.pairs]
         rewards = np.concatenate([np.append(one.token_rewards, one.eos_reward) for one in responses])
@@ -409,4 +400,4 @@ def test_global_with_nothing_to_select_from_is_refused() -> None:
     rows = datasets.Dataset.from_list([row_by_hand(FOUR)])
     nothing = ProjectionSettings(SelectionRule("global", tokens=TokenFilter(include=("Z",))))
     with pytest.raises(PreferenceError, match="no row has a token to select on both sides"):
-        settled(annotated_source(rows, "rows"), response_encoder(letters()), nothing)
+        settled(rows, "rows", response_encoder(letters()), nothing)

@@ -16,6 +16,7 @@ from sepo_data.models.description import describe_pair
 from sepo_data.models.placement import weight_bytes
 from sepo_data.models.scoring import ScoredSide
 from sepo_data.runs.rounding import PAIRS, compare
+from sepo_data.schema import Sides
 from sepo_data.selection import SelectionRule
 from sepo_data.tokens.pairs import EncodedPair
 
@@ -33,10 +34,10 @@ def side(*rewards: list[float]) -> ScoredSide:
 
 def test_noise_and_overlap_by_hand() -> None:
     # chosen: float32 selects tokens 0 and 1, the run 0 and 2; rejected: both select token 0
-    exact = {"chosen": side([3.0, 2.0, 1.0, 0.0]), "rejected": side([-1.0, 1.0])}
-    scored = {"chosen": side([3.0, 1.0, 2.0, 0.0], [9.0]), "rejected": side([-1.0, 1.0], [9.0])}
+    exact = Sides(side([3.0, 2.0, 1.0, 0.0]), side([-1.0, 1.0]))
+    scored = Sides(side([3.0, 1.0, 2.0, 0.0], [9.0]), side([-1.0, 1.0], [9.0]))
     nothing: Any = None
-    both = [EncodedPair(row, nothing, nothing, nothing) for row in (0, 1)]
+    both = [EncodedPair(nothing, nothing, row=row, pair=nothing) for row in (0, 1)]
     found = compare(both, exact, scored, SelectionRule("ratio", 0.5, 0.5))
     # six rewards, of which two differ by 1; their mean is 1, squares 4 + 1 + 0 + 1 + 4 + 0
     assert (found.pairs, found.tokens) == (1, 6)

@@ -10,26 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sepo_data.dataset_spec import DatasetSpec
 from sepo_data.errors import PreferenceError
-from sepo_data.sources.preferences import (
-    CONTENT_NOT_TEXT,
-    EMPTY_RESPONSE,
-    LAST_NOT_ASSISTANT,
-    NO_COMMON_PROMPT,
-    NOT_TEXT_ALONE,
-    PROMPT_DISAGREES,
-    PROMPT_MISSING,
-    ROLE_MISSING,
-    SAME_RESPONSE,
-    Pair,
-    PairColumns,
-    Source,
-    open_source,
-    pair_types,
-    read_pair,
-)
+from sepo_data.reasons import Reason, Unusable
+from sepo_data.schema import PAIR_COLUMNS
+from sepo_data.sources.opening import Source
+from sepo_data.sources.preferences import EXPLICIT, Pair, PairColumns, open_pairs, pair_types
 
-EXPLICIT = PairColumns("prompt", "chosen", "rejected")
 IMPLICIT = PairColumns(None, "chosen", "rejected")
 
 
@@ -50,12 +37,17 @@ def assistant(text: str | None, **others: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": text, **others}
 
 
-def explicit(prompt: Any, chosen: Any, rejected: Any) -> Pair | str:
-    return read_pair({"prompt": prompt, "chosen": chosen, "rejected": rejected}, EXPLICIT)
+def read(row: dict[str, Any], columns: PairColumns) -> Pair | Reason:
+    found = columns.read(row)
+    return found.reason if isinstance(found, Unusable) else found
 
 
-def implicit(chosen: Any, rejected: Any) -> Pair | str:
-    return read_pair({"chosen": chosen, "rejected": rejected}, IMPLICIT)
+def explicit(prompt: Any, chosen: Any, rejected: Any) -> Pair | Reason:
+    return read({"prompt": prompt, "chosen": chosen, "rejected": rejected}, EXPLICIT)
+
+
+def implicit(chosen: Any, rejected: Any) -> Pair | Reason:
+    return read({"chosen": chosen, "rejected": rejected}, IMPLICIT)
 
 
 def write_rows(path: Path, *rows: dict[str, Any]) -> str:
@@ -63,8 +55,8 @@ def write_rows(path: Path, *rows: dict[str, Any]) -> str:
     return str(path)
 
 
-def open_rows(folder: Path, *rows: dict[str, Any], **options: Any) -> Source:
-    return open_source(write_rows(folder / "prefs.jsonl", *rows), **options)
+def opened(folder: Path, *rows: dict[str, Any], **options: Any) -> tuple[Source, PairColumns]:
+    return open_pairs(write_rows(folder / "prefs.jsonl", *rows), DatasetSpec(**options))
 
 
 # Formats ----------------------------------------------------------------------------------------------------
@@ -79,7 +71,7 @@ def test_messages_with_a_prompt_column_are_taken_as_they_are() -> None:
     pair = explicit(prompt, [assistant("a")], [assistant("b")])
     assert pair == Pair(prompt, [assistant("a")], [assistant("b")])
     assert isinstance(pair, Pair)
-    assert (pair.chosen_response, pair.rejected_response) == ("a", "b")
+    assert tuple(pair.responses) == ("a", "b")
 
 
 def test_turns_before_the_last_message_of_chosen_and_rejected_go_to_the_end_of_the_prompt() -> None:
@@ -136,7 +128,7 @@ def test_prompt_and_response_of_a_transcript_give_back_the_text(
     start += f"\n\nHuman: {turns[-1][0]}\n\nAssistant: "
     pair = implicit(start + chosen, start + rejected)
     if chosen == rejected:
-        assert pair == SAME_RESPONSE
+        assert pair == Reason.SAME_RESPONSE
     else:
         assert pair == Pair(start, chosen, rejected)
 
@@ -147,8 +139,8 @@ def test_transcripts_that_part_before_the_last_turn_have_no_common_prompt(
 ) -> None:
     start = "\n\nHuman: Hi\n\nAssistant: "
     longer = f"{start}{earlier}\n\nHuman: And?\n\nAssistant: {chosen}"
-    assert implicit(longer, start + rejected) == NO_COMMON_PROMPT
-    assert implicit(start + rejected, longer) == NO_COMMON_PROMPT
+    assert implicit(longer, start + rejected) == Reason.NO_COMMON_PROMPT
+    assert implicit(start + rejected, longer) == Reason.NO_COMMON_PROMPT
 
 
 # Rows that give no pair -------------------------------------------------------------------------------------
@@ -158,13 +150,13 @@ def test_transcripts_that_part_before_the_last_turn_have_no_common_prompt(
 def test_a_row_with_an_empty_response_is_dropped(empty: Any) -> None:
     other: Any = [assistant("b")] if isinstance(empty, list) else "b"
     prompt: Any = [user("Hi")] if isinstance(empty, list) else "Hi"
-    assert explicit(prompt, empty, other) == EMPTY_RESPONSE
-    assert explicit(prompt, other, empty) == EMPTY_RESPONSE
+    assert explicit(prompt, empty, other) == Reason.EMPTY_RESPONSE
+    assert explicit(prompt, other, empty) == Reason.EMPTY_RESPONSE
 
 
 def test_a_transcript_that_ends_with_assistant_has_an_empty_response() -> None:
     start = "\n\nHuman: Hi\n\nAssistant: "
-    assert implicit(start, f"{start}b") == EMPTY_RESPONSE
+    assert implicit(start, f"{start}b") == Reason.EMPTY_RESPONSE
 
 
 def test_white_space_is_a_response() -> None:
@@ -173,9 +165,11 @@ def test_white_space_is_a_response() -> None:
 
 @pytest.mark.parametrize("missing", ["", None, []])
 def test_a_row_without_a_prompt_is_dropped(missing: Any) -> None:
-    assert explicit(missing, "a", "b") == PROMPT_MISSING
-    assert explicit(missing, [user("Hi"), assistant("a")], [user("Hi"), assistant("b")]) == PROMPT_MISSING
-    assert implicit([assistant("a")], [assistant("b")]) == PROMPT_MISSING
+    assert explicit(missing, "a", "b") == Reason.PROMPT_MISSING
+    assert (
+        explicit(missing, [user("Hi"), assistant("a")], [user("Hi"), assistant("b")]) == Reason.PROMPT_MISSING
+    )
+    assert implicit([assistant("a")], [assistant("b")]) == Reason.PROMPT_MISSING
 
 
 @pytest.mark.parametrize(
@@ -191,7 +185,7 @@ def test_a_row_without_a_prompt_is_dropped(missing: Any) -> None:
     ],
 )
 def test_a_row_whose_sides_begin_differently_is_dropped(chosen: Any, rejected: Any) -> None:
-    assert implicit(chosen, rejected) == NO_COMMON_PROMPT
+    assert implicit(chosen, rejected) == Reason.NO_COMMON_PROMPT
 
 
 def test_a_null_key_makes_no_difference_between_prompts() -> None:
@@ -204,27 +198,34 @@ def test_a_hybrid_whose_prompt_no_user_says_is_dropped() -> None:
         [user("Hi"), assistant("Ho"), user("Hm"), assistant("a")],
         [user("Hi"), assistant("Ho"), user("Hm")],
     )
-    assert explicit("Ho", sides[0], [*sides[1], assistant("b")]) == PROMPT_DISAGREES
-    assert explicit("s", [system("s"), assistant("a")], [system("s"), assistant("b")]) == PROMPT_DISAGREES
+    assert explicit("Ho", sides[0], [*sides[1], assistant("b")]) == Reason.PROMPT_DISAGREES
+    assert (
+        explicit("s", [system("s"), assistant("a")], [system("s"), assistant("b")]) == Reason.PROMPT_DISAGREES
+    )
 
 
 def test_a_tie_is_dropped() -> None:
-    assert explicit("Hi", "a", "a") == SAME_RESPONSE
-    assert implicit([user("Hi"), assistant("a")], [user("Hi"), assistant("a", name="x")]) == SAME_RESPONSE
+    assert explicit("Hi", "a", "a") == Reason.SAME_RESPONSE
+    assert (
+        implicit([user("Hi"), assistant("a")], [user("Hi"), assistant("a", name="x")]) == Reason.SAME_RESPONSE
+    )
 
 
 def test_a_conversation_that_the_user_ends_is_dropped() -> None:
-    assert implicit([user("Hi"), assistant("a")], [user("Hi"), user("b")]) == LAST_NOT_ASSISTANT
+    assert implicit([user("Hi"), assistant("a")], [user("Hi"), user("b")]) == Reason.LAST_NOT_ASSISTANT
 
 
 def test_messages_without_text_or_role_are_dropped() -> None:
     good = [user("Hi"), assistant("b")]
-    assert implicit([user(None), assistant("a")], good) == CONTENT_NOT_TEXT
-    assert implicit([{**user(None), "name": "Ann"}, assistant("a")], good) == CONTENT_NOT_TEXT
-    assert implicit([{**user("Hi"), "content": [{"text": "Hi"}]}, assistant("a")], good) == CONTENT_NOT_TEXT
-    assert implicit([user("Hi"), {"role": None, "content": "a"}], good) == ROLE_MISSING
-    assert implicit([None, assistant("a")], good) == ROLE_MISSING
-    assert explicit([user(None)], [assistant("a")], [assistant("b")]) == CONTENT_NOT_TEXT
+    assert implicit([user(None), assistant("a")], good) == Reason.CONTENT_NOT_TEXT
+    assert implicit([{**user(None), "name": "Ann"}, assistant("a")], good) == Reason.CONTENT_NOT_TEXT
+    assert (
+        implicit([{**user("Hi"), "content": [{"text": "Hi"}]}, assistant("a")], good)
+        == Reason.CONTENT_NOT_TEXT
+    )
+    assert implicit([user("Hi"), {"role": None, "content": "a"}], good) == Reason.ROLE_MISSING
+    assert implicit([None, assistant("a")], good) == Reason.ROLE_MISSING
+    assert explicit([user(None)], [assistant("a")], [assistant("b")]) == Reason.CONTENT_NOT_TEXT
 
 
 def test_a_turn_that_only_calls_tools_may_have_no_content() -> None:
@@ -243,24 +244,18 @@ def test_a_turn_that_only_calls_tools_may_have_no_content() -> None:
 
 def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None:
     row = {"prompt": "p", "chosen": "a", "rejected": "b"}
-    assert open_rows(tmp_path, row).columns == EXPLICIT
-    assert open_rows(tmp_path, {"chosen": "a", "rejected": "b"}).columns == IMPLICIT
+    assert opened(tmp_path, row)[1] == EXPLICIT
+    assert opened(tmp_path, {"chosen": "a", "rejected": "b"})[1] == IMPLICIT
     named = {"question": "p", "response1": "a", "response-2": "b"}
-    source = open_rows(
+    source, columns = opened(
         tmp_path, named, prompt_column="question", chosen_column="response1", rejected_column="response-2"
     )
-    assert read_pair(source.rows[0], source.columns) == Pair("p", "a", "b")
-
-
-def test_the_limit_takes_the_first_rows(tmp_path: Path) -> None:
-    rows = [{"prompt": str(i), "chosen": "a", "rejected": "b"} for i in range(5)]
-    assert open_rows(tmp_path, *rows, limit=2).rows["prompt"][:] == ["0", "1"]
-    assert len(open_rows(tmp_path, *rows, limit=9).rows) == 5
+    assert columns.read(source.rows[0]) == Pair("p", "a", "b")
 
 
 def test_texts_are_stored_as_text(tmp_path: Path) -> None:
-    source = open_rows(tmp_path, {"chosen": "a", "rejected": "b"})
-    assert pair_types(source) == dict.fromkeys(("prompt", "chosen", "rejected"), pa.string())
+    types = pair_types(*opened(tmp_path, {"chosen": "a", "rejected": "b"}))
+    assert types == dict.fromkeys(PAIR_COLUMNS, pa.string())
 
 
 def test_messages_are_stored_with_all_the_fields_of_the_source(tmp_path: Path) -> None:
@@ -269,20 +264,22 @@ def test_messages_are_stored_with_all_the_fields_of_the_source(tmp_path: Path) -
     plain = pa.struct({"role": text, "content": text})
     chosen = [{"content": "Hi", "role": "user", "name": "Ann"}, {"content": "a", "role": "assistant"}]
     for row in ({"prompt": "Hi"}, {}):  # the hybrid, and without a prompt column
-        source = open_rows(tmp_path, {**row, "chosen": chosen, "rejected": [user("Hi"), assistant("b")]})
-        types = pair_types(source)
+        hybrid = {**row, "chosen": chosen, "rejected": [user("Hi"), assistant("b")]}
+        types = pair_types(*opened(tmp_path, hybrid))
         assert types == {"prompt": pa.list_(named), "chosen": pa.list_(named), "rejected": pa.list_(plain)}
-    source = open_rows(tmp_path, {"prompt": [user("Hi")], "chosen": chosen, "rejected": [assistant("b")]})
+    row = {"prompt": [user("Hi")], "chosen": chosen, "rejected": [assistant("b")]}
     both = pa.struct({"role": text, "content": text, "name": text})  # may hold turns from either column
-    assert pair_types(source)["prompt"] == pa.list_(both)
+    assert pair_types(*opened(tmp_path, row))["prompt"] == pa.list_(both)
 
 
 def test_every_pair_fits_the_types_it_is_stored_in(tmp_path: Path) -> None:
     turns = [system("s"), {**user("Hi"), "name": "Ann"}]
-    source = open_rows(tmp_path, {"chosen": [*turns, assistant("a")], "rejected": [*turns, assistant("b")]})
-    pair = read_pair(source.rows[0], source.columns)
+    source, columns = opened(
+        tmp_path, {"chosen": [*turns, assistant("a")], "rejected": [*turns, assistant("b")]}
+    )
+    pair = columns.read(source.rows[0])
     assert isinstance(pair, Pair)
-    stored = pa.array([pair.prompt], pair_types(source)["prompt"]).to_pylist()
+    stored = pa.array([pair.prompt], pair_types(source, columns)["prompt"]).to_pylist()
     assert stored == [[{**system("s"), "name": None}, turns[1]]]
 
 
@@ -316,7 +313,7 @@ def test_columns_that_hold_no_pair_are_refused(
     tmp_path: Path, row: dict[str, Any], options: dict[str, str], message: str
 ) -> None:
     with pytest.raises(PreferenceError, match=message) as refusal:
-        open_rows(tmp_path, row, **options)
+        opened(tmp_path, row, **options)
     assert str(refusal.value).startswith(str(tmp_path / "prefs.jsonl"))
     assert "\n" not in str(refusal.value)
 
@@ -330,18 +327,18 @@ def test_messages_of_untyped_json_are_refused(tmp_path: Path) -> None:
         rows = datasets.Dataset.from_dict({"chosen": messages, "rejected": messages}, features=features)
         rows.save_to_disk(tmp_path / str(i))
         with pytest.raises(PreferenceError, match=r'column "chosen" is list<.*json.*It must be text'):
-            open_source(str(tmp_path / str(i)))
+            open_pairs(str(tmp_path / str(i)))
 
 
 def test_a_dataset_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PreferenceError, match='split "train" has no rows'):
-        open_source(write_rows(tmp_path / "empty.jsonl"))
+        open_pairs(write_rows(tmp_path / "empty.jsonl"))
 
 
 @pytest.mark.parametrize("key", ["tool_calls", "reasoning_content", "thinking"])
 def test_an_answer_that_is_more_than_its_text_is_dropped(key: str) -> None:
     more = assistant("It rains.", **{key: [{"name": "weather"}]})
     less = assistant("It snows.", **{key: None})
-    assert explicit([user("Weather?")], [more], [less]) == NOT_TEXT_ALONE
-    assert explicit([user("Weather?")], [less], [more]) == NOT_TEXT_ALONE
+    assert explicit([user("Weather?")], [more], [less]) == Reason.NOT_TEXT_ALONE
+    assert explicit([user("Weather?")], [less], [more]) == Reason.NOT_TEXT_ALONE
     assert isinstance(explicit([user("Weather?")], [less], [assistant("It rains.")]), Pair)

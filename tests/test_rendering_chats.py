@@ -8,23 +8,10 @@ from nasty import NASTY
 from tiny_tokenizers import CHATML, FAMILIES, tiny_tokenizer
 
 from sepo_data.errors import TokenizerError
+from sepo_data.reasons import Reason, Unusable
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
-from sepo_data.tokens.encoding import (
-    NO_TOKENS,
-    PROMPT_TOO_LONG,
-    WRITTEN_CONTROL,
-    EncodedTurns,
-    encode_responses,
-    encode_turns,
-)
-from sepo_data.tokens.rendering import (
-    ALREADY_RENDERED,
-    TEMPLATE_REFUSES,
-    RenderedChat,
-    Rendering,
-    render,
-    render_chat,
-)
+from sepo_data.tokens.encoding import EncodedTurns, encode_responses, encode_turns
+from sepo_data.tokens.rendering import RenderedChat
 
 # with the ends of turns and the habits of the families whose names they bear
 LLAMA3 = (
@@ -80,17 +67,16 @@ def dialogue(*answers: str) -> list[dict[str, Any]]:
 
 
 def rendered(encoder: ResponseEncoder, prompt: Any, response: str) -> RenderedChat:
-    chat = render_chat(
-        encoder.tokenizer, prompt, response, encoder.control, chat_template=encoder.chat_template
-    )
+    chat = encoder.render(prompt, response, every_turn=True)
     assert isinstance(chat, RenderedChat), chat
     return chat
 
 
 def encode(
     encoder: ResponseEncoder, prompt: Any, response: str, max_length: int = 10**6
-) -> EncodedTurns | str:
-    return encode_turns(encoder, [rendered(encoder, prompt, response)], max_length)[0]
+) -> EncodedTurns | Reason:
+    (found,) = encode_turns(encoder, [rendered(encoder, prompt, response)], max_length)
+    return found.reason if isinstance(found, Unusable) else found
 
 
 def encoded(encoder: ResponseEncoder, prompt: Any, response: str, max_length: int = 10**6) -> EncodedTurns:
@@ -147,12 +133,12 @@ def test_a_conversation_of_one_answer_is_encoded_as_annotation_does(
     prompts = ["Say it: ", *(f"Say {nasty}" for nasty in NASTY if len(nasty) < 100)]
     for prompt, max_length in ((prompts[0], 10**6), (prompts[0], 40), *((p, 10**6) for p in prompts[1:])):
         responses = NASTY if prompt == prompts[0] else ["Hello there"]
-        alone = render(encoder.tokenizer, prompt, encoder.control, chat_template=encoder.chat_template)
-        assert isinstance(alone, Rendering)
-        expected = encode_responses(encoder, [(alone, response) for response in responses], max_length)
+        alone = encoder.render(prompt)
+        assert isinstance(alone, RenderedChat)
+        expected = encode_responses(encoder, [alone.ending_in(text) for text in responses], max_length)
         chats = [rendered(encoder, prompt, response) for response in responses]
         for one, turns in zip(expected, encode_turns(encoder, chats, max_length), strict=True):
-            if isinstance(one, str) or isinstance(turns, str):
+            if isinstance(one, Unusable) or isinstance(turns, Unusable):
                 assert one == turns
                 continue
             assert turns.input_ids.tolist() == one.input_ids.tolist()
@@ -166,8 +152,8 @@ def test_every_family_trains_every_turn(family: str) -> None:
     im_end = encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
     chats = [rendered(encoder, dialogue("Rome", nasty), "Hello there") for nasty in NASTY]
     for found in encode_turns(encoder, chats, 10**6):
-        if isinstance(found, str):
-            assert found in (NO_TOKENS, WRITTEN_CONTROL)
+        if isinstance(found, Unusable):
+            assert found.reason in (Reason.NO_TOKENS, Reason.WRITTEN_CONTROL)
             assert family in ("unigram_nfkc", "wordpiece")
             continue
         assert (np.diff(found.positions) > 0).all()
@@ -185,7 +171,7 @@ def test_a_maximum_length_cuts_the_end_and_invents_nothing(template: str) -> Non
         assert found.positions.tolist() == [p for p in whole.positions if p < max_length]
         assert found.input_ids.tolist() == whole.input_ids[: found.positions[-1] + 1].tolist()
         assert not found.ended
-    assert encode(encoder, prompt, "Hello there!", int(whole.positions[0])) == PROMPT_TOO_LONG
+    assert encode(encoder, prompt, "Hello there!", int(whole.positions[0])) == Reason.PROMPT_TOO_LONG
     assert encoded(encoder, prompt, "Hello there!", whole.input_ids.size).ended
 
 
@@ -231,9 +217,7 @@ def test_a_text_without_a_template_is_a_prompt_and_its_response() -> None:
 def test_a_text_that_was_rendered_before_is_a_reason() -> None:
     encoder = response_encoder(tiny_tokenizer())
     before = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert (
-        render_chat(encoder.tokenizer, before, "Hi", encoder.control, chat_template=True) == ALREADY_RENDERED
-    )
+    assert encoder.render(before, "Hi", every_turn=True) == Unusable(Reason.ALREADY_RENDERED)
 
 
 def test_messages_without_a_template_are_refused() -> None:
@@ -245,9 +229,9 @@ def test_messages_without_a_template_are_refused() -> None:
 def test_earlier_answers_are_the_template_s_in_a_prompt_and_verbatim_in_a_conversation() -> None:
     encoder = response_encoder(tiny_tokenizer("byte_bpe", LLAMA3))
     prompt = dialogue(" Paris. ")
-    alone = render(encoder.tokenizer, prompt, encoder.control, chat_template=True)
-    assert isinstance(alone, Rendering)
-    assert "\n\nParis.<|im_end|>" in alone.prefix
+    alone = encoder.render(prompt)
+    assert isinstance(alone, RenderedChat)
+    assert "\n\nParis.<|im_end|>" in alone.segments[0]
     assert "\n\n Paris. <|im_end|>" in rendered(encoder, prompt, "Rome").text
 
 
@@ -274,9 +258,8 @@ def test_probes_typed_by_somebody_are_text() -> None:
     ],
 )
 def test_a_template_that_does_not_say_every_answer_once_and_in_order_is_a_reason(template: str) -> None:
-    tokenizer = tiny_tokenizer("byte_bpe", template)
-    control = response_encoder(tokenizer).control
-    assert render_chat(tokenizer, dialogue("a"), "b", control, chat_template=True) == TEMPLATE_REFUSES
+    encoder = response_encoder(tiny_tokenizer("byte_bpe", template))
+    assert encoder.render(dialogue("a"), "b", every_turn=True) == Unusable(Reason.TEMPLATE_REFUSES)
 
 
 def test_the_batch_does_not_matter() -> None:
@@ -285,7 +268,7 @@ def test_the_batch_does_not_matter() -> None:
     together = encode_turns(encoder, chats, 100)
     for chat, batched in zip(chats, together, strict=True):
         (alone,) = encode_turns(encoder, [chat], 100)
-        if isinstance(alone, str) or isinstance(batched, str):
+        if isinstance(alone, Unusable) or isinstance(batched, Unusable):
             assert alone == batched
         else:
             assert alone.input_ids.tolist() == batched.input_ids.tolist()

@@ -1,5 +1,7 @@
 """Tests of the contract: a good table passes, and every way to break it is named with row and column."""
 
+from pathlib import Path
+
 import datasets
 import numpy as np
 import pyarrow as pa
@@ -7,6 +9,7 @@ import pytest
 from annotated import annotated_table, random_table
 
 from sepo_data import SchemaError
+from sepo_data.reasons import Reason
 from sepo_data.schema import check_version, validate
 
 
@@ -89,3 +92,9 @@ def test_an_unknown_major_version_is_refused_and_a_later_minor_one_is_read() -> 
     check_version("1.7")
     with pytest.raises(SchemaError, match=r"schema version 2\.0, this sepo reads 1\.0\. Upgrade"):
         check_version("2.0")
+
+
+def test_the_page_of_the_format_explains_every_reason() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "dataset_format.md").read_text("utf-8")
+    words = " ".join(page.split())
+    assert [reason for reason in Reason if f"*{reason}*" not in words] == []

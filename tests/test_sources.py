@@ -17,9 +17,11 @@ from hub_server import HubServer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sepo_data.dataset_spec import DatasetSpec
 from sepo_data.errors import HubError, PreferenceError
 from sepo_data.sources import text_files
-from sepo_data.sources.preferences import Pair, Source, open_source, read_pair
+from sepo_data.sources.opening import Source, open_source
+from sepo_data.sources.preferences import EXPLICIT, Pair
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "p", "chosen": "a", "rejected": "b", "score": 0.5},
@@ -44,12 +46,12 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def opened(path: Path, content: bytes, **options: Any) -> Source:
-    return open_source(str(write(path, content)), **options)
+    return open_source(str(write(path, content)), DatasetSpec(**options))
 
 
 def refused(path: Path | str, **options: Any) -> str:
     with pytest.raises(PreferenceError) as refusal:
-        open_source(str(path), **options)
+        open_source(str(path), DatasetSpec(**options))
     message = str(refusal.value)
     assert "\n" not in message
     assert message.startswith(str(path))
@@ -176,7 +178,7 @@ def test_rows_stay_on_disk(tmp_path: Path) -> None:
     path = write(tmp_path / "prefs.jsonl", GOOD_LINE.replace(b"a", b"a" * 1000) * 20_000)  # 20 MB
     before = pa.total_allocated_bytes()
     source = open_source(str(path))
-    assert sum(isinstance(read_pair(row, source.columns), Pair) for row in source.rows) == 20_000
+    assert sum(isinstance(EXPLICIT.read(row), Pair) for row in source.rows) == 20_000
     assert pa.total_allocated_bytes() - before < 1e6
 
 
@@ -192,8 +194,11 @@ def test_a_folder_has_splits_configs_and_a_card(tmp_path: Path) -> None:
     configs = [{"config_name": name, "data_dir": name} for name in ("small", "large")]
     write(folder / "README.md", f"---\nlicense: mit\nconfigs: {json.dumps(configs)}\n---\nText".encode())
 
-    small, test = (open_source(f"{folder}/", config="small", split=split) for split in ("train", "test"))
-    large = open_source(str(folder), config="large")
+    small, test = (
+        open_source(f"{folder}/", DatasetSpec(config_name="small", split=split))
+        for split in ("train", "test")
+    )
+    large = open_source(str(folder), DatasetSpec(config_name="large"))
     assert (len(small.rows), len(test.rows), len(large.rows)) == (2, 1, 3)
     assert (small.name, small.config, test.split, small.card["license"]) == ("prefs", "small", "test", "mit")
     lines = [
@@ -204,8 +209,12 @@ def test_a_folder_has_splits_configs_and_a_card(tmp_path: Path) -> None:
     assert len({small.revision, test.revision, large.revision}) == 3
 
     assert refused(folder) == ": has several configs. Choose with --config-name: small, large."
-    assert refused(folder, config="tiny") == ': no config "tiny". Choose with --config-name: small, large.'
-    assert refused(folder, config="large", split="test") == ': no split "test". Choose with --split: train.'
+    assert (
+        refused(folder, config_name="tiny") == ': no config "tiny". Choose with --config-name: small, large.'
+    )
+    assert (
+        refused(folder, config_name="large", split="test") == ': no split "test". Choose with --split: train.'
+    )
 
 
 def test_a_folder_of_parquet_files_is_read(tmp_path: Path) -> None:
@@ -213,7 +222,7 @@ def test_a_folder_of_parquet_files_is_read(tmp_path: Path) -> None:
     for split in ("train", "test"):
         table = pa.Table.from_pylist([{**row, "split": split} for row in ROWS])
         pq.write_table(table, tmp_path / "prefs" / "data" / f"{split}-00000-of-00001.parquet")
-    source = open_source(str(tmp_path / "prefs"), split="test")
+    source = open_source(str(tmp_path / "prefs"), DatasetSpec(split="test"))
     assert source.rows["split"][:] == ["test", "test"]
 
 
@@ -227,7 +236,7 @@ def test_a_folder_written_by_save_to_disk_is_read(tmp_path: Path, several: bool)
     assert source.revision.startswith("sha256:")
     splits = "train, test" if several else "train"
     assert refused(tmp_path / "saved", split="dev") == f': no split "dev". Choose with --split: {splits}.'
-    assert "it has no configs" in refused(tmp_path / "saved", config="c")
+    assert "it has no configs" in refused(tmp_path / "saved", config_name="c")
 
 
 # The Hub ----------------------------------------------------------------------------------------------------
@@ -246,7 +255,7 @@ def test_a_hub_dataset_is_read_at_the_commit_that_it_names(hub: HubServer, repo_
     source = open_source(repo_id)
     assert (source.rows[:], source.name) == (datasets.Dataset.from_list(ROWS)[:], repo_id)
     assert (source.revision, source.card, source.restricted) == (second, {"license": "mit"}, False)
-    source = open_source(repo_id, revision=first)
+    source = open_source(repo_id, DatasetSpec(revision=first))
     assert (len(source.rows), source.revision) == (1, first)
 
 
@@ -259,7 +268,7 @@ def test_json_on_the_hub_is_read_as_on_this_machine(hub: HubServer, repo_id: str
     assert source.rows[0]["chosen"] == [{"role": "user", "content": "\ufffd", "name": None}, named]
     assert source.repairs == {"lone surrogates replaced": 2}
     with pytest.raises(PreferenceError, match=f"^{repo_id}/test.jsonl, line 2: corrupt or truncated JSON"):
-        open_source(repo_id, split="test")
+        open_source(repo_id, DatasetSpec(split="test"))
 
 
 @pytest.mark.parametrize("access", ["private", "gated"])
@@ -274,7 +283,7 @@ def test_what_the_hub_does_not_have_is_refused_with_what_it_has(hub: HubServer, 
     assert "not on the Hub" in refused(repo_id)
     hub.add("dataset", repo_id, {"train.jsonl": GOOD_LINE, "test.jsonl": GOOD_LINE})
     assert refused(repo_id, split="dev") == ': no split "dev". Choose with --split: train, test.'
-    assert refused(repo_id, config="c") == ': no config "c". Choose with --config-name: default.'
+    assert refused(repo_id, config_name="c") == ': no config "c". Choose with --config-name: default.'
     assert 'no revision "v2"' in refused(repo_id, revision="v2")
     hub.add("dataset", repo_id, {"data.py": b""})
     assert refused(repo_id).startswith(": no data files in it.")
@@ -306,7 +315,7 @@ def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(name: str) -> No
 def test_what_a_single_file_cannot_have_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "prefs.jsonl", GOOD_LINE)
     assert refused(path, split="test") == ': no split "test". Choose with --split: train.'
-    assert refused(path, config="c") == ': it has no configs. Leave out the config "c".'
+    assert refused(path, config_name="c") == ': it has no configs. Leave out the config "c".'
     assert (
         refused(path, revision="main") == ": only Hub datasets have revisions. Leave out the revision main."
     )

@@ -13,12 +13,11 @@ from tiny_tokenizers import tiny_tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from cli.reports import describe_transfer
-from sepo_data.annotated.annotations import annotated_source
-from sepo_data.projected.pairs import NOTHING_SELECTED, ProjectedRows
+from sepo_data.projected.pairs import ProjectedRows
 from sepo_data.projected.transfer import CHUNK_ROWS, SideTransfer, Transfer, transfer_report
+from sepo_data.reasons import Reason
 from sepo_data.settings import AnnotateSettings, ProjectionSettings
 from sepo_data.tokens.encoder import response_encoder
-from sepo_data.tokens.encoding import PROMPT_TOO_LONG
 
 # "abcdefgh" in five tokens of the oracle
 FIVE = {
@@ -36,7 +35,7 @@ def report(
 ) -> Transfer:
     rows = datasets.Dataset.from_list(rows) if isinstance(rows, list) else rows
     return transfer_report(
-        annotated_source(rows, "rows"),
+        rows,
         response_encoder(tokenizer),
         ProjectionSettings(**with_rule(**settings)),
     )
@@ -121,15 +120,16 @@ def test_lost_rows_are_counted_by_reason_and_warned_of() -> None:
     rows = [row_by_hand(FIVE), nothing, {**row_by_hand(FIVE), "prompt": "p" * 40}]
     found = report(rows, letters("abcdefgh"), projection="majority", max_length=30)
     assert (found.rows, found.pairs) == (3, 1)
-    assert found.dropped == {PROMPT_TOO_LONG: 1, NOTHING_SELECTED: 1}
+    assert found.dropped == {Reason.PROMPT_TOO_LONG: 1, Reason.NOTHING_SELECTED: 1}
     assert "2 of 3 rows are lost; the reasons say what to change." in found.warnings()
     first = describe_transfer(found)[0]
-    assert first == f"1 of 3 rows can be trained on; dropped 2: 1 {PROMPT_TOO_LONG}, 1 {NOTHING_SELECTED}"
+    reasons = f"1 {Reason.PROMPT_TOO_LONG}, 1 {Reason.NOTHING_SELECTED}"
+    assert first == f"1 of 3 rows can be trained on; dropped 2: {reasons}"
 
 
 def test_a_dataset_that_is_lost_altogether_still_has_a_report() -> None:
     found = report([row_by_hand(FIVE)], letters(), max_length=1)
-    assert (found.pairs, found.dropped, found.chosen.tokens) == (0, {PROMPT_TOO_LONG: 1}, 0)
+    assert (found.pairs, found.dropped, found.chosen.tokens) == (0, {Reason.PROMPT_TOO_LONG: 1}, 0)
     assert found.warnings() == ["1 of 1 rows are lost; the reasons say what to change."]
     assert describe_transfer(found)
 
@@ -138,10 +138,10 @@ def test_chunks_add_up_and_are_told() -> None:
     few = [row_by_hand(FIVE), row_by_hand({**FIVE, "token_rewards": [5.0, 0.0, 0.0, 0.0, 0.0]})]
     rows = datasets.Dataset.from_list(few * (CHUNK_ROWS // 2 + 3))
     told: list[ProjectedRows] = []
-    source, encoder = annotated_source(rows, "rows"), response_encoder(letters("bcd"))
-    found = transfer_report(source, encoder, ProjectionSettings(), told.append)
-    lost = transfer_report(source, encoder, ProjectionSettings(max_length=1))
-    assert lost.dropped == {PROMPT_TOO_LONG: CHUNK_ROWS + 6}
+    encoder = response_encoder(letters("bcd"))
+    found = transfer_report(rows, encoder, ProjectionSettings(), told.append)
+    lost = transfer_report(rows, encoder, ProjectionSettings(max_length=1))
+    assert lost.dropped == {Reason.PROMPT_TOO_LONG: CHUNK_ROWS + 6}
     assert [pair.row for done in told for pair in done.pairs] == list(range(CHUNK_ROWS + 6))
     assert len(told) == 2
     once = report(few, letters("bcd"))
@@ -179,7 +179,8 @@ def test_a_selection_of_other_text_is_warned_of_unless_it_is_random() -> None:
 def test_a_smaller_ratio_than_the_datasets_is_not_warned_of() -> None:
     # a third of the dataset's selection, but all of it the dataset's
     smaller = replace(GOOD, recall=0.33, precision=1.0)
-    assert Transfer(100, 100, {}, random=False, chosen=smaller, rejected=smaller).warnings() == []
+    found = Transfer(smaller, smaller, rows=100, pairs=100, dropped={}, random=False)
+    assert found.warnings() == []
 
 
 def test_random_is_told_from_the_settings() -> None:

@@ -234,8 +234,8 @@ def test_sft_trains_the_tokens_that_trls_sft_trainer_trains(
     trainer = trl_trainer(
         SFTTrainer, model, Dataset.from_list(rows), arguments(SFTConfig, tmp_path / "trl", **options)
     )
-    source = open_chats(write_jsonl(tmp_path / "rows.jsonl", rows))
-    encoded = encode_chats(source, response_encoder(tokenizer), 2048, 0, len(rows))
+    source, columns = open_chats(write_jsonl(tmp_path / "rows.jsonl", rows))
+    encoded = encode_chats(source.rows, columns, response_encoder(tokenizer), 2048, 0, len(rows))
     assert len(encoded.chats) == len(trainer.train_dataset) == len(rows)
     for chat, theirs in zip(encoded.chats, trainer.train_dataset, strict=True):
         positions = [at for at, label in enumerate(theirs["labels"]) if label != -100]

@@ -10,9 +10,8 @@ import pyarrow as pa
 from ..errors import SettingsError
 from ..projection import Bounds, partition
 from ..rules.groups import RatioBy
-from ..schema import PAIR_COLUMNS, token_fields
+from ..schema import SIDES, Side, Sides, token_fields
 from ..selection import Mask, SelectionRule
-from ..sources.preferences import PairColumns, Source
 
 if TYPE_CHECKING:
     import datasets
@@ -39,23 +38,13 @@ class Annotation:
     eos_mask: bool | None
 
 
-def annotated_source(rows: "datasets.Dataset", name: str) -> Source:
-    """An annotated dataset as a source of pairs; ``name`` is what messages call it."""
-    return Source(
-        rows=rows,
-        name=name,
-        config=None,
-        split=str(rows.split or "train"),
-        revision="",
-        columns=PairColumns(*PAIR_COLUMNS),
-        card={},
-        restricted=False,
-        repairs={},
-    )
+def read_annotations(table: pa.Table) -> list[Sides[Annotation]]:
+    """The annotations of an Arrow table in the schema of an annotated dataset, row by row."""
+    chosen, rejected = (_read_side(table, side) for side in SIDES)
+    return [Sides(*both) for both in zip(chosen, rejected, strict=True)]
 
 
-def read_annotations(table: pa.Table, side: str) -> list[Annotation]:
-    """The annotations of one side of an Arrow table in the schema of an annotated dataset, row by row."""
+def _read_side(table: pa.Table, side: Side) -> list[Annotation]:
     columns = []
     for field in token_fields(side):
         lists = table[field.name].combine_chunks()

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ScoringError
-from ..schema import SIDES, Side
+from ..schema import Sides
 from ..tokens.encoding import EncodedResponse
 from ..tokens.pairs import EncodedPair
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 Logps = npt.NDArray[np.float32]
-SideLogps = dict[Side, list[Logps]]  # of one model, by side
+SideLogps = Sides[list[Logps]]  # of one model
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ScoredSide:
         return [oracle - ref for oracle, ref in zip(self.oracle_logps, self.ref_logps, strict=True)]
 
 
-Scores = dict[Side, ScoredSide]  # by side
+Scores = Sides[ScoredSide]
 
 
 def score_rows(
@@ -107,21 +107,21 @@ def role_logps(
     """Take the log-probs of both responses of every pair under one model; the rest as `score_rows`."""
     distinct: dict[bytes, EncodedResponse] = {}
     for pair in pairs:
-        for side in SIDES:
-            distinct.setdefault(_key(getattr(pair, side)), getattr(pair, side))
+        for response in pair:
+            distinct.setdefault(_key(response), response)
     sequences = list(distinct.values())
     work = sum(sequence.input_ids.size for sequence in sequences)
     found = scorer.logps(sequences, batch_tokens, lambda tokens: on_share(tokens / work))
     by_key = dict(zip(distinct, found, strict=True))
-    logps = {side: [by_key[_key(getattr(pair, side))] for pair in pairs] for side in SIDES}
-    for side in SIDES:
-        _check_finite(pairs, side, "reference" if role == "ref" else role, logps[side])
+    logps = Sides.of(lambda side: [by_key[_key(pair[side])] for pair in pairs])
+    for side, of_side in logps.items():
+        _check_finite(pairs, side, "reference" if role == "ref" else role, of_side)
     return logps
 
 
 def scored_sides(oracle: SideLogps, ref: SideLogps) -> Scores:
     """Log-probs by side, of both models."""
-    return {side: ScoredSide(oracle[side], ref[side]) for side in SIDES}
+    return Sides.of(lambda side: ScoredSide(oracle[side], ref[side]))
 
 
 def _key(response: EncodedResponse) -> bytes:

@@ -1,6 +1,6 @@
 """Annotated rows on the tokens of a policy, whatever its tokenizer.
 
-Reading, rendering and encoding are those of annotation (`rows.encode_rows`), so that a
+Reading, rendering and encoding are those of annotation (`pairs.encode_pairs`), so that a
 policy with the oracle's tokenizer sees the oracle's tokens and, with the same settings,
 its rewards and masks bit for bit. For any other the rewards are projected (`projection`)
 and the key tokens selected again among its own tokens, or the oracle's selection is
@@ -8,7 +8,7 @@ carried over. The end of a turn goes to the end of the turn only.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +16,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ..annotated.annotations import Annotation, annotated_source, group_values, read_annotations
+from ..annotated.annotations import Annotation, group_values, read_annotations
 from ..errors import PreferenceError, SchemaError
 from ..projection import Bounds, Spans, partition, project, project_mask
+from ..reasons import Drops, Reason, Unusable
 from ..rules.weights import weigh_tokens
-from ..schema import PAIR_COLUMNS, SIDES, Side, scalar_fields, token_fields, validate
+from ..schema import PAIR_COLUMNS, SIDES, Side, Sides, scalar_fields, token_fields, validate
 from ..selection import Mask
 from ..settings import ProjectionSettings
-from ..sources.preferences import Source
+from ..sources.preferences import EXPLICIT
 from ..tokens.encoder import ResponseEncoder, response_encoder
 from ..tokens.encoding import EncodedResponse, Ids
-from ..tokens.pairs import EncodedPair, encode_rows
+from ..tokens.pairs import EncodedPair, encode_pairs
 
 if TYPE_CHECKING:
+    import datasets
     from transformers import PreTrainedTokenizerBase
-
-NOTHING_SELECTED = "no token selected on a side"  # why a row is dropped, in the user's words
 
 DEFAULTS = ProjectionSettings()
 
@@ -72,12 +72,10 @@ class ProjectedSide:
 
 
 @dataclass(frozen=True)
-class ProjectedPair:
+class ProjectedPair(Sides[ProjectedSide]):
     """A pair on the policy's tokens; ``row`` is its number in the annotated dataset."""
 
-    row: int
-    chosen: ProjectedSide
-    rejected: ProjectedSide
+    row: int = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -86,23 +84,23 @@ class ProjectedRows:
 
     Attributes:
         pairs: Those that can be trained on, in the dataset's order.
-        dropped: Numbers of the other rows by reason.
+        dropped: The other rows.
         counts: How often something happened that a user should know, by description.
     """
 
     pairs: list[ProjectedPair]
-    dropped: dict[str, list[int]]
+    dropped: Drops
     counts: dict[str, int]
 
 
 def project_rows(
-    source: Source, encoder: ResponseEncoder, settings: ProjectionSettings, lo: int, hi: int
+    rows: "datasets.Dataset", encoder: ResponseEncoder, settings: ProjectionSettings, lo: int, hi: int
 ) -> ProjectedRows:
     """Put the annotated rows ``lo`` to ``hi`` on a policy's tokens.
 
     Args:
-        source: From `annotated_source`; its rows keep the contract of an annotated dataset.
-        encoder: The policy's tokenizer, from `encoding.response_encoder`.
+        rows: One split of an annotated dataset.
+        encoder: The policy's tokenizer, from `encoder.response_encoder`.
         settings: How to project and select.
         lo: First row.
         hi: One past the last row.
@@ -110,20 +108,19 @@ def project_rows(
     Raises:
         TokenizerError: If the tokenizer cannot serve this dataset at all.
     """
-    texts = replace(source, rows=source.rows.select_columns([*PAIR_COLUMNS]))
-    encoded = encode_rows(texts, encoder, settings.max_length, lo, hi)
-    table: pa.Table = source.rows.with_format("arrow")[lo:hi]
-    annotations = {side: read_annotations(table, side) for side in SIDES}
-    groups = group_values(table, settings.selection)
-    pairs, dropped = [], {reason: list(rows) for reason, rows in encoded.dropped.items()}
+    texts = rows.select_columns([*EXPLICIT.names])
+    encoded = encode_pairs(texts, EXPLICIT, encoder, settings.max_length, lo, hi)
+    table: pa.Table = rows.with_format("arrow")[lo:hi]
+    annotations, groups = read_annotations(table), group_values(table, settings.selection)
+    pairs = []
     for item in encoded.pairs:
-        of_row = {side: annotations[side][item.row - lo] for side in SIDES}
-        pair = _project_pair(item, of_row, item.row, settings.of_group(groups[item.row - lo]))
-        if isinstance(pair, str):
-            dropped.setdefault(pair, []).append(item.row)
+        i = item.row - lo
+        pair = _project_pair(item, annotations[i], item.row, settings.of_group(groups[i]))
+        if isinstance(pair, Unusable):
+            encoded.dropped.add(pair, item.row)
         else:
             pairs.append(pair)
-    return ProjectedRows(pairs, dropped, encoded.counts)
+    return ProjectedRows(pairs, encoded.dropped, encoded.counts)
 
 
 def project_row(
@@ -160,28 +157,29 @@ def project_row(
 
     table = _one_row(row)
     encoder = _encoder(tokenizer, chat_template, f"{tokenizer!r}{tokenizer.chat_template}")
-    source = annotated_source(datasets.Dataset(table, fingerprint="row"), "row")  # to hash it takes longer
-    encoded = encode_rows(source, encoder, settings.max_length, 0, 1)
-    pair: ProjectedPair | str = "".join(encoded.dropped)
+    rows = datasets.Dataset(table, fingerprint="row")  # to hash it takes longer
+    encoded = encode_pairs(rows, EXPLICIT, encoder, settings.max_length, 0, 1)
+    (annotation,) = read_annotations(table)
+    reasons = list(encoded.dropped)
     for item in encoded.pairs:
-        of_row = {side: read_annotations(table, side)[0] for side in SIDES}
-        pair = _project_pair(item, of_row, row_number, settings.of_group(_group(row, settings)))
-    if isinstance(pair, str):
-        raise PreferenceError(f"row {row_number}: {pair}. Leave this row out.")
-    return pair
+        pair = _project_pair(item, annotation, row_number, settings.of_group(_group(row, settings)))
+        if not isinstance(pair, Unusable):
+            return pair
+        reasons = [pair.reason]
+    raise PreferenceError(f"row {row_number}: {reasons[0]}. Leave this row out.")
 
 
 def _project_pair(
-    item: EncodedPair, annotations: Mapping[Side, Annotation], row: int, settings: ProjectionSettings
-) -> ProjectedPair | str:
-    """The pair, or the reason why it cannot be trained on; ``row`` is its number in the dataset."""
-    texts = {"chosen": item.pair.chosen_response, "rejected": item.pair.rejected_response}
-    sides = {
-        side: _project_side(texts[side], getattr(item, side), annotations[side], side, row, settings)
-        for side in SIDES
-    }
-    usable = all(side.weights.any() for side in sides.values())
-    return ProjectedPair(row, **sides) if usable else NOTHING_SELECTED
+    item: EncodedPair, annotations: Sides[Annotation], row: int, settings: ProjectionSettings
+) -> ProjectedPair | Unusable:
+    """The pair, or why it cannot be trained on; ``row`` is its number in the dataset."""
+    texts = item.pair.responses
+    chosen, rejected = (
+        _project_side(texts[side], item[side], annotations[side], side, row, settings) for side in SIDES
+    )
+    if not chosen.weights.any() or not rejected.weights.any():
+        return Unusable(Reason.NOTHING_SELECTED)
+    return ProjectedPair(chosen, rejected, row=row)
 
 
 def _project_side(

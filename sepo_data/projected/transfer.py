@@ -8,6 +8,7 @@ marks is still selected, what is cut, unknown or lost.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,14 @@ import pyarrow as pa
 
 from ..annotated.annotations import Annotation, read_annotations
 from ..projection import overlaps, partition
-from ..schema import SIDES
+from ..reasons import Drops
+from ..schema import SIDES, Sides
 from ..settings import ProjectionSettings
-from ..sources.preferences import Source
 from ..tokens.encoder import ResponseEncoder
 from .pairs import ProjectedPair, ProjectedRows, ProjectedSide, project_rows
+
+if TYPE_CHECKING:
+    import datasets
 
 CHUNK_ROWS = 500
 
@@ -67,30 +71,25 @@ class SideTransfer:
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """Figures of a whole dataset on a policy's tokens.
+class Transfer(Sides[SideTransfer]):
+    """Figures of a whole dataset on a policy's tokens, of the chosen responses and of the rejected ones.
 
     Attributes:
         rows: Annotated rows.
         pairs: Those that can be trained on.
         dropped: How many of the others, by reason.
         random: Whether the policy's selection is random, so that its recall says nothing.
-        chosen: Figures of the chosen responses.
-        rejected: Figures of the rejected ones.
     """
 
-    rows: int
-    pairs: int
-    dropped: dict[str, int]
-    random: bool
-    chosen: SideTransfer
-    rejected: SideTransfer
+    rows: int = field(kw_only=True)
+    pairs: int = field(kw_only=True)
+    dropped: dict[str, int] = field(kw_only=True)
+    random: bool = field(kw_only=True)
 
     def short(self) -> str:
         """One line for a log."""
-        sides = [getattr(self, name) for name in SIDES]
         recall, selected, exact = (
-            " / ".join(f"{getattr(side, name):.1%}" for side in sides)
+            " / ".join(f"{getattr(side, name):.1%}" for side in self)
             for name in ("recall", "selected", "one_to_one")
         )
         return (
@@ -101,8 +100,7 @@ class Transfer:
     def warnings(self) -> list[str]:
         """What a user should know before paying for training."""
         found = []
-        for name in SIDES:
-            side: SideTransfer = getattr(self, name)
+        for name, side in self.items():
             kept = max(side.recall, side.precision)  # whichever selection is the smaller one, by its ratio
             if self.pairs and kept < LOW_RECALL and not self.random:
                 found.append(
@@ -161,9 +159,9 @@ class TransferMeter:
     def add(self, pairs: list[ProjectedPair], rows: pa.Table) -> None:
         """Count pairs; ``rows`` are their rows in the annotated dataset, in the same order."""
         self.pairs += len(pairs)
-        for side in SIDES:
-            for pair, annotation in zip(pairs, read_annotations(rows, side), strict=True):
-                self.sums[side] += _counts(getattr(pair, side), annotation, self.unknown_id)
+        for pair, annotations in zip(pairs, read_annotations(rows), strict=True):
+            for side in SIDES:
+                self.sums[side] += _counts(pair[side], annotations[side], self.unknown_id)
 
     def transfer(self, rows: int, dropped: dict[str, int]) -> Transfer:
         """The figures of everything added.
@@ -179,11 +177,11 @@ class TransferMeter:
             for side in SIDES
         )
         random = self.settings.selection.rule == "random" and self.settings.projection == "sum"
-        return Transfer(rows, self.pairs, dropped, random, chosen, rejected)
+        return Transfer(chosen, rejected, rows=rows, pairs=self.pairs, dropped=dropped, random=random)
 
 
 def transfer_report(
-    source: Source,
+    rows: "datasets.Dataset",
     encoder: ResponseEncoder,
     settings: ProjectionSettings,
     on_rows: Callable[[ProjectedRows], object] = lambda rows: None,
@@ -191,7 +189,7 @@ def transfer_report(
     """Project a whole annotated dataset onto a policy's tokens, and measure what arrives.
 
     Args:
-        source: From `policy_rows.annotated_source`.
+        rows: One split of an annotated dataset.
         encoder: The policy's tokenizer, from `encoding.response_encoder`.
         settings: How to project and select.
         on_rows: Told what became of the rows, chunk by chunk.
@@ -200,18 +198,17 @@ def transfer_report(
         TokenizerError: If the tokenizer cannot serve this dataset at all.
     """
     meter = TransferMeter(settings, encoder.tokenizer.unk_token_id)
-    dropped: dict[str, int] = {}
-    for lo in range(0, len(source.rows), CHUNK_ROWS):
-        hi = min(lo + CHUNK_ROWS, len(source.rows))
-        projected = project_rows(source, encoder, settings, lo, hi)
-        table = source.rows.with_format("arrow")[lo:hi]
+    dropped = Drops()
+    for lo in range(0, len(rows), CHUNK_ROWS):
+        hi = min(lo + CHUNK_ROWS, len(rows))
+        projected = project_rows(rows, encoder, settings, lo, hi)
+        table = rows.with_format("arrow")[lo:hi]
         meter.add(
             projected.pairs, table.take(pa.array([pair.row - lo for pair in projected.pairs], pa.int64()))
         )
-        for reason, rows in projected.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + len(rows)
+        dropped.extend(projected.dropped)
         on_rows(projected)
-    return meter.transfer(len(source.rows), dropped)
+    return meter.transfer(len(rows), dropped.counts)
 
 
 def _counts(side: ProjectedSide, annotation: Annotation, unknown_id: int | None) -> list[float]:

@@ -2,31 +2,37 @@
 
 import logging
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..annotated.annotations import check_groups
 from ..errors import PreferenceError
 from ..rules.cutoffs import Cutoffs, RewardCounts
-from ..schema import SIDES
+from ..schema import Sides
 from ..selection import SelectionRule
 from ..settings import ProjectionSettings
-from ..sources.preferences import Source
 from ..tokens.encoder import ResponseEncoder
 from .pairs import Floats, ProjectedSide, project_rows
+
+if TYPE_CHECKING:
+    import datasets
 
 log = logging.getLogger("sepo")
 
 ROWS_AT_ONCE = 500
 
 
-def settled(source: Source, encoder: ResponseEncoder, settings: ProjectionSettings) -> ProjectionSettings:
+def settled(
+    rows: "datasets.Dataset", name: str, encoder: ResponseEncoder, settings: ProjectionSettings
+) -> ProjectionSettings:
     """The settings with the cutoffs of ``global`` at the policy's own tokens, and groups that do occur.
 
     ``global`` projects the dataset once more for it, in memory that does not grow.
 
     Args:
-        source: From `annotated_source`.
+        rows: One split of an annotated dataset.
+        name: What messages call it.
         encoder: The policy's tokenizer, from `encoding.response_encoder`.
         settings: How to project and select.
 
@@ -37,22 +43,22 @@ def settled(source: Source, encoder: ResponseEncoder, settings: ProjectionSettin
     """
     selection = settings.selection
     if selection.ratio_by is not None:
-        check_groups(source.rows, selection.ratio_by, source.name)
+        check_groups(rows, selection.ratio_by, name)
     if selection.rule != "global" or settings.projection == "majority":
         return settings
     candidates = replace(settings, selection=SelectionRule("all", tokens=selection.tokens), weights="mask")
-    counts = {side: RewardCounts() for side in SIDES}
+    counts = Sides(RewardCounts(), RewardCounts())
     pairs = 0
-    for lo in range(0, len(source.rows), ROWS_AT_ONCE):
-        projected = project_rows(source, encoder, candidates, lo, min(lo + ROWS_AT_ONCE, len(source.rows)))
+    for lo in range(0, len(rows), ROWS_AT_ONCE):
+        projected = project_rows(rows, encoder, candidates, lo, min(lo + ROWS_AT_ONCE, len(rows)))
         pairs += len(projected.pairs)
         if projected.pairs:
-            counts["chosen"].add(np.concatenate([_candidates(pair.chosen) for pair in projected.pairs]))
-            counts["rejected"].add(-np.concatenate([_candidates(pair.rejected) for pair in projected.pairs]))
+            counts.chosen.add(np.concatenate([_candidates(pair.chosen) for pair in projected.pairs]))
+            counts.rejected.add(-np.concatenate([_candidates(pair.rejected) for pair in projected.pairs]))
     if not pairs:
-        raise PreferenceError(f"{source.name}: no row has a token to select on both sides.")
+        raise PreferenceError(f"{name}: no row has a token to select on both sides.")
     cutoffs = Cutoffs(
-        counts["chosen"].cutoff(selection.chosen_ratio), -counts["rejected"].cutoff(selection.rejected_ratio)
+        counts.chosen.cutoff(selection.chosen_ratio), -counts.rejected.cutoff(selection.rejected_ratio)
     )
     log.info(
         "selection global: chosen tokens from %.4g nats, rejected from %.4g", cutoffs.chosen, cutoffs.rejected

@@ -17,8 +17,8 @@ import pyarrow as pa
 from ..errors import OutputError
 from ..models.loading import Role, Scorer, load_pair, matmul_precision, scorers
 from ..models.scoring import Scores, SideLogps, role_logps, score_rows, scored_sides
-from ..schema import SIDES, validate
-from ..tokens.pairs import EncodedRows, encode_rows
+from ..schema import Sides, validate
+from ..tokens.pairs import EncodedPairs, encode_pairs
 from .folder import Run, is_done, is_finished, read_chunk, write_chunk
 from .inputs import Job
 from .rounding import PAIRS as PRECISION_PAIRS
@@ -59,8 +59,8 @@ class Work:
     def each(
         self,
         pending: Sequence[Chunk],
-        score: Callable[[Chunk, EncodedRows], T],
-        finish: Callable[[Chunk, EncodedRows, T], None],
+        score: Callable[[Chunk, EncodedPairs], T],
+        finish: Callable[[Chunk, EncodedPairs, T], None],
     ) -> bool:
         """Score chunks here, tokenise and finish them beside it; False if asked to stop before the last."""
         with ThreadPoolExecutor(max_workers=1) as beside:
@@ -85,11 +85,12 @@ class Work:
         rows, left, half = (sum(hi - lo for lo, hi in chunks) for chunks in (self.own, pending, half_done))
         self.progress.start(rows, rows - left + half // 2)
 
-    def encode(self, chunk: Chunk) -> EncodedRows:
+    def encode(self, chunk: Chunk) -> EncodedPairs:
         """Read and tokenise the rows of a chunk."""
-        return encode_rows(self.job.source, self.job.encoder, self.job.max_length, *chunk)
+        job = self.job
+        return encode_pairs(job.source.rows, job.columns, job.encoder, job.max_length, *chunk)
 
-    def on_share(self, chunk: Chunk, encoded: EncodedRows, share: float = 1.0) -> Callable[[float], None]:
+    def on_share(self, chunk: Chunk, encoded: EncodedPairs, share: float = 1.0) -> Callable[[float], None]:
         """Reports shares of a chunk's work, which is itself a share of the chunk's."""
         rows = share * (chunk[1] - chunk[0])
         if not encoded.pairs:
@@ -118,13 +119,13 @@ def annotate_chunks(work: Work, pending: Sequence[Chunk]) -> bool:
         with matmul_precision("highest"):
             exact = score_rows(models, checked, job.settings.batch_tokens)
 
-    def score(chunk: Chunk, encoded: EncodedRows) -> Scores:
+    def score(chunk: Chunk, encoded: EncodedPairs) -> Scores:
         return score_rows(models, encoded.pairs, job.settings.batch_tokens, work.on_share(chunk, encoded))
 
     return work.each(pending, score, partial(_finish, work, exact))
 
 
-def _finish(work: Work, exact: Scores | None, chunk: Chunk, encoded: EncodedRows, scored: Scores) -> None:
+def _finish(work: Work, exact: Scores | None, chunk: Chunk, encoded: EncodedPairs, scored: Scores) -> None:
     """Select, check and write."""
     table = annotated_table(encoded, scored, work.schema, work.job.settings.selection)
     validate(table)
@@ -135,29 +136,29 @@ def _finish(work: Work, exact: Scores | None, chunk: Chunk, encoded: EncodedRows
 
 
 def _oracle_then_ref(
-    work: Work, pending: Sequence[Chunk], finish: Callable[[Chunk, EncodedRows, Scores], None]
+    work: Work, pending: Sequence[Chunk], finish: Callable[[Chunk, EncodedPairs, Scores], None]
 ) -> bool:
     """Both models over all pending chunks, one after the other; False if asked to stop before the end."""
     run, batch_tokens = work.run, work.job.settings.batch_tokens
     by_oracle = [chunk for chunk in pending if not is_done(run, *chunk, part=ORACLE_PART)]
     work.start(pending, half_done=[chunk for chunk in pending if chunk not in by_oracle])
 
-    def keep(chunk: Chunk, encoded: EncodedRows, logps: SideLogps) -> None:
-        columns = {side: list_array(logps[side], pa.float32()) for side in SIDES}
+    def keep(chunk: Chunk, encoded: EncodedPairs, logps: SideLogps) -> None:
+        columns = {side: list_array(of_side, pa.float32()) for side, of_side in logps.items()}
         write_chunk(run, *chunk, pa.table(columns), {}, part=ORACLE_PART)
 
-    def finish_with(chunk: Chunk, encoded: EncodedRows, ref_logps: SideLogps) -> None:
+    def finish_with(chunk: Chunk, encoded: EncodedPairs, ref_logps: SideLogps) -> None:
         try:
             kept, _ = read_chunk(run, *chunk, part=ORACLE_PART)
         except OutputError:
             if is_finished(run) or is_done(run, *chunk):  # by another worker, which has cleared up behind it
                 return
             raise
-        oracle_logps = {side: [row.values.to_numpy() for row in kept[side]] for side in SIDES}
+        oracle_logps = Sides.of(lambda side: [row.values.to_numpy() for row in kept[side]])
         finish(chunk, encoded, scored_sides(oracle_logps, ref_logps))
         run.chunk(*chunk, part=ORACLE_PART).unlink(missing_ok=True)
 
-    steps: dict[Role, tuple[Sequence[Chunk], Callable[[Chunk, EncodedRows, SideLogps], None]]] = {
+    steps: dict[Role, tuple[Sequence[Chunk], Callable[[Chunk, EncodedPairs, SideLogps], None]]] = {
         "oracle": (by_oracle, keep),
         "ref": (pending, finish_with),
     }
@@ -165,7 +166,7 @@ def _oracle_then_ref(
         chunks, finish_role = steps[role]
 
         def score(
-            chunk: Chunk, encoded: EncodedRows, role: Role = role, scorer: Scorer = scorer
+            chunk: Chunk, encoded: EncodedPairs, role: Role = role, scorer: Scorer = scorer
         ) -> SideLogps:
             on_share = work.on_share(chunk, encoded, share=0.5)
             return role_logps(role, scorer, encoded.pairs, batch_tokens, on_share)

@@ -1,18 +1,19 @@
 """An annotation before weights are loaded: what is scored, with what, and everything that can be wrong."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from ..errors import PreferenceError, TokenizerError
+from ..reasons import Reason, Unusable
 from ..schema import annotated_schema, annotation_columns
 from ..settings import AnnotateSettings
-from ..sources.preferences import Source, open_source, pair_types, read_pair
+from ..sources.opening import Source
+from ..sources.preferences import PairColumns, open_pairs, pair_types
 from ..tokens.encoder import ResponseEncoder, response_encoder
-from ..tokens.rendering import ALREADY_RENDERED, TEMPLATE_REFUSES, render
-from .tables import passing_columns
+from .tables import passthrough_columns
 
 if TYPE_CHECKING:
     from ..models.description import PairFacts
@@ -29,6 +30,7 @@ class Job:
     """Everything that is settled before weights are loaded."""
 
     source: Source
+    columns: PairColumns
     facts: "PairFacts"
     encoder: ResponseEncoder
     settings: AnnotateSettings
@@ -59,16 +61,9 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
     from ..models.checkpoints import Trust
     from ..models.description import describe_pair
 
-    source = open_source(
-        dataset,
-        config=settings.config_name,
-        split=settings.split,
-        revision=settings.revision,
-        prompt_column=settings.prompt_column,
-        chosen_column=settings.chosen_column,
-        rejected_column=settings.rejected_column,
-        limit=settings.limit,
-    )
+    source, columns = open_pairs(dataset, settings)
+    if settings.limit is not None:
+        source = replace(source, rows=source.rows.select(range(min(settings.limit, len(source.rows)))))
     if taken := sorted(annotation_columns().intersection(source.rows.column_names)):
         raise PreferenceError(
             f"{dataset}: has columns of an annotated dataset already ({', '.join(taken)}). Remove them, or "
@@ -86,35 +81,34 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
     if facts.max_context is not None and facts.max_context < max_length:
         max_length = facts.max_context
         log.info("maximum length %d instead of %d: the models read no more", max_length, settings.max_length)
-    job = Job(source, facts, encoder, settings, max_length)
+    job = Job(source, columns, facts, encoder, settings, max_length)
     _check_first_rows(job)
     return job
 
 
 def output_schema(job: Job) -> pa.Schema:
     """The Arrow schema of the dataset that a job makes."""
-    source = job.source.rows.features.arrow_schema
-    passing = [source.field(name) for name in passing_columns(source.names, job.source.columns)]
-    return annotated_schema(pa.schema(passing), pair_types(job.source), store_logps=job.settings.store_logps)
+    source = job.source.schema
+    passed_through = [source.field(name) for name in passthrough_columns(source.names, job.columns)]
+    types = pair_types(job.source, job.columns)
+    return annotated_schema(pa.schema(passed_through), types, store_logps=job.settings.store_logps)
 
 
 def _check_first_rows(job: Job) -> None:
     """Refuse at once what would be wrong, or be refused by the template, in nearly every row."""
     reasons = []
     for content in job.source.rows.select(range(min(FIRST_ROWS, len(job.source.rows)))):
-        pair = read_pair(content, job.source.columns)
-        if isinstance(pair, str):
+        pair = job.columns.read(content)
+        if isinstance(pair, Unusable):
             continue
-        rendering = render(
-            job.encoder.tokenizer, pair.prompt, job.encoder.control, chat_template=job.encoder.chat_template
-        )
-        reasons.append(rendering if isinstance(rendering, str) else None)
-    if reasons and 2 * reasons.count(ALREADY_RENDERED) > len(reasons):
+        chat = job.encoder.render(pair.prompt)
+        reasons.append(chat.reason if isinstance(chat, Unusable) else None)
+    if reasons and 2 * reasons.count(Reason.ALREADY_RENDERED) > len(reasons):
         raise TokenizerError(
             f"{job.source.name}: prompts begin with a control token of the tokenizer, so they were rendered "
             "before. Pass --no-chat-template to use them as they are."
         )
-    if reasons and 2 * reasons.count(TEMPLATE_REFUSES) > len(reasons):
+    if reasons and 2 * reasons.count(Reason.TEMPLATE_REFUSES) > len(reasons):
         raise TokenizerError(
             f"{job.source.name}: the oracle's chat template refuses most of the first conversations. Look at "
             "its roles and their order, or take an oracle with another template."

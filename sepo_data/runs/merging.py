@@ -20,6 +20,7 @@ from ..annotated.manifest import Counts, Manifest, Shard, completed
 from ..annotated.precision import Precision
 from ..errors import OutputError
 from ..files import file_sha256, json_bytes, renamed, write_atomically, writing
+from ..reasons import Drops
 from ..schema import MANIFEST_NAME, annotation_columns
 from .folder import (
     Run,
@@ -77,13 +78,12 @@ def _merge(run: Run) -> Manifest:
         schema = table.schema
         kept += table.num_rows
         notes.append(of_chunk)
-    dropped: dict[str, list[int]] = {}
+    dropped = Drops()
     counts = Counter(run.record.source.repairs)
     for note in notes:
         counts.update(note["counts"])
-        for reason, rows in note["dropped"].items():
-            dropped.setdefault(reason, []).extend(rows)
-    dropped_counts = {reason: len(rows) for reason, rows in sorted(dropped.items())}
+        dropped.extend(note["dropped"])
+    dropped_counts = dict(sorted(dropped.counts.items()))
     if kept == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped_counts.items())
         raise OutputError(f"{run.output}: no row could be annotated: {reasons}. Look at the dataset.")

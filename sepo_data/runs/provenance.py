@@ -13,7 +13,8 @@ from ..annotated.manifest import RunRecord, ScoredRows, Scoring, SourceRecord
 from ..files import text_sha256
 from ..schema import SCHEMA_VERSION
 from ..settings import AnnotateSettings
-from ..sources.preferences import Source
+from ..sources.opening import Source
+from ..sources.preferences import PairColumns
 from ..tokens.encoder import ResponseEncoder
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "huggingface_hub
 
 
 def run_record(
-    source: Source, facts: "PairFacts", encoder: ResponseEncoder, settings: AnnotateSettings, max_length: int
+    source: Source,
+    columns: PairColumns,
+    facts: "PairFacts",
+    encoder: ResponseEncoder,
+    settings: AnnotateSettings,
+    max_length: int,
 ) -> RunRecord:
     """The facts of a run that are known before its first row."""
     template = encoder.tokenizer.get_chat_template() if encoder.chat_template else None
@@ -34,7 +40,7 @@ def run_record(
         sepo_version=version("sepo"),
         scoring=Scoring(
             schema_version=SCHEMA_VERSION,
-            source=_scored_rows(source),
+            source=_scored_rows(source, columns),
             oracle=oracle,
             ref=ref,
             tokenizer_sha256=tokenizer_hash(encoder),
@@ -54,13 +60,13 @@ def run_record(
     )
 
 
-def _scored_rows(source: Source) -> ScoredRows:
+def _scored_rows(source: Source, columns: PairColumns) -> ScoredRows:
     return ScoredRows(
         revision=source.revision,
         config=source.config,
         split=source.split,
         rows=len(source.rows),
-        columns=asdict(source.columns),
+        columns=asdict(columns),
     )
 
 

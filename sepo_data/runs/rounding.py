@@ -1,7 +1,7 @@
 """Score a few rows of a run in float32 too, and compare: what computing in less changes."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 from ..annotated.precision import Precision, computed_in
 from ..errors import ModelError, ScoringError
 from ..models.placement import check_room, one_after_the_other
-from ..models.scoring import Logps, ScoredSide, Scores, score_once
-from ..schema import SIDES, Side
+from ..models.scoring import Logps, Scores, score_once
+from ..schema import SIDES
 from ..selection import SelectionRule
 from ..tokens.pairs import EncodedPair
 from .inputs import Job
@@ -38,8 +38,8 @@ def scores_in_float32(job: Job, pairs: Sequence[EncodedPair], *, in_turn: bool) 
 
 def compare(
     pairs: Sequence[EncodedPair],
-    exact: Mapping[Side, ScoredSide],
-    scored: Mapping[Side, ScoredSide],
+    exact: Scores,
+    scored: Scores,
     selection: SelectionRule,
 ) -> Precision:
     """Compare the log-probs of a run with those in float32 of its first pairs.

@@ -7,21 +7,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ..models.scoring import Logps, ScoredSide
+from ..models.scoring import Logps, ScoredSide, Scores
 from ..schema import PAIR_COLUMNS, SIDES, Side
 from ..selection import Mask, SelectionRule
 from ..sources.preferences import PairColumns
-from ..tokens.pairs import EncodedPair, EncodedRows
+from ..tokens.pairs import EncodedPair, EncodedPairs
 
 
-def passing_columns(columns: list[str], pair: PairColumns) -> list[str]:
+def passthrough_columns(columns: list[str], pair: PairColumns) -> list[str]:
     """The source's columns that stay as they are: all but the pair's own."""
-    return [name for name in columns if name not in (pair.prompt, pair.chosen, pair.rejected)]
+    return [name for name in columns if name not in pair.names]
 
 
 def annotated_table(
-    encoded: EncodedRows,
-    scored: dict[Side, ScoredSide],
+    encoded: EncodedPairs,
+    scored: Scores,
     schema: pa.Schema,
     selection: SelectionRule,
 ) -> pa.Table:
@@ -54,9 +54,9 @@ def side_masks(
 
 
 def _side_columns(
-    encoded: EncodedRows, side: Side, scored: ScoredSide, selection: SelectionRule
+    encoded: EncodedPairs, side: Side, scored: ScoredSide, selection: SelectionRule
 ) -> dict[str, pa.Array]:
-    responses = [getattr(item, side) for item in encoded.pairs]
+    responses = [item[side] for item in encoded.pairs]
     rewards = scored.rewards
     masks = side_masks(encoded.pairs, side, rewards, selection)
     sizes = [response.token_start.size for response in responses]

@@ -12,6 +12,7 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import HubError, PreferenceError, first_line
 from ..files import name_of, outside
 from ..schema import SPLIT_NAME
@@ -19,34 +20,58 @@ from .text_files import SUFFIXES, DataFile, digest_of, is_text_file, read_text_f
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The rows of one split, and where they come from; the fields are those of ``preferences.Source``."""
+class Source:
+    """The rows of one split, which stay on disk, and where they come from.
+
+    Attributes:
+        rows: The rows.
+        name: Hub id, or the name of the file or folder without its parents.
+        split: Which split.
+        revision: Commit on the Hub, or ``sha256:…`` of the local content.
+        config: Which configuration, of a dataset that has several.
+        card: YAML of the source's card.
+        restricted: Private or gated on the Hub.
+        repairs: What was changed in the texts and how often: ``{"lone surrogates replaced": 3}``.
+    """
 
     rows: "datasets.Dataset"
     name: str
+    split: str
     revision: str
+    config: str | None = None
     card: dict[str, Any] = field(default_factory=dict)
     restricted: bool = False
     repairs: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def schema(self) -> "pa.Schema":
+        """Arrow types of the columns."""
+        return self.rows.features.arrow_schema
 
-def open_rows(dataset: str, config: str | None, split: str, revision: str | None) -> Opened:
+
+def open_source(dataset: str, spec: DatasetSpec = DEFAULT_SPEC) -> Source:
     """Open one split of a file, a folder or a Hub dataset; what exists on this machine wins over the Hub.
+
+    Args:
+        dataset: A .parquet, .jsonl, .json or .csv file, a folder of them, a folder written by
+            ``save_to_disk``, or a Hub id.
+        spec: Its configuration, split and revision. A single file is all "train".
 
     Raises:
         PreferenceError: If it does not exist, has no such config or split, no rows, or a file cannot be read.
         HubError: If the Hub refuses, or cannot be reached.
     """
-    opened = _open(dataset, config, split, revision)
-    if not len(opened.rows):
-        raise PreferenceError(f'{dataset}: split "{split}" has no rows. Choose another file or split.')
-    return opened
+    source = _open(dataset, spec.config_name, spec.split or "train", spec.revision)
+    if not len(source.rows):
+        raise PreferenceError(f'{dataset}: split "{source.split}" has no rows. Choose another file or split.')
+    return source
 
 
-def _open(dataset: str, config: str | None, split: str, revision: str | None) -> Opened:
+def _open(dataset: str, config: str | None, split: str, revision: str | None) -> Source:
     path = Path(dataset).expanduser()
     if not path.exists():
         from ..files import is_path
@@ -67,17 +92,19 @@ def _is_hub_id(dataset: str) -> bool:
     return not is_file and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset, re.ASCII) is not None
 
 
-def _open_hub(name: str, config: str | None, split: str, revision: str | None) -> Opened:
+def _open_hub(name: str, config: str | None, split: str, revision: str | None) -> Source:
     from ..hub.client import dataset_revision
 
     facts = dataset_revision(name, revision)
     builder = _builder(name, name, config, facts.revision)
     files = _files_of(builder, split, name, f"hf://datasets/{name}@{facts.revision}/")
     rows, repairs = _rows_of(builder, split, name, files)
-    return Opened(rows, name, facts.revision, facts.card, facts.private or facts.gated, repairs)
+    return Source(
+        rows, name, split, facts.revision, config, facts.card, facts.private or facts.gated, repairs
+    )
 
 
-def _open_file(path: Path, dataset: str, config: str | None, split: str) -> Opened:
+def _open_file(path: Path, dataset: str, config: str | None, split: str) -> Source:
     _refuse_config(config, dataset)
     _check_split(split, ["train"], dataset)
     files = {dataset: str(path)}
@@ -90,10 +117,10 @@ def _open_file(path: Path, dataset: str, config: str | None, split: str) -> Open
     else:
         problem = f'files that end in "{path.suffix}" are not read'
         raise PreferenceError(f"{dataset}: {problem}. Convert it to one of .parquet, {', '.join(SUFFIXES)}.")
-    return Opened(rows, name_of(path), f"sha256:{digest}", repairs=repairs)
+    return Source(rows, name_of(path), split, f"sha256:{digest}", repairs=repairs)
 
 
-def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Opened:
+def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Source:
     from huggingface_hub.repocard import metadata_load
 
     root, repairs = path.resolve(), dict[str, int]()
@@ -111,7 +138,7 @@ def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Op
     readme = root / "README.md"
     with _one_line(str(readme)):
         card = (metadata_load(readme) if readme.exists() else None) or {}
-    return Opened(rows, name_of(root), f"sha256:{digest}", card, repairs=repairs)
+    return Source(rows, name_of(root), split, f"sha256:{digest}", config, card, repairs=repairs)
 
 
 def _digest_in(root: Path, files: Iterable[str]) -> str:

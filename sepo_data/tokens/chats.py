@@ -1,12 +1,17 @@
 """Conversations as tokens: every assistant turn is a response to train on."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ..sources.conversations import Chat, ChatSource, read_chat
+from ..reasons import Drops, Unusable
+from ..sources.conversations import Chat, ChatColumns
 from .encoder import ResponseEncoder
 from .encoding import Ids, encode_turns
 from .pairs import WRITTEN_OUT
-from .rendering import RenderedChat, render_chat
+from .rendering import RenderedChat
+
+if TYPE_CHECKING:
+    import datasets
 
 # what a user should know
 CUT = "conversations cut at the maximum length"
@@ -35,23 +40,29 @@ class EncodedChats:
 
     Attributes:
         chats: Those that can be used, in the source's order.
-        dropped: Numbers of the other rows by reason.
+        dropped: The other rows.
         counts: How often something happened that a user should know, by description.
     """
 
     chats: list[EncodedChat]
-    dropped: dict[str, list[int]] = field(default_factory=dict)
+    dropped: Drops = field(default_factory=Drops)
     counts: dict[str, int] = field(default_factory=dict)
 
 
 def encode_chats(
-    source: ChatSource, encoder: ResponseEncoder, max_length: int, lo: int, hi: int
+    rows: "datasets.Dataset",
+    columns: ChatColumns,
+    encoder: ResponseEncoder,
+    max_length: int,
+    lo: int,
+    hi: int,
 ) -> EncodedChats:
-    """Read, render and tokenise the source rows ``lo`` to ``hi``.
+    """Read, render and tokenise the rows ``lo`` to ``hi``.
 
     Args:
-        source: Opened by `open_chats`.
-        encoder: Made by `encoding.response_encoder`.
+        rows: Of a dataset of conversations.
+        columns: Where they stand.
+        encoder: Made by `encoder.response_encoder`.
         max_length: Most tokens of a conversation; longer ones lose their end.
         lo: First row.
         hi: One past the last row.
@@ -60,29 +71,26 @@ def encode_chats(
         TokenizerError: If the tokenizer cannot serve this dataset at all.
     """
     usable: list[tuple[int, Chat, RenderedChat]] = []
-    dropped: dict[str, list[int]] = {}
-    for row, content in enumerate(source.rows.with_format("arrow")[lo:hi].to_pylist(), start=lo):
-        chat = read_chat(content, source)
-        rendered = chat if isinstance(chat, str) else _rendered(encoder, chat)
-        if isinstance(chat, str) or isinstance(rendered, str):
-            dropped.setdefault(str(rendered), []).append(row)
+    dropped = Drops()
+    for row, content in enumerate(rows.with_format("arrow")[lo:hi].to_pylist(), start=lo):
+        chat = columns.read(content)
+        if isinstance(chat, Unusable):
+            dropped.add(chat, row)
+            continue
+        rendered = encoder.render(chat.prompt, chat.response, every_turn=True)
+        if isinstance(rendered, Unusable):
+            dropped.add(rendered, row)
         else:
             usable.append((row, chat, rendered))
     chats = []
     counts = dict.fromkeys((CUT, SHORTENED, WRITTEN_OUT), 0)
     encoded = encode_turns(encoder, [rendered for _, _, rendered in usable], max_length)
     for (row, chat, rendered), turns in zip(usable, encoded, strict=True):
-        if isinstance(turns, str):
-            dropped.setdefault(turns, []).append(row)
+        if isinstance(turns, Unusable):
+            dropped.add(turns, row)
             continue
         chats.append(EncodedChat(row, turns.input_ids, turns.positions))
         counts[CUT] += not turns.ended
         counts[SHORTENED] += chat.shortened
         counts[WRITTEN_OUT] += sum(map(bool, map(encoder.control.search, rendered.responses)))
     return EncodedChats(chats, dropped, {what: count for what, count in counts.items() if count})
-
-
-def _rendered(encoder: ResponseEncoder, chat: Chat) -> RenderedChat | str:
-    return render_chat(
-        encoder.tokenizer, chat.prompt, chat.response, encoder.control, chat_template=encoder.chat_template
-    )

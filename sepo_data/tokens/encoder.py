@@ -9,6 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import TokenizerError
+from ..reasons import Unusable
+from ..schema import Message
+from .rendering import RenderedChat, render
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -42,6 +45,19 @@ class ResponseEncoder:
     bos_ids: tuple[int, ...]
     backend: "Tokenizer"
     literal_backend: "Tokenizer"
+
+    def render(
+        self, prompt: str | list[Message], response: str = "", *, every_turn: bool = False
+    ) -> RenderedChat | Unusable:
+        """Render a prompt and its response, see `rendering.render`."""
+        return render(
+            self.tokenizer,
+            prompt,
+            response,
+            self.control,
+            chat_template=self.chat_template,
+            every_turn=every_turn,
+        )
 
     @property
     def control_ids(self) -> frozenset[int]:

@@ -20,18 +20,13 @@ import numpy.typing as npt
 
 from ..errors import TokenizerError
 from ..projection import Spans, clean_spans
+from ..reasons import Reason, Unusable
 from .encoder import ResponseEncoder
-from .rendering import RenderedChat, Rendering, render
+from .rendering import RenderedChat
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-
-# why a row is dropped, in the user's words
-PROMPT_TOO_LONG = "prompt longer than the maximum length"
-NO_TOKENS = "response without tokens"
-NO_CONTEXT = "nothing in front of the response"
-WRITTEN_CONTROL = "control token written out, which this tokenizer cannot read as text"
 
 Ids = npt.NDArray[np.int64]
 
@@ -77,42 +72,38 @@ def end_of_turn(encoder: ResponseEncoder) -> int | None:
     """Id of the token that ends a response in the tokenizer's template; None without a template."""
     if not encoder.chat_template:
         return None
-    rendering = render(encoder.tokenizer, "Hi", encoder.control, chat_template=True)
-    if isinstance(rendering, str):
+    chat = encoder.render("Hi", "Hello")
+    if isinstance(chat, Unusable):
         return None
-    (encoded,) = encode_responses(encoder, [(rendering, "Hello")], sys.maxsize)
-    return None if isinstance(encoded, str) else int(encoded.input_ids[-1])
+    (encoded,) = encode_responses(encoder, [chat], sys.maxsize)
+    return None if isinstance(encoded, Unusable) else int(encoded.input_ids[-1])
 
 
 def encode_responses(
-    encoder: ResponseEncoder, items: Sequence[tuple[Rendering, str]], max_length: int
-) -> list[EncodedResponse | str]:
+    encoder: ResponseEncoder, chats: Sequence[RenderedChat], max_length: int
+) -> list[EncodedResponse | Unusable]:
     """Tokenise responses in their contexts.
 
     Args:
         encoder: Made by `response_encoder`.
-        items: Renderings and response texts.
+        chats: Rendered prompts, each with one response.
         max_length: Most tokens of prompt and response together.
 
     Returns:
-        One encoded response an item, or the reason why it cannot be used.
+        One encoded response per chat, or why it cannot be used.
 
     Raises:
         TokenizerError: If nothing ends a turn: no control token in the suffix, no EOS.
     """
-    chats = [
-        RenderedChat((rendering.prefix, rendering.suffix), (response,), (rendering.typed, ()))
-        for rendering, response in items
-    ]
     return [
-        tokens if isinstance(tokens, str) else _response(encoder, tokens, chat, max_length)
+        tokens if isinstance(tokens, Unusable) else _response(encoder, tokens, chat, max_length)
         for tokens, chat in zip(_tokenise(encoder, chats), chats, strict=True)
     ]
 
 
 def encode_turns(
     encoder: ResponseEncoder, chats: Sequence[RenderedChat], max_length: int
-) -> list[EncodedTurns | str]:
+) -> list[EncodedTurns | Unusable]:
     """Tokenise conversations, and find the tokens of their responses.
 
     The end of a turn is the first control token behind its response, before the
@@ -120,19 +111,19 @@ def encode_turns(
 
     Args:
         encoder: Made by `response_encoder`.
-        chats: Made by `rendering.render_chat`.
+        chats: Made by `ResponseEncoder.render` with every turn.
         max_length: Most tokens of a conversation.
 
     Returns:
-        One encoding a conversation, or the reason why it cannot be used.
+        One encoding per conversation, or why it cannot be used.
 
     Raises:
         TokenizerError: As `encode_responses`.
     """
-    encoded: list[EncodedTurns | str] = []
+    encoded: list[EncodedTurns | Unusable] = []
     for tokens, chat in zip(_tokenise(encoder, chats), chats, strict=True):
-        placed = tokens if isinstance(tokens, str) else _place(encoder, tokens, chat, max_length)
-        encoded.append(placed if isinstance(placed, str) else placed.turns)
+        placed = tokens if isinstance(tokens, Unusable) else _place(encoder, tokens, chat, max_length)
+        encoded.append(placed if isinstance(placed, Unusable) else placed.turns)
     return encoded
 
 
@@ -143,7 +134,7 @@ class _Tokens:
     end: Ids
 
 
-def _tokenise(encoder: ResponseEncoder, chats: Sequence[RenderedChat]) -> list[_Tokens | str]:
+def _tokenise(encoder: ResponseEncoder, chats: Sequence[RenderedChat]) -> list[_Tokens | Unusable]:
     texts = [chat.text for chat in chats]
     typed = [_typed_spans(encoder, chat, text) for chat, text in zip(chats, texts, strict=True)]
     halves = [_halves(encoder, chat, text) for chat, text in zip(chats, texts, strict=True)]
@@ -157,7 +148,7 @@ def _tokenise(encoder: ResponseEncoder, chats: Sequence[RenderedChat]) -> list[_
         tail: _tokens(encoding.ids, _offsets(encoder, tail, encoding))
         for tail, encoding in zip(tails, encodings[len(heads) :], strict=True)
     }
-    tokens: list[_Tokens | str] = []
+    tokens: list[_Tokens | Unusable] = []
     for text, (head, tail), spans in zip(texts, halves, typed, strict=True):
         try:
             tokens.append(
@@ -166,7 +157,7 @@ def _tokenise(encoder: ResponseEncoder, chats: Sequence[RenderedChat]) -> list[_
                 else _joined(of_head[head], of_tail[tail], len(head))
             )
         except _UnreadableError:
-            tokens.append(WRITTEN_CONTROL)
+            tokens.append(Unusable(Reason.WRITTEN_CONTROL))
     return tokens
 
 
@@ -215,7 +206,9 @@ class _Placed:
     last: int  # the last token of the last response, among the text's own
 
 
-def _place(encoder: ResponseEncoder, tokens: _Tokens, chat: RenderedChat, max_length: int) -> _Placed | str:
+def _place(
+    encoder: ResponseEncoder, tokens: _Tokens, chat: RenderedChat, max_length: int
+) -> _Placed | Unusable:
     ids, start, end = tokens.ids, tokens.start, tokens.end
     control = encoder.is_control.take(ids, mode="clip")
     owned = []
@@ -223,7 +216,7 @@ def _place(encoder: ResponseEncoder, tokens: _Tokens, chat: RenderedChat, max_le
         # some control tokens swallow the blanks beside them: the blanks are the response's, the token is not
         own = np.flatnonzero((end > lo) & (start < hi) & ~(control & ((start < lo) | (end > hi))))
         if not own.size:
-            return NO_TOKENS
+            return Unusable(Reason.NO_TOKENS)
         owned.append((int(own[0]), int(own[-1])))
 
     scored = np.zeros(ids.size + 1, dtype=bool)
@@ -239,11 +232,11 @@ def _place(encoder: ResponseEncoder, tokens: _Tokens, chat: RenderedChat, max_le
 
     lead = _lead(encoder, chat.segments[0], owned[0][0])
     if lead is None:
-        return NO_CONTEXT
+        return Unusable(Reason.NO_CONTEXT)
     positions = np.flatnonzero(scored) + len(lead)
     positions = positions[positions < max_length]
     if not positions.size:
-        return PROMPT_TOO_LONG
+        return Unusable(Reason.PROMPT_TOO_LONG)
     whole = np.concatenate([np.array(lead, dtype=np.int64), ids[:eos_at], [eos_id]])
     ended = len(lead) + eos_at < max_length
     return _Placed(
@@ -253,9 +246,9 @@ def _place(encoder: ResponseEncoder, tokens: _Tokens, chat: RenderedChat, max_le
 
 def _response(
     encoder: ResponseEncoder, tokens: _Tokens, chat: RenderedChat, max_length: int
-) -> EncodedResponse | str:
+) -> EncodedResponse | Unusable:
     placed = _place(encoder, tokens, chat, max_length)
-    if isinstance(placed, str):
+    if isinstance(placed, Unusable):
         return placed
     turns, (response,), ((lo, hi),) = placed.turns, chat.responses, chat.spans
     at = (turns.positions[:-1] if turns.ended else turns.positions) - placed.lead

@@ -5,103 +5,114 @@ training see the same tokens of the same rows.
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ..sources.preferences import Pair, Source, read_pair
+from ..reasons import Drops, Unusable
+from ..schema import Sides
+from ..sources.preferences import Pair, PairColumns
 from .encoder import ResponseEncoder
 from .encoding import EncodedResponse, encode_responses
-from .rendering import Rendering, render
+from .rendering import RenderedChat
+
+if TYPE_CHECKING:
+    import datasets
 
 WRITTEN_OUT = "responses that write out control tokens, encoded as text"
 
 
 @dataclass(frozen=True)
-class EncodedPair:
-    """A pair and the tokens of its two responses.
+class EncodedPair(Sides[EncodedResponse]):
+    """The two responses of a pair as tokens in their contexts.
 
     Attributes:
         row: Number of its row in the source.
         pair: The pair in explicit form.
-        chosen: The chosen response in its context.
-        rejected: The rejected response in its context.
     """
 
-    row: int
-    pair: Pair
-    chosen: EncodedResponse
-    rejected: EncodedResponse
+    row: int = field(kw_only=True)
+    pair: Pair = field(kw_only=True)
 
 
 @dataclass(frozen=True)
-class EncodedRows:
+class EncodedPairs:
     """What became of a range of source rows.
 
     Attributes:
         pairs: Those that can be used, in the source's order.
         rows: Their source rows, all columns.
-        dropped: Numbers of the other rows by reason.
+        dropped: The other rows.
         counts: How often something happened that a user should know, by description.
     """
 
     pairs: list[EncodedPair]
     rows: pa.Table
-    dropped: dict[str, list[int]] = field(default_factory=dict)
+    dropped: Drops = field(default_factory=Drops)
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def encode_rows(source: Source, encoder: ResponseEncoder, max_length: int, lo: int, hi: int) -> EncodedRows:
-    """Read, render and tokenise the source rows ``lo`` to ``hi``.
+def encode_pairs(
+    rows: "datasets.Dataset",
+    columns: PairColumns,
+    encoder: ResponseEncoder,
+    max_length: int,
+    lo: int,
+    hi: int,
+) -> EncodedPairs:
+    """Read, render and tokenise the rows ``lo`` to ``hi``.
+
+    Args:
+        rows: Of a preference dataset, or an annotated one.
+        columns: Where they keep the pair.
+        encoder: Made by `encoder.response_encoder`.
+        max_length: Most tokens of prompt and response together; longer responses lose their end.
+        lo: First row.
+        hi: One past the last row.
 
     Raises:
         TokenizerError: If the tokenizer cannot serve this dataset at all.
     """
-    rows: pa.Table = source.rows.with_format("arrow")[lo:hi]
-    usable: list[tuple[int, Pair, Rendering]] = []
-    dropped: dict[str, list[int]] = {}
-    renderings: dict[str, Rendering | str] = {}
-    for row, content in enumerate(rows.to_pylist(), start=lo):
-        pair = read_pair(content, source.columns)
-        rendering = pair if isinstance(pair, str) else _render_once(encoder, pair, renderings)
-        if isinstance(pair, str) or isinstance(rendering, str):
-            dropped.setdefault(str(rendering), []).append(row)
+    table: pa.Table = rows.with_format("arrow")[lo:hi]
+    usable: list[tuple[int, Pair, RenderedChat]] = []
+    dropped = Drops()
+    rendered: dict[str, RenderedChat | Unusable] = {}
+    for row, content in enumerate(table.to_pylist(), start=lo):
+        pair = columns.read(content)
+        if isinstance(pair, Unusable):
+            dropped.add(pair, row)
+            continue
+        chat = _render_once(encoder, pair, rendered)
+        if isinstance(chat, Unusable):
+            dropped.add(chat, row)
         else:
-            usable.append((row, pair, rendering))
+            usable.append((row, pair, chat))
+    chats = [chat.ending_in(response) for _, pair, chat in usable for response in pair.responses]
+    encoded = encode_responses(encoder, chats, max_length)
     pairs = []
-    encoded = encode_responses(
-        encoder,
-        [
-            (rendering, response)
-            for _, pair, rendering in usable
-            for response in (pair.chosen_response, pair.rejected_response)
-        ],
-        max_length,
-    )
     for (row, pair, _), chosen, rejected in zip(usable, encoded[::2], encoded[1::2], strict=True):
-        if isinstance(chosen, str) or isinstance(rejected, str):
-            dropped.setdefault(chosen if isinstance(chosen, str) else str(rejected), []).append(row)
+        if isinstance(chosen, Unusable):
+            dropped.add(chosen, row)
+        elif isinstance(rejected, Unusable):
+            dropped.add(rejected, row)
         else:
-            pairs.append(EncodedPair(row, pair, chosen, rejected))
+            pairs.append(EncodedPair(chosen, rejected, row=row, pair=pair))
     written_out = sum(
-        encoder.control.search(response) is not None
-        for item in pairs
-        for response in (item.pair.chosen_response, item.pair.rejected_response)
+        encoder.control.search(response) is not None for item in pairs for response in item.pair.responses
     )
-    return EncodedRows(
+    return EncodedPairs(
         pairs=pairs,
-        rows=rows.take(pa.array([item.row - lo for item in pairs], pa.int64())),
+        rows=table.take(pa.array([item.row - lo for item in pairs], pa.int64())),
         dropped=dropped,
         counts={WRITTEN_OUT: written_out} if written_out else {},
     )
 
 
 def _render_once(
-    encoder: ResponseEncoder, pair: Pair, renderings: dict[str, Rendering | str]
-) -> Rendering | str:
-    """The pair's prompt, rendered; ``renderings`` are those of the pairs before it, which may share it."""
+    encoder: ResponseEncoder, pair: Pair, rendered: dict[str, RenderedChat | Unusable]
+) -> RenderedChat | Unusable:
+    """The pair's prompt, rendered; ``rendered`` are those of the pairs before it, which may share it."""
     prompt = repr(pair.prompt)
-    if prompt not in renderings:
-        renderings[prompt] = render(
-            encoder.tokenizer, pair.prompt, encoder.control, chat_template=encoder.chat_template
-        )
-    return renderings[prompt]
+    if prompt not in rendered:
+        rendered[prompt] = encoder.render(pair.prompt)
+    return rendered[prompt]

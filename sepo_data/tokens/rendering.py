@@ -14,11 +14,12 @@ import logging
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TokenizerError
+from ..reasons import Reason, Unusable
 from ..schema import Message
 from ..sources.preferences import compact
 
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("sepo")
-
-# why a row is dropped, in the user's words
-ALREADY_RENDERED = "prompt already holds control tokens"
-TEMPLATE_REFUSES = "chat template refuses the conversation"
 
 # Templates that print today's date (Llama 3, SmolLM3, gpt-oss) would make the numbers depend on the day.
 _DATE = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024", "%y": "24", "%A": "Friday"}
@@ -43,22 +40,6 @@ _TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 
 
 @dataclass(frozen=True)
-class Rendering:
-    """The text around a response.
-
-    Attributes:
-        prefix: Everything before the response's first character.
-        suffix: Everything behind its last one; empty without a chat template.
-        typed: Half-open spans of ``prefix`` that read like control tokens but were
-            typed by somebody inside a message: text, not control tokens.
-    """
-
-    prefix: str
-    suffix: str
-    typed: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(frozen=True)
 class RenderedChat:
     """A conversation as text: its ``n`` responses, and the ``n + 1`` segments around them.
 
@@ -66,12 +47,17 @@ class RenderedChat:
         segments: The text before each response, and the text behind the last one,
             which is empty without a chat template.
         responses: The assistant's contents, verbatim.
-        typed: For each segment, its spans that are text, as in `Rendering`.
+        typed: For each segment, half-open spans that read like control tokens but were
+            typed by somebody inside a message: text, not control tokens.
     """
 
     segments: tuple[str, ...]
     responses: tuple[str, ...]
     typed: tuple[tuple[tuple[int, int], ...], ...]
+
+    def ending_in(self, response: str) -> "RenderedChat":
+        """The same conversation with another last response."""
+        return replace(self, responses=(*self.responses[:-1], response))
 
     @property
     def text(self) -> str:
@@ -92,76 +78,34 @@ class RenderedChat:
 def render(
     tokenizer: "PreTrainedTokenizerBase",
     prompt: str | list[Message],
-    control: re.Pattern[str],
-    *,
-    chat_template: bool,
-) -> Rendering | str:
-    """Render a prompt into the text before and behind its response.
-
-    A text prompt becomes one user turn, and Anthropic's "Human: … Assistant: …"
-    transcript becomes the turns it holds. Without a chat template the prefix is
-    the text itself and the suffix is empty.
-
-    Args:
-        tokenizer: Carries the chat template.
-        prompt: Text, or messages.
-        control: The tokenizer's control tokens, see `control_tokens`.
-        chat_template: Whether to use the template.
-
-    Returns:
-        The rendering, or the reason why the row cannot be used.
-
-    Raises:
-        TokenizerError: If the prompt is messages and no template is to be used.
-    """
-    chat = _render(tokenizer, prompt, "", control, chat_template=chat_template, every_turn=False)
-    if isinstance(chat, str):
-        return chat
-    prefix, suffix = chat.segments
-    return Rendering(prefix, suffix, chat.typed[0])
-
-
-def render_chat(
-    tokenizer: "PreTrainedTokenizerBase",
-    prompt: str | list[Message],
-    response: str,
-    control: re.Pattern[str],
-    *,
-    chat_template: bool,
-) -> RenderedChat | str:
-    """Render a conversation into its responses and the text around them.
-
-    The responses are the contents of all assistant turns of the prompt, and the
-    one that follows the prompt. Of an assistant's message the template sees its
-    role and a probe: what it would cut out of an earlier turn (Qwen3: the thoughts)
-    stays in.
-
-    Args:
-        tokenizer: As for `render`.
-        prompt: As for `render`.
-        response: The last response.
-        control: As for `render`.
-        chat_template: As for `render`.
-
-    Returns:
-        The rendering, or the reason why the row cannot be used.
-
-    Raises:
-        TokenizerError: As `render`.
-    """
-    return _render(tokenizer, prompt, response, control, chat_template=chat_template, every_turn=True)
-
-
-def _render(
-    tokenizer: "PreTrainedTokenizerBase",
-    prompt: str | list[Message],
     response: str,
     control: re.Pattern[str],
     *,
     chat_template: bool,
     every_turn: bool,
-) -> RenderedChat | str:
-    """As `render_chat`; without ``every_turn`` the assistant turns of the prompt are left to the template."""
+) -> RenderedChat | Unusable:
+    """Render a prompt and its response into responses and the text around them.
+
+    A text prompt becomes one user turn, and Anthropic's "Human: … Assistant: …" transcript becomes
+    the turns it holds. Without a chat template the text before the response is the prompt itself, and
+    none is behind it.
+
+    Args:
+        tokenizer: Carries the chat template.
+        prompt: Text, or messages.
+        response: The response that follows it.
+        control: The tokenizer's control tokens, see `encoder.control_tokens`.
+        chat_template: Whether to use the template.
+        every_turn: Whether the contents of the prompt's assistant turns are responses as well. Of
+            their messages the template sees role and probe then: what it would cut out of an
+            earlier turn (Qwen3: the thoughts) stays in.
+
+    Returns:
+        The rendering, or why the row cannot be used.
+
+    Raises:
+        TokenizerError: If the prompt is messages and no template is to be used.
+    """
     if not chat_template:
         if isinstance(prompt, str):
             return RenderedChat((prompt, ""), (response,), ((), ()))
@@ -170,7 +114,7 @@ def _render(
             "tokenizer has one, leave out --no-chat-template, or turn the messages into texts."
         )
     if isinstance(prompt, str) and control.match(prompt.lstrip()):
-        return ALREADY_RENDERED
+        return Unusable(Reason.ALREADY_RENDERED)
     turns = _turns(prompt) if isinstance(prompt, str) else prompt
     own = [i for i, turn in enumerate(turns) if every_turn and turn["role"] == "assistant"]
     responses = (*(turns[i]["content"] for i in own), response)
@@ -184,10 +128,10 @@ def _render(
         first, second = _apply(tokenizer, marked, list(zip(*probes, strict=True)))
     except Exception as error:  # a template is a program of its author's: it raises what it likes
         log.debug("the chat template refuses a conversation: %s", error)
-        return TEMPLATE_REFUSES
+        return Unusable(Reason.TEMPLATE_REFUSES)
     segments = _split(first, second, probes)
     if segments is None:
-        return TEMPLATE_REFUSES
+        return Unusable(Reason.TEMPLATE_REFUSES)
     plain = [_unmark(segment, marks) for segment in segments]
     return RenderedChat(tuple(text for text, _ in plain), responses, tuple(typed for _, typed in plain))
 

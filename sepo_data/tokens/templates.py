@@ -30,7 +30,7 @@ DEFAULT_TEMPLATE = (
 )
 
 
-def give_template(
+def set_chat_template(
     tokenizer: "PreTrainedTokenizerBase", chat_template: bool | Path, schema: pa.Schema, name: str
 ) -> None:
     """Put the template to use on a tokenizer, which is changed and saved with the model.

@@ -1,0 +1,27 @@
+"""Which rows of a dataset, and which of its columns: what a user can say about reading one."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """How a dataset is read; the settings of annotation, `sft` and `dpo` extend it.
+
+    Attributes:
+        config_name: Which configuration, of a dataset that has several.
+        split: Which split; None: ``train``.
+        revision: Branch, tag or commit of a dataset on the Hub.
+        prompt_column: Name of the prompt's column, if it is not ``prompt``.
+        chosen_column: Name of the preferred response's column, if it is not ``chosen``.
+        rejected_column: Name of the other response's column, if it is not ``rejected``.
+    """
+
+    config_name: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    prompt_column: str | None = None
+    chosen_column: str | None = None
+    rejected_column: str | None = None
+
+
+DEFAULT_SPEC = DatasetSpec()

@@ -1,0 +1,52 @@
+"""Why a row cannot be used: the reasons that reports and manifests count."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Reason(StrEnum):
+    """Why a row is dropped, in the words of the report; `docs/dataset_format.md` explains each."""
+
+    EMPTY_RESPONSE = "empty response"
+    PROMPT_MISSING = "prompt is missing"
+    NO_COMMON_PROMPT = "no common prompt"
+    PROMPT_DISAGREES = "prompt column disagrees with the conversations"
+    SAME_RESPONSE = "chosen equals rejected"
+    LAST_NOT_ASSISTANT = "last message is not the assistant's"
+    CONTENT_NOT_TEXT = "message content is not text"
+    ROLE_MISSING = "message has no role"
+    NOT_TEXT_ALONE = "last message is not text alone"  # its tool calls or reasoning would go unscored
+    NO_ASSISTANT = "no assistant message"
+    TURN_NOT_TEXT_ALONE = "assistant message is not text alone"  # and would go untrained
+    ALREADY_RENDERED = "prompt already holds control tokens"
+    TEMPLATE_REFUSES = "chat template refuses the conversation"
+    PROMPT_TOO_LONG = "prompt longer than the maximum length"
+    NO_TOKENS = "response without tokens"
+    NO_CONTEXT = "nothing in front of the response"
+    WRITTEN_CONTROL = "control token written out, which this tokenizer cannot read as text"
+    NOTHING_SELECTED = "no token selected on a side"
+
+
+class Unusable(NamedTuple):
+    """What stands in the place of a pair or a conversation that a row does not give."""
+
+    reason: Reason
+
+
+class Drops(dict[str, list[int]]):
+    """Numbers of the rows that cannot be used, by reason."""
+
+    def add(self, unusable: Unusable, row: int) -> None:
+        """Count a row."""
+        self.setdefault(unusable.reason, []).append(row)
+
+    def extend(self, others: Mapping[str, list[int]]) -> None:
+        """Count the rows of another range."""
+        for reason, rows in others.items():
+            self.setdefault(reason, []).extend(rows)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows, by reason."""
+        return {reason: len(rows) for reason, rows in self.items()}
