@@ -393,7 +393,6 @@ def test_global_is_the_share_of_every_token_on_other_tokens_whatever_the_chunks(
         found = rewards >= cutoff if side == "chosen" else rewards <= cutoff
         assert found[wanted].all()
         np.testing.assert_allclose(rewards[found & ~wanted], cutoff, rtol=2**-12)  # ties, to the bin's width
-        assert found.sum() <= wanted.sum() + 3
 
 
 def test_global_with_nothing_to_select_from_is_refused() -> None:
