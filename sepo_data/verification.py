@@ -6,23 +6,21 @@ another machine or in another precision.
 
 import logging
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from .annotated.annotations import Annotation, read_annotations
 from .annotated.manifest import Manifest, ModelFacts
 from .annotated.opening import open_annotated
-from .errors import SchemaError, SettingsError
+from .annotated.selecting import rule_masks, source_rows, stored_rewards, with_end
+from .errors import SettingsError
 from .models.checkpoints import NO_TRUST, Trust
 from .models.description import PairFacts, describe_pair
 from .models.loading import Loading
 from .models.placement import one_after_the_other
 from .models.scoring import score_once
 from .projection import partition
-from .runs.tables import side_masks
 from .schema import SIDES
 from .settings import Dtype
 from .sources.preferences import EXPLICIT
@@ -96,7 +94,7 @@ def verify(
     """
     annotated = open_annotated(dataset, revision=revision)
     made, rows = annotated.manifest, next(iter(annotated.splits.values()))
-    source_rows = _source_rows(made, len(rows), dataset)
+    numbers = source_rows(made, len(rows), dataset)
     facts = _describe(made, oracle, ref, trust)
     scoring = made.scoring
     how = Loading(dtype or scoring.dtype, device, scoring.max_length)
@@ -111,17 +109,17 @@ def verify(
         return Verification(len(sample), moved, 0, *5 * [math.nan])
     in_turn = one_after_the_other(facts, how.dtype, how.place)
     scores = score_once(facts, how, pairs, None, in_turn=in_turn)
-    numbers = source_rows[places]
-    in_source = [replace(pair, row=int(numbers[pair.row])) for pair in pairs]
+    table = sample.select([pair.row for pair in pairs]).with_format("arrow")[:]
+    in_source = [int(numbers[places[pair.row]]) for pair in pairs]
     given, found, masks, by_rule, again = [], [], [], [], []
     for side in SIDES:
         annotations = [stored[pair.row][side] for pair in pairs]
-        rewards = [_with_end(one.token_rewards, one.eos_reward) for one in annotations]
+        rewards = [stored_rewards(one) for one in annotations]
         given += rewards
         found += scores[side].rewards
-        masks += [_with_end(one.token_mask, one.eos_mask) for one in annotations]
-        by_rule += side_masks(in_source, side, rewards, made.selection)
-        again += side_masks(in_source, side, scores[side].rewards, made.selection)
+        masks += [with_end(one.token_mask, one.eos_mask) for one in annotations]
+        by_rule += rule_masks(table, side, rewards, made.selection, in_source)
+        again += rule_masks(table, side, scores[side].rewards, made.selection, in_source)
     off, mask = np.concatenate(found) - np.concatenate(given), np.concatenate(masks)
     return Verification(
         rows=len(sample),
@@ -163,17 +161,3 @@ def _lies_as(response: EncodedResponse, annotation: Annotation) -> bool:
     """Whether a response's tokens, and the end of its turn, are where the dataset has them."""
     bounds = partition(response.token_start, response.token_end)
     return np.array_equal(bounds, annotation.bounds) and response.ended == (annotation.eos_reward is not None)
-
-
-def _with_end(values: npt.NDArray[Any], end: float | bool | None) -> npt.NDArray[Any]:
-    return values if end is None else np.append(values, end)
-
-
-def _source_rows(made: Manifest, kept: int, name: str) -> npt.NDArray[np.int64]:
-    """Numbers of the dataset's rows in its source: the rule ``random`` draws by them."""
-    dropped = {row for rows in made.dropped_rows.values() for row in rows}
-    total = made.counts.rows
-    if kept + len(dropped) != total or max(dropped, default=0) >= total:
-        problem = f"its manifest counts {total:,} rows and {len(dropped):,} dropped ones, and it has {kept:,}"
-        raise SchemaError(f"{name}: {problem}. Copy it again, or annotate again.")
-    return np.setdiff1d(np.arange(total), list(dropped))

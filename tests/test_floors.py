@@ -23,7 +23,7 @@ FLOORS = [
     ["tokens", "annotated"],
     ["models", "projected"],
     ["runs"],
-    ["annotation", "planning", "verification", "comparison"],
+    ["annotation", "planning", "verification", "comparison", "reselection"],
     ["__init__"],
     ["sepo_train"],
     ["cli"],
@@ -104,7 +104,15 @@ def test_what_computes_no_model_loads_neither_torch_nor_transformers() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["annotate"], ["inspection"], ["main"], ["main", "annotate"], ["main", "inspect"], ["main", "merge"]],
+    [
+        ["annotate"],
+        ["inspection"],
+        ["main"],
+        ["main", "annotate"],
+        ["main", "inspect"],
+        ["main", "merge"],
+        ["main", "reselect"],
+    ],
 )
 def test_help_loads_neither_torch_nor_transformers_nor_datasets(command: list[str]) -> None:
     module, *arguments = command

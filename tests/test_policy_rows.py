@@ -398,5 +398,5 @@ def test_global_is_the_share_of_every_token_on_other_tokens_whatever_the_chunks(
 def test_global_with_nothing_to_select_from_is_refused() -> None:
     rows = datasets.Dataset.from_list([row_by_hand(FOUR)])
     nothing = ProjectionSettings(SelectionRule("global", tokens=TokenFilter(include=("Z",))))
-    with pytest.raises(PreferenceError, match="no row has a token to select on both sides"):
+    with pytest.raises(SelectionError, match="no token may be selected"):
         settled(rows, "rows", response_encoder(letters()), nothing)

@@ -142,6 +142,21 @@ class Shard:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The annotated dataset whose rewards were selected from again.
+
+    Attributes:
+        name: Hub id, or the name of the folder without its parents.
+        revision: Commit on the Hub, or ``sha256:…`` of its manifest.
+        selection: What was selected there.
+    """
+
+    name: str
+    revision: str
+    selection: SelectionRule
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest(RunRecord):
     """A finished run; see `docs/dataset_format.md`."""
@@ -152,6 +167,18 @@ class Manifest(RunRecord):
     health: Health
     precision: Precision | None = None
     shards: list[Shard]
+    reselected_from: Origin | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON; without an origin, where there is none."""
+        stored = super().as_dict()
+        origin = stored.pop("reselected_from")
+        if self.reselected_from is None:
+            return stored
+        return {
+            **stored,
+            "reselected_from": {**origin, "selection": self.reselected_from.selection.as_dict()},
+        }
 
 
 def completed(record: RunRecord, **finished: Any) -> Manifest:

@@ -37,12 +37,14 @@ class Annotated:
         revision: As `annotated_revision` returns it.
         manifest: See `docs/dataset_format.md`.
         splits: Its rows.
+        folder: Where its files are, on the Hub's cache or as given.
     """
 
     name: str
     revision: str
     manifest: Manifest
     splits: "datasets.DatasetDict"
+    folder: Path
 
 
 def load_annotated(name_or_folder: str, *, revision: str | None = None) -> "datasets.DatasetDict":
@@ -85,7 +87,7 @@ def open_annotated(name_or_folder: str, *, revision: str | None = None) -> Annot
         raise SchemaError(f"{name_or_folder}: cannot be read: {line_of(error)}.") from error
     validate(splits)
     name = name_of(local.resolve()) if local else name_or_folder
-    return Annotated(name, commit, manifest, splits)
+    return Annotated(name, commit, manifest, splits, folder)
 
 
 def _check_card(data_files: Mapping[str, Sequence[str]], folder: Path) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..annotated.annotations import check_groups
-from ..errors import PreferenceError
 from ..rules.cutoffs import Cutoffs, RewardCounts
 from ..schema import Sides
 from ..selection import SelectionRule
@@ -38,7 +37,7 @@ def settled(
 
     Raises:
         SettingsError: If a group of ``ratio_by`` does not occur.
-        PreferenceError: If ``global`` has no token to select from.
+        SelectionError: If ``global`` has no token to select from.
         TokenizerError: If the tokenizer cannot serve this dataset at all.
     """
     selection = settings.selection
@@ -48,17 +47,13 @@ def settled(
         return settings
     candidates = replace(settings, selection=SelectionRule("all", tokens=selection.tokens), weights="mask")
     counts = Sides(RewardCounts(), RewardCounts())
-    pairs = 0
     for lo in range(0, len(rows), ROWS_AT_ONCE):
         projected = project_rows(rows, encoder, candidates, lo, min(lo + ROWS_AT_ONCE, len(rows)))
-        pairs += len(projected.pairs)
         if projected.pairs:
             counts.chosen.add(np.concatenate([_candidates(pair.chosen) for pair in projected.pairs]))
             counts.rejected.add(-np.concatenate([_candidates(pair.rejected) for pair in projected.pairs]))
-    if not pairs:
-        raise PreferenceError(f"{name}: no row has a token to select on both sides.")
-    cutoffs = Cutoffs(
-        counts.chosen.cutoff(selection.chosen_ratio), -counts.rejected.cutoff(selection.rejected_ratio)
+    cutoffs = Cutoffs.of_counts(
+        counts.chosen, counts.rejected, selection.chosen_ratio, selection.rejected_ratio
     )
     log.info(
         "selection global: chosen tokens from %.4g nats, rejected from %.4g", cutoffs.chosen, cutoffs.rejected

@@ -9,16 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import SelectionError
+
 _BITS = 22
 _SIGN = np.uint32(1 << 31)
-
-
-@dataclass(frozen=True)
-class Cutoffs:
-    """The least reward of a selected chosen token, and the largest of a selected rejected one, in nats."""
-
-    chosen: float
-    rejected: float
 
 
 @dataclass
@@ -42,6 +36,9 @@ class RewardCounts:
             A reward in nats. ``max(1, floor(ratio * n + 1e-9))`` of the ``n`` rewards reach it, and at most
             as many more as lie in its bin.
 
+        Raises:
+            SelectionError: If nothing was added.
+
         Example:
             >>> counts = RewardCounts()
             >>> counts.add([0.5, -1.0, 2.0, 0.25])
@@ -49,8 +46,25 @@ class RewardCounts:
             0.5
         """
         from_top = np.cumsum(self.counts[::-1])
+        if not from_top[-1]:
+            raise SelectionError("no token may be selected. Filter fewer of them.")
         wanted = max(1, int(ratio * from_top[-1] + 1e-9))
         return _lower_end(self.counts.size - 1 - int(np.searchsorted(from_top, wanted)))
+
+
+@dataclass(frozen=True)
+class Cutoffs:
+    """The least reward of a selected chosen token, and the largest of a selected rejected one, in nats."""
+
+    chosen: float
+    rejected: float
+
+    @classmethod
+    def of_counts(
+        cls, chosen: RewardCounts, rejected: RewardCounts, chosen_ratio: float, rejected_ratio: float
+    ) -> "Cutoffs":
+        """From the rewards of all chosen tokens, and the negatives of those of all rejected ones."""
+        return cls(chosen.cutoff(chosen_ratio), -rejected.cutoff(rejected_ratio))
 
 
 def _bins(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:

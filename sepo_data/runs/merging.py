@@ -139,7 +139,7 @@ def _write_shards(
     for i, sizes in enumerate(groups):
         name = f"data/{run.split}-{i:05d}-of-{count:05d}.parquet"
         with renamed(run.output / name) as path:
-            with pq.ParquetWriter(path, schema, **_layout(schema)) as writer:
+            with pq.ParquetWriter(path, schema, **parquet_layout(schema)) as writer:
                 for _ in sizes:
                     writer.write_table(next(batches))
             shards.append(Shard(name, sum(sizes), path.stat().st_size, file_sha256(path)))
@@ -169,7 +169,7 @@ def _rebatched(tables: Iterator[pa.Table], sizes: list[int]) -> Iterator[pa.Tabl
         held = held.slice(size)
 
 
-def _layout(schema: pa.Schema) -> dict[str, Any]:
+def parquet_layout(schema: pa.Schema) -> dict[str, Any]:
     """How columns lie in a file: spans climb in small steps, rewards share their exponents."""
     encodings = {}
     for field in schema:

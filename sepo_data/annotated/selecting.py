@@ -1,0 +1,99 @@
+"""A rule on the tokens that an annotated dataset stores: its masks, made or checked without any model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ..errors import SchemaError
+from ..schema import Side, response_text
+from ..selection import Mask, SelectionRule
+from .annotations import Annotation, group_values
+from .manifest import Manifest
+
+ALL_TOKENS = SelectionRule("all")
+
+
+def stored_rewards(annotation: Annotation) -> npt.NDArray[np.float64]:
+    """All rewards of a response; that of the token that ends the turn, if it was seen, is the last."""
+    return with_end(annotation.token_rewards, annotation.eos_reward)
+
+
+def with_end(values: npt.NDArray[Any], end: float | bool | None) -> npt.NDArray[Any]:
+    """The values of a response's tokens and, if there is one, that of the token that ends the turn."""
+    return values if end is None else np.append(values, end)
+
+
+def rule_masks(
+    table: pa.Table,
+    side: Side,
+    token_rewards: Sequence[npt.NDArray[np.floating[Any]]],
+    selection: SelectionRule,
+    numbers: Sequence[int],
+) -> list[Mask]:
+    """What a rule selects in every row.
+
+    Args:
+        table: Rows of an annotated dataset.
+        side: Which responses.
+        token_rewards: Their rewards, as `stored_rewards` gives them, ``(T,)`` a row.
+        selection: The rule, with cutoffs if it needs any.
+        numbers: The rows' numbers in the dataset's source, on which ``random`` depends.
+
+    Raises:
+        SettingsError: If tokens are filtered by id: only texts are known here.
+    """
+    groups = group_values(table, selection)
+    eligible = _eligible(table, side, selection, [rewards.size for rewards in token_rewards])
+    return [
+        selection.of_group(group).mask(rewards, side, number, eligible=allowed)
+        for rewards, group, number, allowed in zip(token_rewards, groups, numbers, eligible, strict=True)
+    ]
+
+
+def candidates(
+    table: pa.Table,
+    side: Side,
+    token_rewards: Sequence[npt.NDArray[np.floating[Any]]],
+    selection: SelectionRule,
+) -> npt.NDArray[np.float64]:
+    """The rewards of all tokens that the rule may select, one row after the other."""
+    everything = replace(ALL_TOKENS, tokens=selection.tokens)
+    masks = rule_masks(table, side, token_rewards, everything, [0] * table.num_rows)
+    return np.concatenate([rewards[mask] for rewards, mask in zip(token_rewards, masks, strict=True)])
+
+
+def source_rows(made: Manifest, kept: int, name: str) -> npt.NDArray[np.int64]:
+    """Numbers of the dataset's rows in its source: the rule ``random`` draws by them.
+
+    Args:
+        made: The dataset's manifest.
+        kept: How many rows it has.
+        name: What a message calls it.
+
+    Raises:
+        SchemaError: If the manifest does not fit the rows.
+    """
+    dropped = {row for rows in made.dropped_rows.values() for row in rows}
+    total = made.counts.rows
+    if kept + len(dropped) != total or max(dropped, default=0) >= total:
+        problem = f"its manifest counts {total:,} rows and {len(dropped):,} dropped ones, and it has {kept:,}"
+        raise SchemaError(f"{name}: {problem}. Copy it again, or annotate again.")
+    return np.setdiff1d(np.arange(total), list(dropped))
+
+
+def _eligible(
+    table: pa.Table, side: Side, selection: SelectionRule, sizes: Sequence[int]
+) -> Sequence[Mask | None]:
+    if not selection.tokens:
+        return [None] * len(sizes)
+    columns = [table[f"{side}_token_start"], table[f"{side}_token_end"], table[side]]
+    found = []
+    for start, end, response, size in zip(*(column.to_pylist() for column in columns), sizes, strict=True):
+        text = response_text(response)
+        texts = [text[lo:hi] for lo, hi in zip(start, end, strict=True)]
+        found.append(selection.tokens.allows([*texts, ""][:size], None))
+    return found
