@@ -19,7 +19,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def scored_by_chance(encoded: EncodedPairs) -> Scores:
 def record(source: Source, columns: PairColumns) -> RunRecord:
     """The facts of a run that its chunks and its card ask for."""
     model = ModelRevision("sha256:0", None)
-    read = ScoredRows(source.revision, None, source.split, len(source.rows), asdict(columns))
+    read = ScoredRows(source.revision, None, source.split, len(source.rows), dict.fromkeys(columns.names))
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         sepo_version="",
@@ -160,9 +160,8 @@ def record(source: Source, columns: PairColumns) -> RunRecord:
 
 def one_round(source: Source, columns: PairColumns, encoder: ResponseEncoder, clock: Clock) -> Counter[str]:
     """Annotate the whole source; returns how many pairs and tokens it has."""
-    features = source.schema
-    passing = [features.field(name) for name in passthrough_columns(features.names, columns)]
-    schema = annotated_schema(pa.schema(passing), pair_types(source, columns), store_logps=False)
+    kept = passthrough_columns(source.schema, columns)
+    schema = annotated_schema(kept, pair_types(source, columns), store_logps=False)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         run = open_run(Path(folder) / "out", record(source, columns))

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import rich_click as click
 
-from .common import Command, config_option, one_line_errors, read_pairs, trust_options
+from .common import (
+    Command,
+    chat_template_options,
+    chosen_template,
+    column_options,
+    config_option,
+    one_line_errors,
+    read_pairs,
+    trust_options,
+)
 
 if TYPE_CHECKING:
     from sepo_data.runs.folder import Run as AnnotationRun
@@ -66,8 +75,9 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
 @click.option_panel(
     "Data",
     options=[
-        "--dataset", "--config-name", "--split", "--revision", "--prompt-column", "--chosen-column",
-        "--rejected-column", "--chat-template", "--limit",
+        "--dataset", "--config-name", "--split", "--revision", "--limit", "--prompt-column",
+        "--chosen-column", "--rejected-column", "--system-column", "--tools-column", "--ignore-columns",
+        "--chat-template", "--no-chat-template",
     ],
 )  # fmt: skip
 @click.option(
@@ -76,17 +86,10 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
     metavar="DATA",
     help="Preferences: Hub id, folder, .parquet, .jsonl(.gz), .csv.",
 )
-@click.option("--config-name", metavar="NAME", help="Which configuration, of a dataset that has several.")
 @click.option("--split", default="train", metavar="NAME", help="Which split to annotate.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of the dataset on the Hub.")
-@click.option("--prompt-column", metavar="NAME", help="If it is not called prompt.")
-@click.option("--chosen-column", metavar="NAME", help="If it is not called chosen.")
-@click.option("--rejected-column", metavar="NAME", help="If it is not called rejected.")
-@click.option(
-    "--chat-template/--no-chat-template",
-    default=True,
-    help="Render prompts with the oracle's chat template, if it has one.",
-)
+@column_options
+@chat_template_options("Jinja file to render prompts with. Default: the oracle's, if it has one.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Annotate the first N rows only.")
 @click.option_panel(
     "Selection", options=["--ratio", "--chosen-ratio", "--rejected-ratio", "--selection", "--seed"]
@@ -194,6 +197,7 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
     _check_parts(options["shard"], executor, tasks, workers, slurm)
     if options["shard"] == "auto":
         options["shard"] = own_shard(os.environ)
+    options["chat_template"] = chosen_template(options["chat_template"], options.pop("no_chat_template"))
     rule, seed = options.pop("selection"), options.pop("seed")
     chosen_ratio, rejected_ratio = (options.pop(f"{side}_ratio") or ratio for side in SIDES)
     selection = SelectionRule(rule, chosen_ratio, rejected_ratio, seed)
@@ -261,10 +265,16 @@ def _said(output: Path) -> dict[str, Any]:
     context = click.get_current_context()
     assert context is not None
     names = {parameter.name: parameter.opts[0].removeprefix("--") for parameter in context.command.params}
-    said = {names[name]: value for name, value in context.params.items() if value is not None}
+    said = {names[name]: _as_yaml(value) for name, value in context.params.items() if value is not None}
     for name in ("shard", "executor", "tasks", "workers", "slurm", "dry-run"):
         said.pop(name, None)
     return {**said, "output": str(output.absolute())}
+
+
+def _as_yaml(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return list(value) if isinstance(value, tuple) else value
 
 
 def default_output(dataset: str) -> Path:

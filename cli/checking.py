@@ -1,6 +1,7 @@
 """``sepo verify`` and ``sepo diff``: what somebody else has published, checked and compared."""
 
 import sys
+from pathlib import Path
 
 import rich_click as click
 
@@ -19,6 +20,12 @@ from .common import Command, one_line_errors, trust_options
     help="What to compute in. Default: as the dataset was.",
 )
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, …")
+@click.option(
+    "--chat-template",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The one that it was annotated with, if it was a file.",
+)
 @trust_options
 @one_line_errors
 def verify(
@@ -29,6 +36,7 @@ def verify(
     rows: int,
     dtype: str | None,
     device: str,
+    chat_template: Path | None,
     allow_pickle: bool,
     trust_remote_code: bool,
 ) -> None:
@@ -57,6 +65,7 @@ def verify(
         dtype=dtype,  # type: ignore[arg-type]  # click has checked it
         device=device,
         trust=Trust(allow_pickle, trust_remote_code),
+        chat_template=chat_template,
     )
     click.echo(describe_verification(found))
     if not found.holds:

@@ -106,9 +106,7 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
     names = {str(key).replace("_", "-"): value for key, value in values.items()}
     unknown = sorted(name for name in names if f"--{name}" not in known or name in ("config", "help"))
     if unknown:
-        raise click.BadParameter(
-            f"{path} has unknown options: {', '.join(unknown)}. See --help; --no-x is `x: false`."
-        )
+        raise click.BadParameter(f"{path} has unknown options: {', '.join(unknown)}. See --help.")
     lists = {option.opts[0] for option in ctx.command.params if getattr(option, "multiple", False)}
     for name, value in names.items():
         if isinstance(value, list | dict) and f"--{name}" not in lists:
@@ -130,6 +128,52 @@ def read_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str,
             raise click.BadParameter(f"{pair!r} is not field=value, like {parameter.opts[0]} {pair}=1.")
         found[name.strip()] = value.strip()
     return found
+
+
+def column_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what a user can say about reading a dataset of others, see `sepo_data.dataset_spec`."""
+    for option in (
+        click.option(
+            "--ignore-columns",
+            multiple=True,
+            metavar="NAME",
+            callback=lambda ctx, parameter, names: tuple(n for name in names for n in name.split(",")),
+            help="Leave this column out, whatever its name means. Several: repeat it, or commas.",
+        ),
+        click.option("--tools-column", metavar="NAME", help="Tools for the chat template, if not in tools."),
+        click.option("--system-column", metavar="NAME", help="System texts, if not in system."),
+        click.option("--rejected-column", metavar="NAME", help="If it is not called rejected."),
+        click.option("--chosen-column", metavar="NAME", help="If it is not called chosen."),
+        click.option("--prompt-column", metavar="NAME", help="If it is not called prompt."),
+        click.option(
+            "--config-name", metavar="NAME", help="Which configuration, of a dataset that has several."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def chat_template_options(file_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add ``--chat-template FILE`` and ``--no-chat-template``; `chosen_template` makes a setting of both."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        none = click.option("--no-chat-template", is_flag=True, help="Use prompts as they are.")
+        file = click.option(
+            "--chat-template",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help=file_help,
+        )
+        return file(none(command))
+
+    return add
+
+
+def chosen_template(chat_template: Path | None, no_chat_template: bool) -> bool | Path:
+    """The setting ``chat_template`` of the two options."""
+    if chat_template is not None and no_chat_template:
+        raise click.UsageError("--chat-template and --no-chat-template exclude each other.")
+    return chat_template or not no_chat_template
 
 
 def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,17 @@ from typing import Any
 
 import rich_click as click
 
-from .common import Command, Group, config_option, one_line_errors, read_pairs, trust_options
+from .common import (
+    Command,
+    Group,
+    chat_template_options,
+    chosen_template,
+    column_options,
+    config_option,
+    one_line_errors,
+    read_pairs,
+    trust_options,
+)
 from .selecting import selection_fields, selection_options
 
 RATIO = click.FloatRange(0, 1, min_open=True)
@@ -32,13 +42,9 @@ def _options(*, learning_rate: float, batch_size: int, micro_batch_size: int) ->
             "--model-revision", metavar="REV", help="Branch, tag or commit of the model on the Hub."
         ),
         trust_options,
-        click.option(
-            "--chat-template",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            metavar="FILE",
-            help="Jinja file to give the model. Default: its own; Zephyr's for messages if it has none.",
+        chat_template_options(
+            "Jinja file to give the model. Default: its own; Zephyr's for messages if it has none."
         ),
-        click.option("--no-chat-template", is_flag=True, help="Use prompts as they are."),
         click.option(
             "--max-length",
             type=click.IntRange(min=2),
@@ -119,16 +125,6 @@ def _options(*, learning_rate: float, batch_size: int, micro_batch_size: int) ->
     return add
 
 
-def _preference_columns(command: Any) -> Any:
-    for role in ("rejected", "chosen", "prompt"):
-        command = click.option(f"--{role}-column", metavar="NAME", help=f"If it is not called {role}.")(
-            command
-        )
-    return click.option(
-        "--config-name", metavar="NAME", help="Which configuration, of a dataset that has several."
-    )(command)
-
-
 pair_weight_option = click.option(
     "--pair-weight",
     type=click.Choice(["equal", "margin"]),
@@ -163,7 +159,7 @@ def _command(name: str) -> Callable[[Any], Any]:
 @click.option(
     "--side", type=click.Choice(["chosen", "rejected"]), help="Train on this side of a preference dataset."
 )
-@_preference_columns
+@column_options
 @_options(learning_rate=5e-6, batch_size=256, micro_batch_size=4)
 @one_line_errors
 def sft(model: str, dataset: str, **options: Any) -> None:
@@ -192,7 +188,7 @@ def sft(model: str, dataset: str, **options: Any) -> None:
     help="Assumed share of pairs that are the wrong way round.",
 )
 @pair_weight_option
-@_preference_columns
+@column_options
 @_options(learning_rate=5e-7, batch_size=256, micro_batch_size=2)
 @one_line_errors
 def dpo(model: str, dataset: str, **options: Any) -> None:
@@ -245,14 +241,12 @@ def _settings(
     *, chat_template: Path | None, no_chat_template: bool, epochs: float, **options: Any
 ) -> dict[str, Any]:
     """The options as a stage's settings have them."""
-    if chat_template is not None and no_chat_template:
-        raise click.UsageError("--chat-template and --no-chat-template exclude each other.")
     training_arguments = options.pop("set")
     return {
         **options,
         "training_arguments": training_arguments,
         "num_train_epochs": epochs,
-        "chat_template": chat_template or not no_chat_template,
+        "chat_template": chosen_template(chat_template, no_chat_template),
     }
 
 

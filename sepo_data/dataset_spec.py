@@ -14,6 +14,9 @@ class DatasetSpec:
         prompt_column: Name of the prompt's column, if it is not ``prompt``.
         chosen_column: Name of the preferred response's column, if it is not ``chosen``.
         rejected_column: Name of the other response's column, if it is not ``rejected``.
+        system_column: Name of a column with system texts, if it is not ``system``.
+        tools_column: Name of the column with tools, if it is not ``tools``.
+        ignore_columns: Columns to leave out, whatever their names say.
     """
 
     config_name: str | None = None
@@ -22,6 +25,9 @@ class DatasetSpec:
     prompt_column: str | None = None
     chosen_column: str | None = None
     rejected_column: str | None = None
+    system_column: str | None = None
+    tools_column: str | None = None
+    ignore_columns: tuple[str, ...] = ()
 
 
 DEFAULT_SPEC = DatasetSpec()

@@ -19,6 +19,9 @@ class Reason(StrEnum):
     NOT_TEXT_ALONE = "last message is not text alone"  # its tool calls or reasoning would go unscored
     NO_ASSISTANT = "no assistant message"
     TURN_NOT_TEXT_ALONE = "assistant message is not text alone"  # and would go untrained
+    CONTEXT_NOT_JSON = "tools or chat_template_kwargs are not the JSON of a list and an object"
+    RESERVED_KEYWORD = "chat_template_kwargs sets what sepo sets itself"
+    SYSTEM_DISAGREES = "system column disagrees with the conversation"
     ALREADY_RENDERED = "prompt already holds control tokens"
     TEMPLATE_REFUSES = "chat template refuses the conversation"
     PROMPT_TOO_LONG = "prompt longer than the maximum length"
@@ -29,9 +32,15 @@ class Reason(StrEnum):
 
 
 class Unusable(NamedTuple):
-    """What stands in the place of a pair or a conversation that a row does not give."""
+    """What stands in the place of a pair or a conversation that a row does not give.
+
+    Attributes:
+        reason: Why.
+        detail: What the template said, where it refuses.
+    """
 
     reason: Reason
+    detail: str = ""
 
 
 class Drops(dict[str, list[int]]):

@@ -94,6 +94,11 @@ class _Side:
             raise SchemaError(f'row {row}, column "{self.name}_{column}": {problem}.')
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds texts."""
+    return bool(kind in (pa.string(), pa.large_string(), pa.string_view()))
+
+
 def response_text(side: str | list[Message]) -> str:
     """The text that spans point into: the string itself, or the last message's content."""
     return side if isinstance(side, str) else side[-1]["content"]

@@ -129,7 +129,8 @@ class AnnotateSettings(DatasetSpec):
         allow_pickle: Open weights that are pickles, which can run code.
         trust_remote_code: Run Python code that comes with a model.
         selection: Which tokens are the key tokens.
-        chat_template: Render prompts with the oracle's chat template, if it has one.
+        chat_template: A Jinja file to render prompts with; True: the oracle's own template, if it has
+            one; False: none.
         max_length: Most tokens of prompt and response together; responses are cut.
         dtype: What the models compute in; the log-softmax is float32 always.
         device: ``auto``, or a torch device such as ``cuda:1`` or ``cpu``.
@@ -150,7 +151,7 @@ class AnnotateSettings(DatasetSpec):
     allow_pickle: bool = False
     trust_remote_code: bool = False
     selection: SelectionRule = DEFAULT_SELECTION
-    chat_template: bool = True
+    chat_template: bool | Path = True
     max_length: int = 2048
     dtype: Dtype = "float32"
     device: str = "auto"

@@ -7,6 +7,7 @@ another machine or in another precision.
 import logging
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -23,10 +24,11 @@ from .models.scoring import score_once
 from .projection import partition
 from .schema import SIDES
 from .settings import Dtype
-from .sources.preferences import EXPLICIT
+from .sources.preferences import annotated_columns
 from .tokens.encoder import response_encoder
 from .tokens.encoding import EncodedResponse
 from .tokens.pairs import encode_pairs
+from .tokens.templates import read_chat_template
 
 log = logging.getLogger("sepo")
 
@@ -76,6 +78,7 @@ def verify(
     dtype: Dtype | None = None,
     device: str = "auto",
     trust: Trust = NO_TRUST,
+    chat_template: Path | None = None,
 ) -> Verification:
     """Score rows of an annotated dataset again, and compare.
 
@@ -88,6 +91,7 @@ def verify(
         dtype: What to compute in; None: as the dataset was.
         device: As for `settings.AnnotateSettings`.
         trust: What of the models' files may run code.
+        chat_template: The Jinja file that the dataset was annotated with, if it was one.
 
     Raises:
         SepoError: One of its children, see `errors`.
@@ -100,8 +104,12 @@ def verify(
     how = Loading(dtype or scoring.dtype, device, scoring.max_length)
     places = np.unique(np.linspace(0, len(rows) - 1, num=min(num_rows, len(rows))).astype(int))
     sample = rows.select(places.tolist())
+    if chat_template is not None:
+        read_chat_template(facts.tokenizer, chat_template)
     encoder = response_encoder(facts.tokenizer, chat_template=scoring.chat_template_sha256 is not None)
-    encoded = encode_pairs(sample, EXPLICIT, encoder, how.longest, 0, len(sample))
+    encoded = encode_pairs(
+        sample, annotated_columns(sample.column_names), encoder, how.longest, 0, len(sample)
+    )
     stored = read_annotations(sample.with_format("arrow")[:])
     pairs = [pair for pair in encoded.pairs if all(map(_lies_as, pair, stored[pair.row]))]
     moved = len(sample) - len(pairs)

@@ -18,8 +18,9 @@ from sepo_data.models.description import Description
 from sepo_data.projected.pairs import ProjectedRows
 from sepo_data.projected.transfer import transfer_report
 from sepo_data.projected.whole import settled
+from sepo_data.schema import PAIR_COLUMNS
 from sepo_data.sources.conversations import open_chats
-from sepo_data.sources.preferences import EXPLICIT, open_pairs
+from sepo_data.sources.preferences import open_pairs
 from sepo_data.tokens.chats import encode_chats
 from sepo_data.tokens.pairs import encode_pairs
 
@@ -116,7 +117,7 @@ def train_sepo(
     annotated = open_annotated(dataset, revision=settings.revision)
     split = choose_split(annotated, settings.split)
     rows = drawn_rows(annotated.splits[split], settings)
-    start = prepare_start(policy, rows, EXPLICIT.names, settings)
+    start = prepare_start(policy, rows, PAIR_COLUMNS, settings)
     projection = settled(
         rows,
         annotated.name,

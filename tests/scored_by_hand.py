@@ -14,9 +14,11 @@ from sepo_data.runs.tables import annotated_table
 from sepo_data.schema import SIDES, Side, Sides, annotated_schema
 from sepo_data.settings import AnnotateSettings
 from sepo_data.sources.opening import Source
-from sepo_data.sources.preferences import EXPLICIT, pair_types
+from sepo_data.sources.preferences import PairColumns, pair_types
 from sepo_data.tokens.encoder import response_encoder
 from sepo_data.tokens.pairs import encode_pairs
+
+EXPLICIT = PairColumns("prompt", "chosen", "rejected")
 
 
 def scored(

@@ -89,7 +89,6 @@ def test_flags_win_over_the_environment_which_wins_over_the_config(
     ("content", "message"),
     [
         ("rato: 0.3\n", "unknown options: rato"),
-        ("no-chat-template: true\n", "--no-x is `x: false`"),
         ("- a\n", "must hold options"),
         ("a: [\n", "not valid YAML"),
     ],

@@ -16,11 +16,13 @@ from transformers import PreTrainedTokenizerFast
 from sepo_data import TokenizerError
 from sepo_data.projection import clean_spans
 from sepo_data.reasons import Reason, Unusable
-from sepo_data.sources.preferences import EXPLICIT
+from sepo_data.sources.preferences import PairColumns
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
 from sepo_data.tokens.encoding import EncodedResponse, encode_responses
 from sepo_data.tokens.pairs import encode_pairs
 from sepo_data.tokens.rendering import RenderedChat
+
+EXPLICIT = PairColumns("prompt", "chosen", "rejected")
 
 USER = [{"role": "user", "content": "Say it."}]
 
@@ -338,7 +340,7 @@ def test_a_conversation_that_the_template_refuses_is_a_reason() -> None:
     strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     tokenizer = tiny_tokenizer("byte_bpe", strict)
     system = [{"role": "system", "content": "Be kind."}, *USER]
-    assert response_encoder(tokenizer).render(system) == Unusable(Reason.TEMPLATE_REFUSES)
+    assert response_encoder(tokenizer).render(system) == Unusable(Reason.TEMPLATE_REFUSES, "no system")
 
 
 def test_a_template_that_hides_the_response_is_a_reason() -> None:

@@ -15,7 +15,9 @@ from sepo_data.errors import PreferenceError
 from sepo_data.reasons import Reason, Unusable
 from sepo_data.schema import PAIR_COLUMNS
 from sepo_data.sources.opening import Source
-from sepo_data.sources.preferences import EXPLICIT, Pair, PairColumns, open_pairs, pair_types
+from sepo_data.sources.preferences import Pair, PairColumns, open_pairs, pair_types
+
+EXPLICIT = PairColumns("prompt", "chosen", "rejected")
 
 IMPLICIT = PairColumns(None, "chosen", "rejected")
 

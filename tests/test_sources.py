@@ -21,7 +21,10 @@ from sepo_data.dataset_spec import DatasetSpec
 from sepo_data.errors import HubError, PreferenceError
 from sepo_data.sources import text_files
 from sepo_data.sources.opening import Source, open_source
-from sepo_data.sources.preferences import EXPLICIT, Pair
+from sepo_data.sources.preferences import Pair, PairColumns
+from sepo_data.sources.text_files import KEPT_AS_JSON
+
+EXPLICIT = PairColumns("prompt", "chosen", "rejected")
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "p", "chosen": "a", "rejected": "b", "score": 0.5},
@@ -343,15 +346,6 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
         (b'[{"a": 1},\n{"a": 2},\n{"a": 3', ", line 3: corrupt or truncated JSON"),
         (b'\n[{"a": 1},\n2]', ", item 2: not a JSON object"),
         (b'{"chosen": ' + b"[" * 100_000, ", line 1: corrupt or truncated JSON"),
-        (b'{"a": "x"}\n{"a": 1}\n', ': column "a" mixes types'),
-        (b'{"a": 1}\n' * 1000 + b'{"a": "x"}\n', ': column "a" mixes types'),
-        (b'{"a": 9007199254740993}\n{"a": 0.5}\n', ': column "a" mixes types or holds too large a number'),
-        (
-            b'{"a": 9007199254740993}\n' * 1000 + b'{"a": 0.5}\n',
-            ': column "a" mixes types or holds too large',
-        ),
-        (b'{"a": 99999999999999999999}\n', ': column "a" mixes types or holds too large a number'),
-        (b'{"a": {"b": {}}}\n', ': column "a" holds only empty objects {}'),
         (b'{"a\\u0000b": 1}\n', r': column "a\x00b" has a NUL character in its name'),
         (b'{"a": {"b\\u0000": 1}}\n', ': column "a" has a NUL character in its name'),
     ],
@@ -361,6 +355,27 @@ def test_a_bad_json_file_is_named_with_its_line_or_column(
 ) -> None:
     assert refused(write(tmp_path / "prefs.jsonl", content)).startswith(problem)
     assert not list(tmp_path.glob("cache/sepo/*"))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["x", 1],
+        [*[1] * 1000, "x"],
+        [9007199254740993, 0.5],
+        [*[9007199254740993] * 1000, 0.5],
+        [99999999999999999999],
+        [{"b": {}}],
+        [{"arguments": {"city": "Rome"}}, {"arguments": '{"city": "Rome"}'}, None],
+    ],
+)
+def test_values_without_a_common_type_are_kept_as_their_json(tmp_path: Path, values: list[Any]) -> None:
+    content = "".join(json.dumps({"a": value, "b": "text"}) + "\n" for value in values)
+    source = opened(tmp_path / "prefs.jsonl", content.encode())
+    assert source.json_columns == {"a"}
+    assert source.repairs == {KEPT_AS_JSON: 1}
+    assert [None if text is None else json.loads(text) for text in source.rows["a"]] == values
+    assert source.rows["b"][:] == ["text"] * len(values)
 
 
 @pytest.mark.parametrize(

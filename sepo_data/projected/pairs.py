@@ -24,7 +24,7 @@ from ..rules.weights import weigh_tokens
 from ..schema import PAIR_COLUMNS, SIDES, Side, Sides, scalar_fields, token_fields, validate
 from ..selection import Mask
 from ..settings import ProjectionSettings
-from ..sources.preferences import EXPLICIT
+from ..sources.preferences import annotated_columns
 from ..tokens.encoder import ResponseEncoder, response_encoder
 from ..tokens.encoding import EncodedResponse, Ids
 from ..tokens.pairs import EncodedPair, encode_pairs
@@ -108,8 +108,9 @@ def project_rows(
     Raises:
         TokenizerError: If the tokenizer cannot serve this dataset at all.
     """
-    texts = rows.select_columns([*EXPLICIT.names])
-    encoded = encode_pairs(texts, EXPLICIT, encoder, settings.max_length, lo, hi)
+    columns = annotated_columns(rows.column_names)
+    texts = rows.select_columns([*columns.names, *(column for _, column in columns.context.items())])
+    encoded = encode_pairs(texts, columns, encoder, settings.max_length, lo, hi)
     table: pa.Table = rows.with_format("arrow")[lo:hi]
     annotations, groups = read_annotations(table), group_values(table, settings.selection)
     pairs = []
@@ -158,7 +159,7 @@ def project_row(
     table = _one_row(row)
     encoder = _encoder(tokenizer, chat_template, f"{tokenizer!r}{tokenizer.chat_template}")
     rows = datasets.Dataset(table, fingerprint="row")  # to hash it takes longer
-    encoded = encode_pairs(rows, EXPLICIT, encoder, settings.max_length, 0, 1)
+    encoded = encode_pairs(rows, annotated_columns(table.column_names), encoder, settings.max_length, 0, 1)
     (annotation,) = read_annotations(table)
     reasons = list(encoded.dropped)
     for item in encoded.pairs:
@@ -250,7 +251,8 @@ def _one_row(row: Mapping[str, Any]) -> pa.Table:
     """The pair and its annotation, checked."""
     fields = [field for side in SIDES for field in (*scalar_fields(side), *token_fields(side))]
     try:
-        arrays = {name: pa.array([row[name]]) for name in PAIR_COLUMNS if name in row}
+        context = (column for _, column in annotated_columns(row).context.items())
+        arrays = {name: pa.array([row[name]]) for name in (*PAIR_COLUMNS, *context) if name in row}
         arrays |= {
             field.name: pa.array([row[field.name]], field.type) for field in fields if field.name in row
         }

@@ -1,7 +1,9 @@
 """An annotation before weights are loaded: what is scored, with what, and everything that can be wrong."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ from ..settings import AnnotateSettings
 from ..sources.opening import Source
 from ..sources.preferences import PairColumns, open_pairs, pair_types
 from ..tokens.encoder import ResponseEncoder, response_encoder
+from ..tokens.templates import read_chat_template
 from .tables import passthrough_columns
 
 if TYPE_CHECKING:
@@ -76,7 +79,9 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
         ref_revision=settings.ref_revision,
         trust=Trust(settings.allow_pickle, settings.trust_remote_code),
     )
-    encoder = response_encoder(facts.tokenizer, chat_template=settings.chat_template)
+    if isinstance(settings.chat_template, Path):
+        read_chat_template(facts.tokenizer, settings.chat_template)
+    encoder = response_encoder(facts.tokenizer, chat_template=settings.chat_template is not False)
     max_length = settings.max_length
     if facts.max_context is not None and facts.max_context < max_length:
         max_length = facts.max_context
@@ -88,28 +93,36 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
 
 def output_schema(job: Job) -> pa.Schema:
     """The Arrow schema of the dataset that a job makes."""
-    source = job.source.schema
-    passed_through = [source.field(name) for name in passthrough_columns(source.names, job.columns)]
+    kept = passthrough_columns(job.source.schema, job.columns, job.settings.ignore_columns)
     types = pair_types(job.source, job.columns)
-    return annotated_schema(pa.schema(passed_through), types, store_logps=job.settings.store_logps)
+    return annotated_schema(kept, types, store_logps=job.settings.store_logps)
 
 
 def _check_first_rows(job: Job) -> None:
     """Refuse at once what would be wrong, or be refused by the template, in nearly every row."""
-    reasons = []
+    refused: list[Unusable] = []
+    rendered = 0
     for content in job.source.rows.select(range(min(FIRST_ROWS, len(job.source.rows)))):
         pair = job.columns.read(content)
         if isinstance(pair, Unusable):
             continue
-        chat = job.encoder.render(pair.prompt)
-        reasons.append(chat.reason if isinstance(chat, Unusable) else None)
-    if reasons and 2 * reasons.count(Reason.ALREADY_RENDERED) > len(reasons):
+        chat = job.encoder.render(pair.prompt, context=pair.context)
+        rendered += 1
+        refused += [chat] if isinstance(chat, Unusable) else []
+    reasons = Counter(unusable.reason for unusable in refused)
+    if 2 * reasons[Reason.ALREADY_RENDERED] > rendered:
         raise TokenizerError(
             f"{job.source.name}: prompts begin with a control token of the tokenizer, so they were rendered "
             "before. Pass --no-chat-template to use them as they are."
         )
-    if reasons and 2 * reasons.count(Reason.TEMPLATE_REFUSES) > len(reasons):
+    details = Counter(unusable.detail for unusable in refused if unusable.reason == Reason.TEMPLATE_REFUSES)
+    if not details:
+        return
+    words = next(iter(details)) or "it leaves a response out, or writes it twice"
+    if 2 * details.total() > rendered:
+        problem = f"the chat template refuses most of the first conversations: {words.rstrip('.')}"
         raise TokenizerError(
-            f"{job.source.name}: the oracle's chat template refuses most of the first conversations. Look at "
-            "its roles and their order, or take an oracle with another template."
+            f"{job.source.name}: {problem}. Change them (a system text may go into the first user turn), or "
+            "pass --chat-template FILE with another template."
         )
+    log.warning("the chat template refuses some conversations: %s", words)

@@ -4,14 +4,13 @@ import json
 import math
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ..annotated.card import CARRIED_OVER
 from ..annotated.manifest import RunRecord, ScoredRows, Scoring, SourceRecord
 from ..files import text_sha256
-from ..schema import SCHEMA_VERSION
+from ..schema import PAIR_COLUMNS, SCHEMA_VERSION
 from ..settings import AnnotateSettings
 from ..sources.opening import Source
 from ..sources.preferences import PairColumns
@@ -66,7 +65,7 @@ def _scored_rows(source: Source, columns: PairColumns) -> ScoredRows:
         config=source.config,
         split=source.split,
         rows=len(source.rows),
-        columns=asdict(columns),
+        columns={**{name: getattr(columns, name) for name in PAIR_COLUMNS}, **dict(columns.context.items())},
     )
 
 

@@ -1,6 +1,6 @@
 """Scored pairs to Arrow columns in the schema of an annotated dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,14 @@ from ..sources.preferences import PairColumns
 from ..tokens.pairs import EncodedPair, EncodedPairs
 
 
-def passthrough_columns(columns: list[str], pair: PairColumns) -> list[str]:
-    """The source's columns that stay as they are: all but the pair's own."""
-    return [name for name in columns if name not in pair.names]
+def passthrough_columns(source: pa.Schema, pair: PairColumns, ignored: Container[str] = ()) -> pa.Schema:
+    """The source's columns that stay as they are, without the pair's own and those to leave out."""
+    names = {column: name for name, column in pair.context.items()}
+    return pa.schema(
+        field.with_name(names.get(field.name, field.name))
+        for field in source
+        if field.name not in pair.names and field.name not in ignored
+    )
 
 
 def annotated_table(

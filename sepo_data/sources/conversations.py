@@ -6,13 +6,14 @@ reference learns the very tokens that are scored later, the token that ends each
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import PreferenceError, SettingsError
 from ..reasons import Reason, Unusable
 from ..schema import PAIR_COLUMNS, SIDES, Message, Side
+from .context import NO_COLUMNS, NO_CONTEXT, Context, ContextColumns, context_columns
 from .opening import Source, open_source
 from .preferences import SAID_BESIDE, PairColumns, kind_of, open_pairs
 
@@ -32,11 +33,13 @@ class Chat:
         prompt: Everything before that response: a text, or messages.
         response: Its text.
         shortened: Whether messages behind it were left out.
+        context: What the chat template is given besides.
     """
 
     prompt: str | list[Message]
     response: str
     shortened: bool = False
+    context: Context = NO_CONTEXT
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,23 @@ class ChatColumns:
         names: ``messages``, or ``prompt`` and ``completion``, or a pair's columns.
         pair: Of a preference dataset, its pair.
         side: Whose response ends the conversation then.
+        context: Of what the chat template is given besides.
     """
 
     names: tuple[str, ...]
     pair: PairColumns | None = None
     side: Side = "chosen"
+    context: ContextColumns = NO_COLUMNS
 
     def read(self, row: Mapping[str, Any]) -> Chat | Unusable:
         """The conversation of a row, or why it gives none."""
+        chat = self._chat(row)
+        context = self.context.read(row)
+        if isinstance(chat, Unusable):
+            return chat
+        return context if isinstance(context, Unusable) else replace(chat, context=context)
+
+    def _chat(self, row: Mapping[str, Any]) -> Chat | Unusable:
         if self.pair is not None:
             pair = self.pair.read(row)
             if isinstance(pair, Unusable):
@@ -95,11 +107,12 @@ def open_chats(
                 problem = f"--{role}-column {name} is for preference datasets"
                 raise SettingsError(f"{problem}. Add --side chosen, or leave it out.")
         source = open_source(dataset, spec)
-        return source, ChatColumns(_find_columns(dataset, source.schema))
+        context = context_columns(dataset, source.schema, spec)
+        return source, ChatColumns(_find_columns(dataset, source.schema), context=context)
     if side not in SIDES:
         raise SettingsError(f'side must be one of {", ".join(SIDES)}, got "{side}".')
     source, pair = open_pairs(dataset, spec)
-    return source, ChatColumns(pair.names, pair, side)
+    return source, ChatColumns(pair.names, pair, side, pair.context)
 
 
 def _read_messages(messages: Sequence[Message | None]) -> Chat | Unusable:

@@ -16,7 +16,7 @@ from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import HubError, PreferenceError, first_line
 from ..files import name_of, outside
 from ..schema import SPLIT_NAME
-from .text_files import SUFFIXES, DataFile, digest_of, is_text_file, read_text_files
+from .text_files import SUFFIXES, DataFile, TextRows, digest_of, is_text_file, read_text_files
 
 if TYPE_CHECKING:
     import datasets
@@ -36,6 +36,7 @@ class Source:
         card: YAML of the source's card.
         restricted: Private or gated on the Hub.
         repairs: What was changed in the texts and how often: ``{"lone surrogates replaced": 3}``.
+        json_columns: Text columns that hold the JSON of values of which no Arrow type holds all.
     """
 
     rows: "datasets.Dataset"
@@ -46,6 +47,7 @@ class Source:
     card: dict[str, Any] = field(default_factory=dict)
     restricted: bool = False
     repairs: dict[str, int] = field(default_factory=dict)
+    json_columns: frozenset[str] = frozenset()
 
     @property
     def schema(self) -> "pa.Schema":
@@ -98,9 +100,18 @@ def _open_hub(name: str, config: str | None, split: str, revision: str | None) -
     facts = dataset_revision(name, revision)
     builder = _builder(name, name, config, facts.revision)
     files = _files_of(builder, split, name, f"hf://datasets/{name}@{facts.revision}/")
-    rows, repairs = _rows_of(builder, split, name, files)
+    read = _rows_of(builder, split, name, files)
+    restricted = facts.private or facts.gated
     return Source(
-        rows, name, split, facts.revision, config, facts.card, facts.private or facts.gated, repairs
+        read.rows,
+        name,
+        split,
+        facts.revision,
+        config,
+        facts.card,
+        restricted,
+        read.repairs,
+        read.json_columns,
     )
 
 
@@ -110,35 +121,41 @@ def _open_file(path: Path, dataset: str, config: str | None, split: str) -> Sour
     files = {dataset: str(path)}
     digest = digest_of([DataFile(path.name, path)])
     if is_text_file(path.name):
-        rows, repairs = _rows_of(None, split, dataset, files, digest)
+        read = _rows_of(None, split, dataset, files, digest)
     elif path.suffix == ".parquet":
         builder = _builder("parquet", dataset, None, None, data_files={split: escape(str(path.resolve()))})
-        rows, repairs = _rows_of(builder, split, dataset, files, digest)
+        read = _rows_of(builder, split, dataset, files, digest)
     else:
         problem = f'files that end in "{path.suffix}" are not read'
         raise PreferenceError(f"{dataset}: {problem}. Convert it to one of .parquet, {', '.join(SUFFIXES)}.")
-    return Source(rows, name_of(path), split, f"sha256:{digest}", repairs=repairs)
+    revision = f"sha256:{digest}"
+    return Source(
+        read.rows, name_of(path), split, revision, repairs=read.repairs, json_columns=read.json_columns
+    )
 
 
 def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Source:
     from huggingface_hub.repocard import metadata_load
 
-    root, repairs = path.resolve(), dict[str, int]()
+    root = path.resolve()
     if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
         _refuse_config(config, dataset)
-        rows = _saved_to_disk(root, dataset, split)
-        saved = [str(file["filename"]) for file in rows.cache_files]
+        read = TextRows(_saved_to_disk(root, dataset, split), {}, frozenset())
+        saved = [str(file["filename"]) for file in read.rows.cache_files]
         _check_inside(saved, f"{root}/", dataset)
         digest = _digest_in(root, saved)
     else:
         builder = _builder(str(root), dataset, config, None)
         files = _files_of(builder, split, dataset, f"{root}/")
         digest = _digest_in(root, files.values())
-        rows, repairs = _rows_of(builder, split, dataset, files, digest)
+        read = _rows_of(builder, split, dataset, files, digest)
     readme = root / "README.md"
     with _one_line(str(readme)):
         card = (metadata_load(readme) if readme.exists() else None) or {}
-    return Source(rows, name_of(root), split, f"sha256:{digest}", config, card, repairs=repairs)
+    revision = f"sha256:{digest}"
+    return Source(
+        read.rows, name_of(root), split, revision, config, card, False, read.repairs, read.json_columns
+    )
 
 
 def _digest_in(root: Path, files: Iterable[str]) -> str:
@@ -190,11 +207,11 @@ def _files_of(builder: Any, split: str, dataset: str, prefix: str) -> dict[str, 
 
 def _rows_of(
     builder: Any, split: str, dataset: str, files: dict[str, str], digest: str | None = None
-) -> tuple["datasets.Dataset", dict[str, int]]:
-    """Rows and repairs of the files; ``builder`` reads what is neither JSON nor CSV."""
+) -> TextRows:
+    """The rows of the files; ``builder`` reads what is neither JSON nor CSV."""
     if all(map(is_text_file, files)):
         return read_text_files(_downloaded(files, dataset))
-    return _prepared(builder, split, dataset, files, digest), {}
+    return TextRows(_prepared(builder, split, dataset, files, digest), {}, frozenset())
 
 
 def _downloaded(files: dict[str, str], dataset: str) -> list[DataFile]:

@@ -5,14 +5,23 @@ Formats are told apart by their column types: the prompt in a column of its own 
 conversations. No tokens here, no models, and not a character of a text is changed.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import PreferenceError
 from ..reasons import Reason, Unusable
-from ..schema import PAIR_COLUMNS, Message, Sides, response_text
+from ..schema import PAIR_COLUMNS, Message, Sides, is_text, response_text
+from .context import (
+    NO_COLUMNS,
+    NO_CONTEXT,
+    Context,
+    ContextColumns,
+    annotated_context,
+    compact,
+    context_columns,
+)
 from .opening import Source, open_source
 from .text_files import merged_type
 
@@ -27,11 +36,19 @@ _ASSISTANT = "\n\nAssistant:"
 
 @dataclass(frozen=True)
 class Pair:
-    """A preference pair in explicit form: three texts, or three lists of messages."""
+    """A preference pair in explicit form: three texts, or three lists of messages.
+
+    Attributes:
+        prompt: Text, or messages.
+        chosen: Text, or exactly one message, the assistant's.
+        rejected: The same.
+        context: What the chat template is given besides.
+    """
 
     prompt: str | list[Message]
-    chosen: str | list[Message]  # messages: exactly one, the assistant's
+    chosen: str | list[Message]
     rejected: str | list[Message]
+    context: Context = NO_CONTEXT
 
     @property
     def sides(self) -> Sides[str | list[Message]]:
@@ -51,10 +68,11 @@ class PairColumns:
     prompt: str | None
     chosen: str
     rejected: str
+    context: ContextColumns = NO_COLUMNS
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns that there are."""
+        """The columns of the pair that there are."""
         return tuple(name for name in (self.prompt, self.chosen, self.rejected) if name is not None)
 
     def read(self, row: Mapping[str, Any]) -> Pair | Unusable:
@@ -91,10 +109,15 @@ class PairColumns:
         chosen, rejected = pair.responses
         if not chosen or not rejected:
             return Unusable(Reason.EMPTY_RESPONSE)
-        return Unusable(Reason.SAME_RESPONSE) if chosen == rejected else pair
+        if chosen == rejected:
+            return Unusable(Reason.SAME_RESPONSE)
+        context = self.context.read(row)
+        return context if isinstance(context, Unusable) else replace(pair, context=context)
 
 
-EXPLICIT = PairColumns(*PAIR_COLUMNS)  # the columns of an annotated dataset
+def annotated_columns(names: Container[str]) -> PairColumns:
+    """Where an annotated dataset with these columns keeps its pair."""
+    return PairColumns(*PAIR_COLUMNS, annotated_context(names))
 
 
 def open_pairs(dataset: str, spec: DatasetSpec = DEFAULT_SPEC) -> tuple[Source, PairColumns]:
@@ -110,7 +133,10 @@ def open_pairs(dataset: str, spec: DatasetSpec = DEFAULT_SPEC) -> tuple[Source, 
         HubError: If the Hub refuses, or cannot be reached.
     """
     source = open_source(dataset, spec)
-    columns = _find_columns(dataset, source.rows.column_names, spec)
+    columns = _find_columns(dataset, source.schema, spec)
+    if mixed := sorted(source.json_columns.intersection(columns.names)):
+        problem = f'column "{mixed[0]}" mixes types or holds too large a number'
+        raise PreferenceError(f"{dataset}: {problem}. Give it one type.")
     _check_types(dataset, source.schema, columns)
     return source, columns
 
@@ -188,14 +214,8 @@ def invalid_reason(message: Message | None) -> Reason | None:
     return None if isinstance(message["content"], str) else Reason.CONTENT_NOT_TEXT
 
 
-def compact(value: Any) -> Any:
-    """Without nulls: Arrow gives a message all keys that any message of its column has."""
-    if isinstance(value, dict):
-        return {key: compact(item) for key, item in value.items() if item is not None}
-    return [compact(item) for item in value] if isinstance(value, list) else value
-
-
-def _find_columns(dataset: str, names: Sequence[str], spec: DatasetSpec) -> PairColumns:
+def _find_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> PairColumns:
+    names = schema.names
     prompt = spec.prompt_column or ("prompt" if "prompt" in names else None)
     columns = PairColumns(prompt, spec.chosen_column or "chosen", spec.rejected_column or "rejected")
     used = dict(zip(PAIR_COLUMNS, (columns.prompt, columns.chosen, columns.rejected), strict=True))
@@ -206,6 +226,7 @@ def _find_columns(dataset: str, names: Sequence[str], spec: DatasetSpec) -> Pair
         if role in names and name != role:
             problem = f'column "{role}" would be overwritten by "{name}"'
             raise PreferenceError(f"{dataset}: {problem}. Rename or remove it, or leave out --{role}-column.")
+    columns = replace(columns, context=context_columns(dataset, schema, spec))
     if len(set(used.values())) < len(used):
         raise PreferenceError(f"{dataset}: prompt, chosen and rejected must be three columns, not {used}.")
     return columns
@@ -235,7 +256,7 @@ def kind_of(column: "pa.DataType") -> str | None:
     """``text`` or ``messages``, by a column's type; None for anything else."""
     import pyarrow as pa
 
-    if _is_text(column):
+    if is_text(column):
         return "text"
     is_list = (
         pa.types.is_list(column) or pa.types.is_large_list(column) or pa.types.is_fixed_size_list(column)
@@ -243,11 +264,5 @@ def kind_of(column: "pa.DataType") -> str | None:
     if not is_list or not pa.types.is_struct(column.value_type):
         return None
     fields = {field.name: field.type for field in column.value_type}
-    is_message = all(name in fields and _is_text(fields[name]) for name in ("role", "content"))
+    is_message = all(name in fields and is_text(fields[name]) for name in ("role", "content"))
     return "messages" if is_message and "extension<" not in str(column) else None
-
-
-def _is_text(column: "pa.DataType") -> bool:
-    import pyarrow as pa
-
-    return column in (pa.string(), pa.large_string(), pa.string_view())

@@ -12,7 +12,6 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -27,9 +26,10 @@ if TYPE_CHECKING:
 
 
 LONE_SURROGATES = "lone surrogates replaced"
+KEPT_AS_JSON = "columns without a common type kept as JSON text"
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv")  # each also with .gz behind it
 
-_READER_VERSION = 1  # raise it when the readers give other rows for the same file: cache files carry it
+_READER_VERSION = 2  # raise it when the readers give other rows for the same file: cache files carry it
 _BATCH_ROWS = 1000
 
 
@@ -57,11 +57,22 @@ def digest_of(files: Sequence[DataFile]) -> str:
     return text_sha256("".join(lines))
 
 
-def read_text_files(files: Sequence[DataFile]) -> tuple["datasets.Dataset", dict[str, int]]:
-    """Convert the files to Arrow, once: the cache of ``datasets`` keeps it under the digest of their content.
+class TextRows(NamedTuple):
+    """What came of reading text files.
 
-    Returns:
-        The rows, and how many repairs were made by kind.
+    Attributes:
+        rows: The rows.
+        repairs: How many repairs were made, by kind.
+        json_columns: Columns whose values no Arrow type holds together: text, the JSON of each value.
+    """
+
+    rows: "datasets.Dataset"
+    repairs: dict[str, int]
+    json_columns: frozenset[str]
+
+
+def read_text_files(files: Sequence[DataFile]) -> TextRows:
+    """Convert the files to Arrow, once: the cache of ``datasets`` keeps it under the digest of their content.
 
     Raises:
         PreferenceError: Naming the file, and its line or column, that cannot be read.
@@ -71,11 +82,18 @@ def read_text_files(files: Sequence[DataFile]) -> tuple["datasets.Dataset", dict
 
     name = f"{_suffix(files[0].label)[1:]}-{_READER_VERSION}-{digest_of(files)}.arrow"
     target = Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / name
-    if not target.exists():
-        _write_arrow(files, _learn_schema(files), target)
+    as_json: set[str] = set()
+    while not target.exists():
+        try:
+            _write_arrow(files, _learn_schema(files, as_json), target)
+        except (
+            _NoCommonTypeError
+        ) as error:  # 2**53 + 1 among floats: the types agree, and the value does not fit
+            as_json.add(str(error))
     with pa.memory_map(str(target)) as stream:
-        repairs: dict[str, int] = json.loads(pa.ipc.open_stream(stream).schema.metadata[b"repairs"])
-    return datasets.Dataset.from_file(str(target)), repairs
+        learned = json.loads(pa.ipc.open_stream(stream).schema.metadata[b"sepo"])
+    rows = datasets.Dataset.from_file(str(target))
+    return TextRows(rows, learned["repairs"], frozenset(learned["json"]))
 
 
 def merged_type(first: "pa.DataType", second: "pa.DataType") -> "pa.DataType":
@@ -90,39 +108,55 @@ def merged_type(first: "pa.DataType", second: "pa.DataType") -> "pa.DataType":
     return pa.unify_schemas(schemas, promote_options="permissive").field("").type
 
 
-def _learn_schema(files: Sequence[DataFile]) -> "pa.Schema":
+class _NoCommonTypeError(Exception):
+    """The name of a column."""
+
+
+def _learn_schema(files: Sequence[DataFile], as_json: set[str]) -> "pa.Schema":
     """Read everything once before writing: a column may be null for a million rows and then show its type."""
     import pyarrow as pa
 
     types: dict[str, pa.DataType] = {}
     repairs: dict[str, int] = {}
-    for label, rows in _batches(files, repairs):
+    as_json = set(as_json)
+    for _, rows in _batches(files, repairs):
         for name in dict.fromkeys(chain.from_iterable(rows)):
-            with _one_type(label, name):
+            if name in as_json:
+                continue
+            try:
                 found = pa.array([row.get(name) for row in rows]).type
                 types[name] = merged_type(types.get(name, pa.null()), found)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+                as_json.add(name)
+    as_json |= {name for name, kind in types.items() if "struct<>" in str(kind)}  # parquet cannot store it
+    types |= dict.fromkeys(as_json, pa.string())
+    if as_json:
+        repairs[KEPT_AS_JSON] = len(as_json)
     for name, kind in types.items():
-        if "struct<>" in str(kind):
-            problem = f'column "{name}" holds only empty objects {{}}, which parquet cannot store'
-            raise PreferenceError(f"{files[0].label}: {problem}. Remove them.")
         if "\0" in f"{name}{kind}":
             problem = f'column "{name}" has a NUL character in its name or in that of a field'
             raise PreferenceError(f"{files[0].label}: {problem}, where Arrow ends a name. Rename it.")
-    return pa.schema(types, metadata={"repairs": json.dumps(repairs)})
+    return pa.schema(types, metadata={"sepo": json.dumps({"repairs": repairs, "json": sorted(as_json)})})
 
 
 def _write_arrow(files: Sequence[DataFile], schema: "pa.Schema", target: Path) -> None:
     import pyarrow as pa
 
+    as_json = set(json.loads(schema.metadata[b"sepo"])["json"])
     unfinished = target.with_suffix(f".{uuid4().hex}.tmp")  # another node may share the folder
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-            for label, rows in _batches(files, {}):
+            for _, rows in _batches(files, {}):
                 columns = []
                 for column in schema:
-                    with _one_type(label, column.name):
-                        columns.append(pa.array([row.get(column.name) for row in rows], column.type))
+                    values = (row.get(column.name) for row in rows)
+                    if column.name in as_json:
+                        values = (None if value is None else _as_json(value) for value in values)
+                    try:
+                        columns.append(pa.array(list(values), column.type))
+                    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+                        raise _NoCommonTypeError(column.name) from error
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
         unfinished.replace(target)
     except OSError as error:
@@ -135,16 +169,8 @@ def _write_arrow(files: Sequence[DataFile], schema: "pa.Schema", target: Path) -
             unfinished.unlink()
 
 
-@contextmanager
-def _one_type(label: str, name: str) -> Iterator[None]:
-    """Values that no Arrow type holds together become one line that names file and column."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-        problem = f'column "{name}" mixes types or holds too large a number ({error})'
-        raise PreferenceError(f"{label}: {problem}. Give it one type, or remove it.") from error
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _batches(

@@ -77,7 +77,7 @@ def encode_chats(
         if isinstance(chat, Unusable):
             dropped.add(chat, row)
             continue
-        rendered = encoder.render(chat.prompt, chat.response, every_turn=True)
+        rendered = encoder.render(chat.prompt, chat.response, chat.context, every_turn=True)
         if isinstance(rendered, Unusable):
             dropped.add(rendered, row)
         else:

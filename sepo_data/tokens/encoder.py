@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..errors import TokenizerError
 from ..reasons import Unusable
 from ..schema import Message
+from ..sources.context import NO_CONTEXT, Context
 from .rendering import RenderedChat, render
 
 if TYPE_CHECKING:
@@ -47,7 +48,12 @@ class ResponseEncoder:
     literal_backend: "Tokenizer"
 
     def render(
-        self, prompt: str | list[Message], response: str = "", *, every_turn: bool = False
+        self,
+        prompt: str | list[Message],
+        response: str = "",
+        context: Context = NO_CONTEXT,
+        *,
+        every_turn: bool = False,
     ) -> RenderedChat | Unusable:
         """Render a prompt and its response, see `rendering.render`."""
         return render(
@@ -57,6 +63,7 @@ class ResponseEncoder:
             self.control,
             chat_template=self.chat_template,
             every_turn=every_turn,
+            context=context,
         )
 
     @property

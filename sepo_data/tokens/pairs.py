@@ -41,7 +41,7 @@ class EncodedPairs:
 
     Attributes:
         pairs: Those that can be used, in the source's order.
-        rows: Their source rows, all columns.
+        rows: Their source rows, all columns, named as in an annotated dataset.
         dropped: The other rows.
         counts: How often something happened that a user should know, by description.
     """
@@ -102,7 +102,9 @@ def encode_pairs(
     )
     return EncodedPairs(
         pairs=pairs,
-        rows=table.take(pa.array([item.row - lo for item in pairs], pa.int64())),
+        rows=table.take(pa.array([item.row - lo for item in pairs], pa.int64())).rename_columns(
+            {column: name for name, column in columns.context.items()}
+        ),
         dropped=dropped,
         counts={WRITTEN_OUT: written_out} if written_out else {},
     )
@@ -112,7 +114,7 @@ def _render_once(
     encoder: ResponseEncoder, pair: Pair, rendered: dict[str, RenderedChat | Unusable]
 ) -> RenderedChat | Unusable:
     """The pair's prompt, rendered; ``rendered`` are those of the pairs before it, which may share it."""
-    prompt = repr(pair.prompt)
+    prompt = repr((pair.prompt, pair.context))
     if prompt not in rendered:
-        rendered[prompt] = encoder.render(pair.prompt)
+        rendered[prompt] = encoder.render(pair.prompt, context=pair.context)
     return rendered[prompt]

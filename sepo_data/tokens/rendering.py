@@ -10,7 +10,6 @@ training stages render with this one procedure.
 """
 
 import json
-import logging
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -18,16 +17,14 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TokenizerError
+from ..errors import TokenizerError, first_line
 from ..reasons import Reason, Unusable
 from ..schema import Message
-from ..sources.preferences import compact
+from ..sources.context import NO_CONTEXT, Context, compact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-log = logging.getLogger("sepo")
 
 # Templates that print today's date (Llama 3, SmolLM3, gpt-oss) would make the numbers depend on the day.
 _DATE = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024", "%y": "24", "%A": "Friday"}
@@ -83,6 +80,7 @@ def render(
     *,
     chat_template: bool,
     every_turn: bool,
+    context: Context = NO_CONTEXT,
 ) -> RenderedChat | Unusable:
     """Render a prompt and its response into responses and the text around them.
 
@@ -99,14 +97,21 @@ def render(
         every_turn: Whether the contents of the prompt's assistant turns are responses as well. Of
             their messages the template sees role and probe then: what it would cut out of an
             earlier turn (Qwen3: the thoughts) stays in.
+        context: What the template is given beside the messages.
 
     Returns:
         The rendering, or why the row cannot be used.
 
     Raises:
-        TokenizerError: If the prompt is messages and no template is to be used.
+        TokenizerError: If no template is to be used, and the prompt is messages or has a context.
     """
     if not chat_template:
+        if context:
+            raise TokenizerError(
+                "the dataset has a column system, tools or chat_template_kwargs, which needs a chat "
+                "template, and none is used. Take a model whose tokenizer has one, or pass --ignore-columns "
+                "with the column's name."
+            )
         if isinstance(prompt, str):
             return RenderedChat((prompt, ""), (response,), ((), ()))
         raise TokenizerError(
@@ -116,19 +121,24 @@ def render(
     if isinstance(prompt, str) and control.match(prompt.lstrip()):
         return Unusable(Reason.ALREADY_RENDERED)
     turns = _turns(prompt) if isinstance(prompt, str) else prompt
+    if context.system is not None:
+        if turns[0]["role"] != "system":
+            turns = [{"role": "system", "content": context.system}, *turns]
+        elif turns[0]["content"] != context.system:
+            return Unusable(Reason.SYSTEM_DISAGREES)
     own = [i for i, turn in enumerate(turns) if every_turn and turn["role"] == "assistant"]
     responses = (*(turns[i]["content"] for i in own), response)
     others = [None if i in own else turn for i, turn in enumerate(turns)]
-    marks = _marks(others)
+    marks = _marks([others, context.tools, context.template_kwargs])
     # Arrow gives every message all keys of its column: templates test for keys, and print nulls
     marked = [*compact(_mark_typed(others, control, marks)), None]
     # a probe and its twin share neither first nor last character, and have nothing that a template would trim
     probes = [(f"Xprobe{2 * i + 1}x", f"Yprobe{2 * i + 2}y") for i in range(len(responses))]
     try:
-        first, second = _apply(tokenizer, marked, list(zip(*probes, strict=True)))
+        marked_context = replace(context, tools=_mark_typed(context.tools, control, marks))
+        first, second = _apply(tokenizer, marked, list(zip(*probes, strict=True)), marked_context)
     except Exception as error:  # a template is a program of its author's: it raises what it likes
-        log.debug("the chat template refuses a conversation: %s", error)
-        return Unusable(Reason.TEMPLATE_REFUSES)
+        return Unusable(Reason.TEMPLATE_REFUSES, first_line(error))
     segments = _split(first, second, probes)
     if segments is None:
         return Unusable(Reason.TEMPLATE_REFUSES)
@@ -159,6 +169,7 @@ def _apply(
     tokenizer: "PreTrainedTokenizerBase",
     turns: Sequence[Message | None],
     responses: Sequence[Sequence[str]],
+    context: Context,
 ) -> list[str]:
     """The conversation with one after the other of the lists of responses, in order, where a turn is None."""
     conversations = []
@@ -167,9 +178,16 @@ def _apply(
         conversations.append(
             [{"role": "assistant", "content": next(answers)} if turn is None else turn for turn in turns]
         )
-    template = tokenizer.get_chat_template()
+    template = tokenizer.get_chat_template(tools=context.tools)
     clock = _FIXED_CLOCK if "strftime_now" in template else ""
-    return list(tokenizer.apply_chat_template(conversations, chat_template=clock + template, tokenize=False))
+    rendered = tokenizer.apply_chat_template(
+        conversations,
+        tools=context.tools,
+        chat_template=clock + template,
+        tokenize=False,
+        **context.template_kwargs,
+    )
+    return list(rendered)
 
 
 def _turns(prompt: str) -> list[Message]:
@@ -188,9 +206,9 @@ def _turns(prompt: str) -> list[Message]:
     ]
 
 
-def _marks(turns: Sequence[Message | None]) -> tuple[str, str]:
-    """Two noncharacters that no message contains."""
-    content = json.dumps(turns, ensure_ascii=False, default=str)
+def _marks(rendered: Sequence[Any]) -> tuple[str, str]:
+    """Two noncharacters that nothing of what is rendered contains."""
+    content = json.dumps(rendered, ensure_ascii=False, default=str)
     first, second = islice((chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in content), 2)
     return first, second
 

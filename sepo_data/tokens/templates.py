@@ -47,11 +47,7 @@ def set_chat_template(
         TokenizerError: If a default is needed and the tokenizer has no token that ends a text.
     """
     if isinstance(chat_template, Path):
-        try:
-            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"--chat-template {chat_template}: cannot be read ({error}).") from error
-        _check_syntax(tokenizer, chat_template)
+        read_chat_template(tokenizer, chat_template)
         return
     holds_messages = any(pa.types.is_nested(column.type) for column in schema)
     if not chat_template or tokenizer.chat_template is not None or not holds_messages:
@@ -70,7 +66,16 @@ def set_chat_template(
     )
 
 
-def _check_syntax(tokenizer: "PreTrainedTokenizerBase", path: Path) -> None:
+def read_chat_template(tokenizer: "PreTrainedTokenizerBase", path: Path) -> None:
+    """Put the template of a Jinja file on a tokenizer.
+
+    Raises:
+        SettingsError: If it cannot be read, is no template, or refuses a plain conversation.
+    """
+    try:
+        tokenizer.chat_template = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--chat-template {path}: cannot be read ({error}).") from error
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     try:
         rendered = tokenizer.apply_chat_template(turns, tokenize=False)

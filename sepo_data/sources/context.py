@@ -1,0 +1,148 @@
+"""What a chat template is given beside the messages: a system text, tools, and its own keywords.
+
+The columns are those that TRL reads (``tools``, ``chat_template_kwargs``) and the ``system`` of
+LLaMA-Factory and axolotl: an oracle that was trained on such a dataset has seen them.
+"""
+
+import json
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from ..dataset_spec import DatasetSpec
+from ..errors import PreferenceError
+from ..reasons import Reason, Unusable
+from ..schema import is_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+# what `apply_chat_template` takes for itself, or what would put text behind the response
+_RESERVED = {
+    "conversation", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
+    "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs", "sanitize_control_tokens",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a row gives its template beside the messages.
+
+    Attributes:
+        system: Text of a system turn before the prompt.
+        tools: JSON schemas of the tools that the model may call.
+        template_kwargs: Keywords of the template: ``enable_thinking``, ``documents``, …
+    """
+
+    system: str | None = None
+    tools: list[Any] | None = None
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.system or self.tools or self.template_kwargs)
+
+
+NO_CONTEXT = Context()
+
+
+@dataclass(frozen=True)
+class ContextColumns:
+    """Where a source keeps it; None: nowhere. The fields' names are the columns' in an annotated dataset."""
+
+    system: str | None = None
+    tools: str | None = None
+    chat_template_kwargs: str | None = None
+
+    def items(self) -> list[tuple[str, str]]:
+        """The columns that there are: name in an annotated dataset, name in the source."""
+        found = ((one.name, getattr(self, one.name)) for one in fields(self))
+        return [(name, column) for name, column in found if column is not None]
+
+    def read(self, row: Mapping[str, Any]) -> Context | Unusable:
+        """What a row gives, or why it cannot be used."""
+        system, tools, keywords = (
+            row[column] if column is not None else None
+            for column in (self.system, self.tools, self.chat_template_kwargs)
+        )
+        if not (system or tools or keywords):
+            return NO_CONTEXT
+        try:
+            tools, keywords = _parsed(tools), _parsed(keywords)
+        except ValueError:
+            return Unusable(Reason.CONTEXT_NOT_JSON)
+        tools = [_parsed(tool) for tool in tools] if isinstance(tools, list) else tools
+        keywords = keywords or {}
+        if not (tools is None or isinstance(tools, list)) or not isinstance(keywords, dict):
+            return Unusable(Reason.CONTEXT_NOT_JSON)
+        if _RESERVED.intersection(keywords):
+            return Unusable(Reason.RESERVED_KEYWORD)
+        return Context(system or None, tools or None, keywords)
+
+
+NO_COLUMNS = ContextColumns()
+
+
+def annotated_context(names: Container[str]) -> ContextColumns:
+    """What an annotated dataset with these columns uses: all of them, for what it ignored it left out."""
+    return ContextColumns(**{one.name: one.name for one in fields(ContextColumns) if one.name in names})
+
+
+def context_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> ContextColumns:
+    """Find the columns by their usual names, or those that the user names.
+
+    Raises:
+        PreferenceError: If a named column is missing, or one holds something else.
+    """
+    named = {"system": spec.system_column, "tools": spec.tools_column}
+    found: dict[str, str] = {}
+    for role in ("system", "tools", "chat_template_kwargs"):
+        column = named.get(role) or role
+        if column not in schema.names:
+            if named.get(role):
+                advice = f"Its columns are {', '.join(schema.names)}; name the right one with --{role}-column"
+                raise PreferenceError(f'{dataset}: no column "{column}". {advice}.')
+            continue
+        if column in spec.ignore_columns or _is_null(schema.field(column).type):
+            continue
+        if not _TYPES[role](schema.field(column).type):
+            problem = f'column "{column}" is {schema.field(column).type}, no {_WORDS[role]}'
+            raise PreferenceError(
+                f"{dataset}: {problem}, and would be a part of the prompt. Pass --ignore-columns {column} to "
+                "leave it out."
+            )
+        if column != role and role in schema.names:
+            problem = f'column "{role}" would be overwritten by "{column}"'
+            raise PreferenceError(f"{dataset}: {problem}. Rename or remove it.")
+        found[role] = column
+    return ContextColumns(**found)
+
+
+def compact(value: Any) -> Any:
+    """Without nulls: Arrow gives an object all keys that any object of its column has."""
+    if isinstance(value, dict):
+        return {key: compact(item) for key, item in value.items() if item is not None}
+    return [compact(item) for item in value] if isinstance(value, list) else value
+
+
+def _parsed(value: Any) -> Any:
+    """JSON where it is text, without the nulls that only the column has where it is not."""
+    if isinstance(value, str):
+        return json.loads(value) if value.strip() else None
+    return compact(value)
+
+
+def _is_null(kind: "pa.DataType") -> bool:
+    return str(kind) == "null"
+
+
+def _is_json(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    return bool(is_text(kind) or "arrow.json" in str(kind) or pa.types.is_nested(kind))
+
+
+_TYPES = {"system": is_text, "tools": _is_json, "chat_template_kwargs": _is_json}
+_WORDS = {"system": "text", "tools": "list of JSON schemas", "chat_template_kwargs": "JSON object"}
