@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo pipeline test slow torture check fix wheel docs
+.PHONY: demo pipeline test slow torture peers check fix wheel docs
 
 # Annotate the bundled sample with the bundled models and show what came out.
 demo: $(INSTALLED)
@@ -24,6 +24,18 @@ slow: $(INSTALLED)
 # Kill workers a thousand times, fill disks, damage chunks; `slow` does a tenth of it.
 torture: $(INSTALLED)
 	SEPO_TORTURE_KILLS=1000 $(BIN)/python -m pytest -m slow tests/torture
+
+# Let other trainers, each in an environment of its own, read what `sepo export` writes, and compare losses.
+peers: $(INSTALLED) .peers/llama-factory .peers/ms-swift
+	$(BIN)/python -m pytest -m 'slow or not slow' -s tests/peers tests/test_exports.py
+
+.peers/llama-factory:
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet llamafactory==0.9.5 || (rm -rf $@; false)
+
+.peers/ms-swift:
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet ms-swift==4.6.0 || (rm -rf $@; false)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,18 @@ def renamed(path: Path, *, replace: bool = True) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)
     flush(path.parent)
+
+
+def check_empty(output: Path, *, but: Set[str]) -> None:
+    """Refuse a folder of something else; ``but`` is what an interrupted call may have left.
+
+    Raises:
+        OutputError: If it is a file, or holds anything else.
+    """
+    if output.exists() and (not output.is_dir() or {path.name for path in output.iterdir()} - but):
+        raise OutputError(f"{output} is not empty. Choose another --output.")
+    for leftover in output.rglob("*.tmp.*"):
+        leftover.unlink()
 
 
 def flush(path: Path) -> None:

@@ -7,6 +7,7 @@ them, and to select.
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,13 @@ from .annotated.card import render_card
 from .annotated.health import HealthMeter
 from .annotated.manifest import Manifest, Origin, Shard
 from .annotated.opening import open_annotated
-from .annotated.selecting import candidates, rule_masks, source_rows, stored_rewards
+from .annotated.selecting import rule_masks, source_rows, stored_cutoffs, stored_rewards
 from .errors import OutputError
-from .files import file_sha256, json_bytes, renamed, write_atomically, writing
+from .files import check_empty, file_sha256, json_bytes, renamed, write_atomically, writing
 from .reasons import Reason
-from .rules.cutoffs import Cutoffs, RewardCounts
 from .runs.merging import parquet_layout
 from .runs.tables import list_array
-from .schema import MANIFEST_NAME, SIDES, Sides
+from .schema import MANIFEST_NAME, SIDES
 from .selection import Mask, SelectionRule
 from .settings import SelectionChange
 
@@ -65,10 +65,10 @@ def reselect(
     numbers = source_rows(was, len(rows), dataset)
     if selection.ratio_by is not None:
         check_groups(rows, selection.ratio_by, dataset)
-    _check_output(output)
+    check_empty(output, but={"data", "README.md"})
     if selection.rule == "global":
-        files = [annotated.folder / shard.file for shard in was.shards]
-        selection = replace(selection, cutoffs=_cutoffs(files, selection))
+        tables = chain.from_iterable(_row_groups(annotated.folder / shard.file) for shard in was.shards)
+        selection = replace(selection, cutoffs=stored_cutoffs(tables, selection))
     meter = HealthMeter()
     with writing(output):
         shards, lost = _rewrite(annotated.folder, output, was.shards, selection, numbers, meter)
@@ -88,31 +88,10 @@ def reselect(
     return manifest
 
 
-def _check_output(output: Path) -> None:
-    """Refuse a folder of something else; what an interrupted call has left is written over."""
-    if output.exists() and (
-        not output.is_dir() or {path.name for path in output.iterdir()} - {"data", "README.md"}
-    ):
-        raise OutputError(f"{output} is not empty. Choose another --output.")
-    for leftover in output.glob("data/*.tmp.*"):
-        leftover.unlink()
-
-
 def _row_groups(file: Path) -> Iterator[pa.Table]:
     with pq.ParquetFile(file) as opened:
         for group in range(opened.num_row_groups):
             yield opened.read_row_group(group)
-
-
-def _cutoffs(files: list[Path], selection: SelectionRule) -> Cutoffs:
-    counts = Sides(RewardCounts(), RewardCounts())
-    for file in files:
-        for table in _row_groups(file):
-            annotations = read_annotations(table)
-            for side, sign in zip(SIDES, (1, -1), strict=True):
-                rewards = [stored_rewards(both[side]) for both in annotations]
-                counts[side].add(sign * candidates(table, side, rewards, selection))
-    return Cutoffs.of_counts(counts.chosen, counts.rejected, selection.chosen_ratio, selection.rejected_ratio)
 
 
 def _rewrite(

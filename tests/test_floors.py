@@ -23,7 +23,7 @@ FLOORS = [
     ["tokens", "annotated"],
     ["models", "projected"],
     ["runs"],
-    ["annotation", "planning", "verification", "comparison", "reselection"],
+    ["annotation", "planning", "verification", "comparison", "reselection", "exports"],
     ["__init__"],
     ["sepo_train"],
     ["cli"],
@@ -112,6 +112,7 @@ def test_what_computes_no_model_loads_neither_torch_nor_transformers() -> None:
         ["main", "inspect"],
         ["main", "merge"],
         ["main", "reselect"],
+        ["main", "export"],
     ],
 )
 def test_help_loads_neither_torch_nor_transformers_nor_datasets(command: list[str]) -> None:

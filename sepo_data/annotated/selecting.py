@@ -1,6 +1,6 @@
 """A rule on the tokens that an annotated dataset stores: its masks, made or checked without any model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..errors import SchemaError
-from ..schema import Side, response_text
+from ..rules.cutoffs import Cutoffs, RewardCounts
+from ..schema import SIDES, Side, Sides, response_text
 from ..selection import Mask, SelectionRule
-from .annotations import Annotation, group_values
+from .annotations import Annotation, group_values, read_annotations
 from .manifest import Manifest
 
 ALL_TOKENS = SelectionRule("all")
@@ -54,7 +55,7 @@ def rule_masks(
     ]
 
 
-def candidates(
+def _candidates(
     table: pa.Table,
     side: Side,
     token_rewards: Sequence[npt.NDArray[np.floating[Any]]],
@@ -64,6 +65,21 @@ def candidates(
     everything = replace(ALL_TOKENS, tokens=selection.tokens)
     masks = rule_masks(table, side, token_rewards, everything, [0] * table.num_rows)
     return np.concatenate([rewards[mask] for rewards, mask in zip(token_rewards, masks, strict=True)])
+
+
+def stored_cutoffs(tables: Iterable[pa.Table], selection: SelectionRule) -> Cutoffs:
+    """The cutoffs of ``global`` at the tokens that a dataset stores, whose rows these tables are.
+
+    Raises:
+        SelectionError: If no token may be selected.
+    """
+    counts = Sides(RewardCounts(), RewardCounts())
+    for table in tables:
+        annotations = read_annotations(table)
+        for side, sign in zip(SIDES, (1, -1), strict=True):
+            rewards = [stored_rewards(both[side]) for both in annotations]
+            counts[side].add(sign * _candidates(table, side, rewards, selection))
+    return Cutoffs.of_counts(counts.chosen, counts.rejected, selection.chosen_ratio, selection.rejected_ratio)
 
 
 def source_rows(made: Manifest, kept: int, name: str) -> npt.NDArray[np.int64]:

@@ -1,0 +1,62 @@
+"""The card of an export: what it was made from, and how to train from it."""
+
+from importlib.metadata import version
+from pathlib import Path, PurePath
+from string import Template
+from typing import Any
+
+import jinja2
+
+from ..annotated.card import CARRIED_OVER, code, yaml_header
+from ..annotated.opening import Annotated
+from .target import Target
+from .targets import ExportReport, ExportSettings
+
+
+def render_card(
+    report: ExportReport,
+    annotated: Annotated,
+    settings: ExportSettings,
+    target: Target[Any],
+) -> str:
+    """The README.md of an export."""
+    source = annotated.manifest.source
+    model = _model(settings.tokenizer)
+    header = {
+        **{key: source.card[key] for key in CARRIED_OVER if key in source.card},
+        "tags": ["sepo", settings.target],
+        "sepo": {
+            "dataset": f"{annotated.name}@{annotated.revision}",
+            "target": settings.target,
+            "selection": report.selection.as_dict(),
+            "weights": settings.weights,
+        },
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sepo_data.exports", "."),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown: names go through `code`, and no text of a row ever reaches it
+    )
+    environment.filters["code"] = code
+    page = environment.get_template("export_card.md.j2")
+    return f"---\n{yaml_header(header)}---\n\n" + page.render(
+        report=report,
+        annotated=annotated,
+        settings=settings,
+        version=version("sepo"),
+        tokenizer=model if settings.tokenizer else None,
+        data=target.file,
+        recipe=Template(target.recipe.strip("\n")).substitute(
+            DATA=target.file, MODEL=model, LENGTH=settings.max_length
+        ),
+    )
+
+
+def _model(tokenizer: str | None) -> str:
+    """What a recipe calls the policy: a name on the Hub, or a folder without its parents."""
+    if tokenizer is None:
+        return "MODEL"
+    return PurePath(tokenizer).name if Path(tokenizer).exists() else tokenizer
