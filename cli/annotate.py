@@ -62,7 +62,8 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
 @click.option_panel(
     "Models",
     options=[
-        "--oracle", "--ref", "--oracle-revision", "--ref-revision", "--allow-pickle", "--trust-remote-code",
+        "--oracle", "--ref", "--oracle-revision", "--ref-revision", "--base", "--allow-pickle",
+        "--trust-remote-code",
     ],
 )  # fmt: skip
 @click.option(
@@ -71,6 +72,7 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
 @click.option("--ref", required=True, metavar="MODEL", help="What the oracle was trained from.")
 @click.option("--oracle-revision", metavar="REV", help="Branch, tag or commit on the Hub.")
 @click.option("--ref-revision", metavar="REV", help="Branch, tag or commit on the Hub.")
+@click.option("--base", metavar="MODEL", help="Base of an adapter, if not the one that it names.")
 @trust_options
 @click.option_panel(
     "Data",

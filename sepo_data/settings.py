@@ -126,6 +126,7 @@ class AnnotateSettings(DatasetSpec):
         output: Folder that becomes the annotated dataset.
         oracle_revision: Branch, tag or commit of an oracle on the Hub.
         ref_revision: Branch, tag or commit of a reference on the Hub.
+        base: Base of the adapters among the two, if not the one that they name.
         allow_pickle: Open weights that are pickles, which can run code.
         trust_remote_code: Run Python code that comes with a model.
         selection: Which tokens are the key tokens.
@@ -148,6 +149,7 @@ class AnnotateSettings(DatasetSpec):
     output: Path
     oracle_revision: str | None = None
     ref_revision: str | None = None
+    base: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
     selection: SelectionRule = DEFAULT_SELECTION

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from hub_server import HubServer
 from huggingface_hub import snapshot_download
-from peft import PeftModel, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from test_logprobs import plain_logps, some_tokens
 from tiny_models import save_tiny, save_tiny_adapter, tiny_model, tiny_tokenizer
@@ -459,3 +460,158 @@ def test_a_device_that_does_not_exist_is_an_error(made: dict[str, Path]) -> None
         load(made["base"], made["other"], device="cuda:99")
     with pytest.raises(SettingsError, match='device "potato": '):
         load(made["base"], made["other"], device="potato")
+
+
+# Weights that do not land, tokens that only one model has ------------------------------------------------
+
+
+def changed_weights(adapter: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """A copy of an adapter with other weights."""
+    copy = Path(shutil.copytree(adapter, folder))
+    weights = load_file(copy / "adapter_model.safetensors")
+    change(weights)
+    save_file(weights, copy / "adapter_model.safetensors")
+    return copy
+
+
+def deeper(weights: dict[str, torch.Tensor]) -> None:
+    weights |= {key.replace("layers.0", "layers.7"): value.clone() for key, value in weights.items()}
+
+
+def wrapped(weights: dict[str, torch.Tensor]) -> None:
+    for key in list(weights):
+        weights[key.replace("model.layers", "model.language_model.layers")] = weights.pop(key)
+
+
+def wider(weights: dict[str, torch.Tensor]) -> None:
+    key = next(key for key in weights if "q_proj.lora_B" in key)
+    weights[key] = torch.cat([weights[key]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop(min(weights)), r"1 places get none, like .*lora_A\.weight"),
+        (deeper, r"of its \d+ weights have no place, like .*layers\.7"),
+        (wrapped, r"(\d+) of its \1 weights have no place, like .*language_model"),
+        (wider, r"q_proj.lora_B\S* has the size \[64, 2\], its place \[32, 2\]"),
+    ],
+)
+@pytest.mark.parametrize("ref", ["base", "other"])
+def test_an_adapter_that_does_not_fit_its_base_is_an_error(
+    made: dict[str, Path], tmp_path: Path, change: Any, message: str, ref: str
+) -> None:
+    adapter = changed_weights(made["first"], tmp_path / "adapter", change)
+    with pytest.raises(ModelError, match=f"adapter: the adapter does not fit its base: .*{message}") as error:
+        load(adapter, made[ref])
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_weights_without_a_place_in_the_config_are_an_error(made: dict[str, Path], tmp_path: Path) -> None:
+    deep = tiny_model(num_hidden_layers=4)
+    deep.save_pretrained(tmp_path / "deep")
+    tiny_tokenizer().save_pretrained(tmp_path / "deep")
+    edit_json(tmp_path / "deep" / "config.json", num_hidden_layers=2)
+    with pytest.raises(ModelError, match=r"it holds model\.layers\.2\..*config\.json has no place"):
+        load(tmp_path / "deep", made["base"])
+
+
+def test_empty_and_compiled_weights_are_named(made: dict[str, Path], tmp_path: Path) -> None:
+    for name, change in (
+        ("empty", lambda key, value: (key, value[:0])),
+        ("compiled", lambda key, value: (f"_orig_mod.{key}", value)),
+    ):
+        copy = Path(shutil.copytree(made["other"], tmp_path / name))
+        weights = dict(change(*item) for item in load_file(copy / "model.safetensors").items())
+        save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="is empty: the model was saved under ZeRO-3"):
+        load(tmp_path / "empty", made["base"])
+    with pytest.raises(ModelError, match=r"begin with _orig_mod\..*Save model\._orig_mod"):
+        load(tmp_path / "compiled", made["base"])
+
+
+def test_a_token_that_only_one_model_has_and_no_text_is_let_pass(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    model = tiny_model(seed=3)
+    size = model.config.vocab_size
+    model.resize_token_embeddings(size + 8, mean_resizing=False)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for oracle, ref in ((tmp_path, made["base"]), (made["base"], tmp_path)):
+        facts = describe_pair(str(oracle), str(ref))
+        assert "[PAD]" not in facts.tokenizer.get_vocab()
+        assert_scores_like(
+            load(oracle, ref), *(AutoModelForCausalLM.from_pretrained(p) for p in (oracle, ref))
+        )
+    tokenizer.chat_template = "[PAD]{{ messages }}"
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"different vocabularies: the id of '\[PAD\]'"):
+        describe_pair(str(tmp_path), str(made["base"]))
+
+
+def test_an_adapter_may_add_tokens_without_changing_the_reference(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(made["base"], dtype=torch.float32)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|moon|>"]})
+    model.resize_token_embeddings(model.config.vocab_size + 5, mean_resizing=False)
+    lora = LoraConfig(
+        r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"], init_lora_weights=False
+    )
+    adapted = get_peft_model(model, lora)
+    adapted.save_pretrained(str(tmp_path))
+    tokenizer.save_pretrained(tmp_path)
+    torch.nn.Module.eval(adapted)
+    ref = AutoModelForCausalLM.from_pretrained(made["base"], dtype=torch.float32)
+    assert_scores_like(load(tmp_path, made["base"]), adapted, ref)
+
+
+def test_what_is_another_model_or_template_than_it_may_seem_is_said(
+    made: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    describe_pair(str(made["first"]), str(made["other"]))
+    assert "adapter on base, the reference is other" in caplog.text
+    copy = Path(shutil.copytree(made["other"], tmp_path / "copy"))
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages }}"
+    tokenizer.save_pretrained(copy)
+    caplog.clear()
+    describe_pair(str(made["base"]), str(copy))
+    assert (
+        "base has no chat template and copy has one" in caplog.text
+        or "different chat templates" in caplog.text
+    )
+    both = Path(shutil.copytree(made["first"], tmp_path / "both"))
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(made["other"] / name, both / name)
+    caplog.clear()
+    describe_pair(str(both), str(made["base"]))
+    assert "holds an adapter and whole weights: the adapter is used" in caplog.text
+
+
+def test_what_holds_no_weights_to_score_says_where_they_are(made: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoint-20").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoint-100").mkdir()
+    with pytest.raises(ModelError, match=r"only checkpoints\. Give .*run/checkpoint-100\."):
+        describe_pair(str(tmp_path / "run"), str(made["base"]))
+    gguf = Path(shutil.copytree(made["other"], tmp_path / "gguf"))
+    (gguf / "model.safetensors").rename(gguf / "model-q4.gguf")
+    with pytest.raises(ModelError, match="only GGUF files"):
+        describe_pair(str(gguf), str(made["base"]))
+
+
+def test_the_base_of_an_adapter_can_be_given(made: dict[str, Path], tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(made["first"], tmp_path / "adapter"))
+    quantised = Path(shutil.copytree(made["base"], tmp_path / "base-bnb-4bit"))
+    edit_json(
+        quantised / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}
+    )
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(quantised))
+    with pytest.raises(ModelError, match=r"adapter: the base of this adapter is .*bnb-4bit.* Pass --base"):
+        describe_pair(str(adapter), str(made["other"]))
+    facts = describe_pair(str(adapter), str(made["other"]), base=str(made["base"]))
+    assert facts.checkpoints[0].base.location == str(made["base"])

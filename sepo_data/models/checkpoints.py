@@ -7,12 +7,14 @@ not opened, unless the user says so.
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import safe_open
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils.hub import cached_file
 
@@ -20,6 +22,8 @@ from ..annotated.manifest import ModelFacts, ModelRevision
 from ..errors import ModelError, SepoError, first_line
 from ..files import file_sha256, is_path, name_of
 from ..hub.client import model_files, model_revision
+
+log = logging.getLogger("sepo")
 
 CONFIG, ADAPTER_CONFIG, BASE = "config.json", "adapter_config.json", "base_model_name_or_path"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -68,12 +72,25 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where one model's weights are: all in ``base``, or partly in an ``adapter`` on top of it."""
+    """Where one model's weights are: all in ``base``, or partly in an ``adapter`` on top of it.
+
+    Attributes:
+        base: The model, or what the adapter adapts.
+        adapter: The adapter.
+        config: Of the base.
+        trust: What of their files may run code.
+        vocabulary: How many tokens it knows: those of the base, or of an adapter's own embeddings.
+    """
 
     base: Snapshot
     adapter: Snapshot | None
     config: PreTrainedConfig
     trust: Trust
+    vocabulary: int
+
+    def shares_base(self, other: "Checkpoint") -> bool:
+        """Whether one base in memory serves both; added tokens would change the other's softmax."""
+        return self.base.revision == other.base.revision and self.vocabulary == other.vocabulary
 
     @property
     def pickled(self) -> bool:
@@ -124,14 +141,23 @@ def errors_as(kind: type[SepoError], place: Snapshot) -> Iterator[None]:
         raise kind(f"{place.location}: {what}") from error
 
 
-def open_checkpoint(name: str, revision: str | None, trust: Trust) -> Checkpoint:
-    """Open a model or an adapter, with everything but its weights."""
+def open_checkpoint(
+    name: str, revision: str | None, trust: Trust, base_name: str | None = None
+) -> Checkpoint:
+    """Open a model or an adapter, with all but its weights; ``base_name``: another base than it names."""
     base, adapter = open_snapshot(name, revision, trust), None
     if ADAPTER_CONFIG in base.files:
         _check_weights(base, ADAPTER_WEIGHTS, trust)
-        base, adapter = _open_base(base, trust), base
-    if CONFIG not in base.files:
-        raise ModelError(f"{base.location}: no {CONFIG} in it. Give a folder made by save_pretrained.")
+        base, adapter = _open_base(base, trust, base_name), base
+        if CONFIG in adapter.files and adapter.files.intersection(WEIGHTS):
+            log.warning(
+                "%s holds an adapter and whole weights: the adapter is used, on %s. Without %s the weights "
+                "would be",
+                adapter.location,
+                base.location,
+                ADAPTER_CONFIG,
+            )
+    _check_config(base)
     _check_weights(base, WEIGHTS, trust)
     with errors_as(ModelError, base):
         config = AutoConfig.from_pretrained(
@@ -139,8 +165,60 @@ def open_checkpoint(name: str, revision: str | None, trust: Trust) -> Checkpoint
         )
     own_code = trust.remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if config.is_encoder_decoder or not (own_code or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):
+        if hasattr(config, "vision_config"):
+            problem = f"a {config.model_type} model reads images too, and only text models are scored"
+            raise ModelError(
+                f"{base.location}: {problem}. Save its text part as a causal language model, and give that."
+            )
         raise not_causal(base, config.model_type)
-    return Checkpoint(base, adapter, config, trust)
+    vocabulary = int(config.get_text_config().vocab_size)
+    return Checkpoint(base, adapter, config, trust, _vocabulary(adapter, vocabulary))
+
+
+def _check_config(base: Snapshot) -> None:
+    if CONFIG in base.files:
+        return
+    steps = [int(found[1]) for name in base.files if (found := re.fullmatch(r"checkpoint-(\d+)", name))]
+    if steps:
+        newest = f"{base.location}/checkpoint-{max(steps)}"
+        raise ModelError(f"{base.location}: no {CONFIG} in it, only checkpoints. Give {newest}.")
+    raise ModelError(f"{base.location}: no {CONFIG} in it. Give a folder made by save_pretrained.")
+
+
+def check_quantised(checkpoint: Checkpoint) -> None:
+    """Rewards would be those of rounded weights: of an adapter's base that is avoidable.
+
+    Raises:
+        ModelError: For an adapter on a quantised base.
+    """
+    settings = getattr(checkpoint.config, "quantization_config", None)
+    if settings is None:
+        return
+    method = settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method
+    problem = f"its weights are quantised ({getattr(method, 'value', method)})"
+    if checkpoint.adapter is None:
+        log.warning("%s: %s, and so are the rewards", checkpoint.base.location, problem)
+        return
+    base = f"the base of this adapter is {checkpoint.base.location}"
+    raise ModelError(
+        f"{checkpoint.adapter.location}: {base}, and {problem}. Pass --base with the model in full precision."
+    )
+
+
+def _vocabulary(adapter: Snapshot | None, vocabulary: int) -> int:
+    """How many tokens there are, those of an adapter's own embeddings where it has a tokenizer too."""
+    if adapter is None or not {ADAPTER_WEIGHTS[0], "tokenizer_config.json"} <= adapter.files:
+        return vocabulary
+    with errors_as(ModelError, adapter):
+        path = cached_file(adapter.location, ADAPTER_WEIGHTS[0], revision=adapter.commit)
+        with safe_open(str(path), "pt") as weights:
+            shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+    rows = [
+        shape[0]
+        for key, shape in shapes.items()
+        if len(shape) == 2 and "lora_" not in key and re.search(r"embed|wte|lm_head", key)
+    ]
+    return int(rows[0]) if rows else vocabulary
 
 
 def open_snapshot(name: str, revision: str | None, trust: Trust) -> Snapshot:
@@ -168,7 +246,7 @@ def _content_hash(folder: Path, trust: Trust) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def _open_base(adapter: Snapshot, trust: Trust) -> Snapshot:
+def _open_base(adapter: Snapshot, trust: Trust, name: str | None) -> Snapshot:
     """Find the model that an adapter adapts: a folder, perhaps beside the adapter, or a name on the Hub."""
     try:
         from peft import PeftConfig
@@ -181,6 +259,8 @@ def _open_base(adapter: Snapshot, trust: Trust) -> Snapshot:
             f"{adapter.location}: an adapter of type {config.peft_type.value} adds tokens to the prompt, "
             "which is not supported. Use LoRA or another that changes weights."
         )
+    if name is not None:
+        return open_snapshot(name, None, trust)
     if not config.base_model_name_or_path:
         raise ModelError(f"{adapter.location}: its base is unknown. Set {BASE} in {ADAPTER_CONFIG}.")
     base = Path(config.base_model_name_or_path)
@@ -200,6 +280,11 @@ def _check_weights(place: Snapshot, weights: tuple[str, ...], trust: Trust) -> N
     pickled = sorted(place.files.intersection(PICKLES))
     if pickled and trust.pickle:
         return
+    if not pickled and any(name.endswith(".gguf") for name in place.files):
+        problem = "only GGUF files in it, which are not read"
+        raise ModelError(
+            f"{place.location}: {problem}. Give the model with {weights[0]} that they were made of."
+        )
     if not pickled:
         raise ModelError(f"{place.location}: no {weights[0]} in it. Check that the weights are complete.")
     raise ModelError(

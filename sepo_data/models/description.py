@@ -1,5 +1,6 @@
 """What a model, or oracle and reference together, can read: tokenizer, vocabulary, context. No weights."""
 
+import logging
 from dataclasses import dataclass
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -12,11 +13,14 @@ from .checkpoints import (
     Checkpoint,
     Snapshot,
     Trust,
+    check_quantised,
     errors_as,
     open_checkpoint,
     open_snapshot,
     same_model,
 )
+
+log = logging.getLogger("sepo")
 
 TOKENIZERS = (
     "tokenizer.json",
@@ -68,6 +72,7 @@ def describe_pair(
     *,
     oracle_revision: str | None = None,
     ref_revision: str | None = None,
+    base: str | None = None,
     trust: Trust = NO_TRUST,
 ) -> PairFacts:
     """Find out what oracle and reference are, and that they belong together; no weights are loaded.
@@ -77,6 +82,7 @@ def describe_pair(
         ref: The same.
         oracle_revision: Branch, tag or commit of an oracle on the Hub.
         ref_revision: Branch, tag or commit of a reference on the Hub.
+        base: Base of the adapters among them, if not the one that they name.
         trust: What of their files may run code.
 
     Raises:
@@ -84,13 +90,17 @@ def describe_pair(
         TokenizerError: If no tokenizer can be loaded.
         HubError: If the Hub cannot be reached.
     """
-    checkpoints = open_checkpoint(oracle, oracle_revision, trust), open_checkpoint(ref, ref_revision, trust)
+    checkpoints = (
+        open_checkpoint(oracle, oracle_revision, trust, base),
+        open_checkpoint(ref, ref_revision, trust, base),
+    )
     facts = [checkpoint.facts for checkpoint in checkpoints]
     if (facts[0].revision, facts[0].base) == (facts[1].revision, facts[1].base):
         raise same_model(*facts)
-    tokenizer = _common_tokenizer(*checkpoints)
     for checkpoint in checkpoints:
-        _check_embeds(checkpoint, tokenizer)
+        check_quantised(checkpoint)
+    _check_base(*checkpoints)
+    tokenizer = _common_tokenizer(*checkpoints)
     contexts = [_max_context(checkpoint.config) for checkpoint in checkpoints]
     limit = min((context for context in contexts if context is not None), default=None)
     return PairFacts(tokenizer, facts[0], facts[1], limit, checkpoints)
@@ -143,8 +153,21 @@ def load_tokenizer(
     return tokenizer, _max_context(config)
 
 
+def _check_base(oracle: Checkpoint, ref: Checkpoint) -> None:
+    """An adapter that was trained on another model than the reference is rarely meant."""
+    if oracle.adapter is not None and oracle.base.revision != ref.base.revision:
+        log.warning(
+            "the oracle is an adapter on %s, the reference is %s: is it what the oracle was trained from?",
+            oracle.base.name,
+            ref.facts.name,
+        )
+
+
 def _common_tokenizer(oracle: Checkpoint, ref: Checkpoint) -> PreTrainedTokenizerBase:
-    """The oracle's tokenizer or, where it has none, the reference's; if both have one, they must agree."""
+    """The oracle's tokenizer or, where it has none, the reference's; if both have one, they must agree.
+
+    Control tokens that only one of them has, behind all others, are let pass: an added [PAD] is in no text.
+    """
     ours, theirs = _load_tokenizer(oracle), _load_tokenizer(ref)
     if ours is None or theirs is None:
         found = theirs if ours is None else ours
@@ -153,17 +176,57 @@ def _common_tokenizer(oracle: Checkpoint, ref: Checkpoint) -> PreTrainedTokenize
                 f"neither {oracle.facts.name} nor {ref.facts.name} has a tokenizer. Save the one that they "
                 "were trained with beside the oracle's weights."
             )
+        for checkpoint in (oracle, ref):
+            _check_embeds(checkpoint, found)
         return found
     our_ids, their_ids = ours.get_vocab(), theirs.get_vocab()
     differing = sorted(t for t in our_ids.keys() | their_ids.keys() if our_ids.get(t) != their_ids.get(t))
-    if differing:
-        token = differing[0]
+    shared = len(our_ids.keys() & their_ids.keys())
+    special = {
+        token.content: token_id
+        for tokenizer in (ours, theirs)
+        for token_id, token in tokenizer.added_tokens_decoder.items()
+        if token.special
+    }
+    added = {t for t in differing if special.get(t, -1) >= shared}
+    template = str(ours.chat_template or theirs.chat_template or "")
+    used = [t for t in differing if t not in added or t in template or t in (ours.eos_token, ours.bos_token)]
+    if used:
+        token = used[0]
         raise ModelError(
             f"oracle and reference have different vocabularies: the id of {token!r} is {our_ids.get(token)} "
             f"for one and {their_ids.get(token)} for the other ({len(differing):,} such tokens). Give as the "
             "reference the model that the oracle was trained from."
         )
-    return ours
+    if added:
+        names = ", ".join(sorted(added)[:3])
+        log.info("tokens that only one of the two models has are not used: %s", names)
+    _check_templates(oracle, ref, ours, theirs)
+    _check_embeds(oracle, ours)
+    _check_embeds(ref, theirs)
+    if len(our_ids) <= len(their_ids):
+        return ours
+    theirs.chat_template, theirs.eos_token = ours.chat_template, ours.eos_token
+    return theirs  # to it the added tokens are plain text
+
+
+def _check_templates(
+    oracle: Checkpoint, ref: Checkpoint, ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase
+) -> None:
+    """One template serves both models, so that rewards compare the same text."""
+    if ours.chat_template is None and theirs.chat_template is not None:
+        log.warning(
+            "%s has no chat template and %s has one: prompts are used as they are. Pass --chat-template FILE "
+            "if the oracle was trained with one",
+            oracle.facts.name,
+            ref.facts.name,
+        )
+    elif theirs.chat_template not in (None, ours.chat_template):
+        log.warning(
+            "%s and %s have different chat templates: both are given prompts in the oracle's",
+            oracle.facts.name,
+            ref.facts.name,
+        )
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
@@ -178,12 +241,18 @@ def _read_tokenizer(place: Snapshot, trust: Trust) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             place.location, revision=place.commit, trust_remote_code=trust.remote_code
         )
+    if tokenizer.chat_template is None and "chat_template.json" in place.files:
+        log.warning(
+            "%s: chat_template.json is a processor's, which a tokenizer does not read. Copy its template to "
+            "chat_template.jinja, or pass it with --chat-template",
+            place.location,
+        )
     return tokenizer
 
 
 def _check_embeds(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> None:
     """Every token of a text needs an embedding; Gemma 3 has a control token without, and no text has it."""
-    vocabulary = int(checkpoint.config.get_text_config().vocab_size)
+    vocabulary = checkpoint.vocabulary
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     token_id, token = max((i, token) for token, i in tokenizer.get_vocab().items() if i not in special)
     if token_id >= vocabulary:

@@ -5,8 +5,9 @@ since the rounding of merged weights would move rewards.
 """
 
 import gc
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +16,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from ..errors import ModelError
 from ..settings import Dtype
+from .adapters import attach, switched_to
 from .checkpoints import Checkpoint, Snapshot, errors_as, not_causal, same_model
 from .description import PairFacts
 from .logprobs import Logps, token_logps
@@ -149,7 +152,7 @@ def load_pair(facts: PairFacts, how: Loading) -> ModelPair:
         SettingsError: If there is no such device.
     """
     oracle, ref = facts.checkpoints
-    shared = _load_shared(oracle, ref, how) if oracle.base.revision == ref.base.revision else None
+    shared = _load_shared(oracle, ref, how) if oracle.shares_base(ref) else None
     pair = ModelPair(*(shared or (_load_alone(oracle, how), _load_alone(ref, how))))
     probes = [scorer.probe() for scorer in pair]
     for checkpoint, probe in zip(facts.checkpoints, probes, strict=True):
@@ -203,7 +206,7 @@ def load_base(
     """
     base = checkpoint.base
     soft_caps = getattr(checkpoint.config.get_text_config(), "attn_logit_softcapping", None) is not None
-    with errors_as(ModelError, base):
+    with errors_as(ModelError, base), _quiet_report():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.location,
             revision=base.commit,
@@ -213,16 +216,56 @@ def load_base(
             use_safetensors=not checkpoint.pickled,
             trust_remote_code=checkpoint.trust.remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # to name the first one
         )
     model: PreTrainedModel
     model, info = loaded
+    _check_landed(base, info)
+    if checkpoint.vocabulary != int(checkpoint.config.get_text_config().vocab_size):
+        model.resize_token_embeddings(checkpoint.vocabulary, mean_resizing=False)
+    torch.nn.Module.eval(model)
+    return model
+
+
+# what a causal model does without: buffers of older versions, heads of reward models, other senses
+_SPARE = re.compile(
+    r"inv_freq$|masked_bias$|attn\.bias$|^v(alue)?_head\.|vision|visual|image|audio|multi_modal|mtp\."
+)
+
+
+def _check_landed(base: Snapshot, info: Mapping[str, Any]) -> None:
+    """Every weight of the files must have a place in the model, and every place its weight."""
+    for key, stored, wanted in sorted(info["mismatched_keys"]):
+        if 0 in stored:
+            problem = f"{key} is empty: the model was saved under ZeRO-3 without its weights"
+            raise ModelError(f"{base.location}: {problem}. Gather them with zero_to_fp32.py.")
+        problem = f"{key} has the size {list(stored)}, config.json says {list(wanted)}"
+        raise ModelError(f"{base.location}: {problem}. Take the config.json that belongs to the weights.")
+    unexpected = sorted(key for key in info["unexpected_keys"] if not _SPARE.search(key))
+    if unexpected and all(key.startswith("_orig_mod.") for key in unexpected):
+        problem = "all its weights begin with _orig_mod., as torch.compile calls them"
+        raise ModelError(f"{base.location}: {problem}. Save model._orig_mod instead of the compiled model.")
     if info["missing_keys"]:
         raise ModelError(
             f"{base.location}: its weights lack {min(info['missing_keys'])}, which would be random. "
             "Give a model that was saved as a causal language model."
         )
-    torch.nn.Module.eval(model)
-    return model
+    if unexpected:
+        problem = (
+            f"it holds {unexpected[0]}, for which config.json has no place ({len(unexpected)} such weights)"
+        )
+        raise ModelError(f"{base.location}: {problem}. Take the config.json that belongs to the weights.")
+
+
+@contextmanager
+def _quiet_report() -> Iterator[None]:
+    """Transformers prints a table of what `_check_landed` says in one line."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _load_alone(checkpoint: Checkpoint, how: Loading) -> Scorer:
@@ -252,37 +295,11 @@ def _load_shared(oracle: Checkpoint, ref: Checkpoint, how: Loading) -> tuple[Sco
     if not torch.equal(Scorer(model, model.disable_adapter, how.batch_tokens).probe(), untouched):
         return None
     roles = [
-        model.disable_adapter if checkpoint.adapter is None else partial(_adapter, model, name)
+        model.disable_adapter if checkpoint.adapter is None else partial(switched_to, model, name)
         for name, checkpoint in zip(ROLES, (oracle, ref), strict=True)
     ]
     first, second = (Scorer(model, role, how.batch_tokens) for role in roles)
     return first, second
-
-
-def attach(model: Any, adapter: Snapshot, name: str, *, trainable: bool = False) -> Any:
-    """Put an adapter on a model, or one more on a `PeftModel`; returns a `PeftModel` in eval mode."""
-    from peft import PeftModel
-
-    options: dict[str, Any] = {
-        "adapter_name": name,
-        "revision": adapter.commit,
-        "autocast_adapter_dtype": trainable,  # what is trained is float32
-        "is_trainable": trainable,
-        "torch_device": str(model.device),
-    }
-    with errors_as(ModelError, adapter):
-        if isinstance(model, PeftModel):
-            model.load_adapter(adapter.location, **options)
-        else:
-            model = PeftModel.from_pretrained(model, adapter.location, **options)
-    torch.nn.Module.eval(model)
-    return model
-
-
-@contextmanager
-def _adapter(model: Any, name: str) -> Iterator[None]:
-    model.set_adapter(name, inference_mode=True)
-    yield
 
 
 def _check_causal(checkpoint: Checkpoint, probe: Tensor) -> None:

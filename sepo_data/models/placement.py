@@ -56,7 +56,7 @@ def weight_bytes(checkpoint: Checkpoint, dtype: Dtype) -> int:
 def one_after_the_other(facts: PairFacts, dtype: Dtype, device: torch.device) -> bool:
     """Whether memory holds oracle and reference in turn only. A base that both have is loaded once anyway."""
     oracle, ref = facts.checkpoints
-    if oracle.base.revision == ref.base.revision:
+    if oracle.shares_base(ref):
         return False
     sizes = [weight_bytes(checkpoint, dtype) for checkpoint in facts.checkpoints]
     free = free_bytes(device)

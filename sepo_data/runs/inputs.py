@@ -77,6 +77,7 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
         ref,
         oracle_revision=settings.oracle_revision,
         ref_revision=settings.ref_revision,
+        base=settings.base,
         trust=Trust(settings.allow_pickle, settings.trust_remote_code),
     )
     if isinstance(settings.chat_template, Path):

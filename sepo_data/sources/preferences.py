@@ -88,7 +88,7 @@ class PairColumns:
             >>> hi = {"role": "user", "content": "Hi"}
             >>> answer = {"role": "assistant", "content": "Hello!"}
             >>> PairColumns(None, "chosen", "rejected").read({"chosen": [hi, answer], "rejected": [hi, hi]})
-            Unusable(reason=<Reason.LAST_NOT_ASSISTANT: "last message is not the assistant's">)
+            Unusable(reason=<Reason.LAST_NOT_ASSISTANT: "last message is not the assistant's">, detail='')
         """
         chosen, rejected = row[self.chosen], row[self.rejected]
         prompt = row[self.prompt] if self.prompt else None

@@ -115,8 +115,12 @@ def render(
         if isinstance(prompt, str):
             return RenderedChat((prompt, ""), (response,), ((), ()))
         raise TokenizerError(
-            "the dataset holds messages, which need a chat template, and none is used. Take a model whose "
-            "tokenizer has one, leave out --no-chat-template, or turn the messages into texts."
+            "the dataset holds messages, which need a chat template, and "
+            + (
+                "the tokenizer has none. Pass --chat-template FILE, or take a model that has one."
+                if tokenizer.chat_template is None
+                else "--no-chat-template was given. Leave it out, or turn the messages into texts."
+            )
         )
     if isinstance(prompt, str) and control.match(prompt.lstrip()):
         return Unusable(Reason.ALREADY_RENDERED)

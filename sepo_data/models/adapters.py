@@ -1,0 +1,96 @@
+"""PEFT adapters on a base model: loaded whole, or refused with the first weights that have no place."""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..errors import ModelError
+from .checkpoints import Snapshot, errors_as
+
+_SIZES = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", re.DOTALL)
+
+
+def attach(model: Any, adapter: Snapshot, name: str, *, trainable: bool = False) -> Any:
+    """Put an adapter on a model, or one more on a `PeftModel`; returns a `PeftModel` in eval mode.
+
+    Raises:
+        ModelError: If it cannot be read, one of its weights has no place in the model, or a place gets none.
+    """
+    from peft import PeftModel
+
+    options: dict[str, Any] = {
+        "adapter_name": name,
+        "revision": adapter.commit,
+        "autocast_adapter_dtype": trainable,  # what is trained is float32
+        "is_trainable": trainable,
+        "torch_device": str(model.device),
+    }
+    with _sizes_named(adapter), errors_as(ModelError, adapter), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # `_check_landed` says it
+        if isinstance(model, PeftModel):
+            model.load_adapter(adapter.location, **options)
+        else:
+            model = PeftModel.from_pretrained(model, adapter.location, **options)
+        _check_landed(model, adapter, name)
+    torch.nn.Module.eval(model)
+    return model
+
+
+@contextmanager
+def switched_to(model: Any, name: str) -> Iterator[None]:
+    """Use one of a model's adapters from here on."""
+    model.set_adapter(name, inference_mode=True)
+    yield
+
+
+def _check_landed(model: Any, adapter: Snapshot, name: str) -> None:
+    """Put the weights there once more, since peft throws away what it finds out the first time."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    weights = load_peft_weights(adapter.location, device="cpu", revision=adapter.commit)
+    result: Any = set_peft_model_state_dict(model, weights, adapter_name=name)
+    missing = sorted(key for key in result.missing_keys if f".{name}." in f"{key}.")
+    unexpected = sorted(key for key in result.unexpected_keys if not _saved_twice(key, weights))
+    if not missing and not unexpected:
+        return
+    problems = []
+    if unexpected:
+        problems.append(
+            f"{len(unexpected)} of its {len(weights)} weights have no place, like {unexpected[0]}"
+        )
+    if missing:
+        problems.append(f"{len(missing)} places get none, like {missing[0].replace(f'.{name}', '')}")
+    raise _DoesNotFitError(
+        f"the adapter does not fit its base: {'; '.join(problems)}. Set base_model_name_or_path in "
+        "adapter_config.json to the model that it was trained on, or save the adapter again."
+    )
+
+
+def _saved_twice(key: str, weights: Mapping[str, object]) -> bool:
+    """Whether peft has a weight under another name too, as it has enlarged embeddings, and reads that one."""
+    other = key.replace(".modules_to_save", "")
+    return other != key and other in weights
+
+
+class _DoesNotFitError(Exception):
+    """One line."""
+
+
+@contextmanager
+def _sizes_named(adapter: Snapshot) -> Iterator[None]:
+    """Of weights of other sizes, the first one instead of torch's heading."""
+    try:
+        yield
+    except ModelError as error:
+        if found := _SIZES.search(str(error.__cause__)):
+            key, theirs, ours = found.groups()
+            problem = f"the adapter does not fit its base: {key} has the size {theirs}, its place {ours}"
+            raise ModelError(
+                f"{adapter.location}: {problem}. Set base_model_name_or_path in adapter_config.json to the "
+                "model that it was trained on."
+            ) from error
+        raise
