@@ -26,7 +26,7 @@ torture: $(INSTALLED)
 	SEPO_TORTURE_KILLS=1000 $(BIN)/python -m pytest -m slow tests/torture
 
 # Let other trainers, each in an environment of its own, read what `sepo export` writes, and compare losses.
-peers: $(INSTALLED) .peers/llama-factory .peers/ms-swift
+peers: $(INSTALLED) .peers/llama-factory .peers/ms-swift .peers/tinker
 	$(BIN)/python -m pytest -m 'slow or not slow' -s tests/peers tests/test_exports.py
 
 .peers/llama-factory:
@@ -36,6 +36,10 @@ peers: $(INSTALLED) .peers/llama-factory .peers/ms-swift
 .peers/ms-swift:
 	$(PYTHON) -m venv $@
 	$@/bin/pip install --quiet ms-swift==4.6.0 || (rm -rf $@; false)
+
+.peers/tinker:
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet tinker==0.38.0 || (rm -rf $@; false)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -26,7 +26,13 @@ RECIPE = """
         loss = -torch.nn.functional.logsigmoid(gaps).mean()
         return loss, {"loss": loss.item()}
 
-    data = [tinker.Datum.model_validate(json.loads(line)) for line in open("$DATA")]
+    def datum(line):
+        row = json.loads(line)
+        inputs = {name: tinker.TensorData(**value) for name, value in row["loss_fn_inputs"].items()}
+        tokens = row["model_input"]["chunks"][0]["tokens"]
+        return tinker.Datum(model_input=tinker.ModelInput.from_ints(tokens), loss_fn_inputs=inputs)
+
+    data = [datum(line) for line in open("$DATA")]
     client = tinker.ServiceClient().create_lora_training_client(base_model="$MODEL")
     for first in range(0, len(data), 256):  # 128 pairs: an even number of lines
         client.forward_backward_custom(data[first : first + 256], sepo_loss).result()

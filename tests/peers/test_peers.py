@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -40,17 +41,22 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def loss_of_peer(peer: str, script: str, annotated: str, target: str, tmp_path: Path, *options: str) -> float:
-    """What the peer computes on the first pairs of an export."""
+def export(annotated: str, target: str, output: Path) -> Path:
+    """An export of the demo; returns what the trainer reads."""
+    command = ["export", annotated, "--to", target, "--tokenizer", POLICY, "--output", str(output)]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    (data,) = [*output.glob("tokenized"), *output.glob("train.jsonl")]
+    return data
+
+
+def answer_of(peer: str, script: str, tmp_path: Path, *arguments: object) -> dict[str, Any]:
+    """What a script prints, run by the interpreter of a peer's environment."""
     python = ENVIRONMENTS / peer / "bin" / "python"
     if not python.exists():
         pytest.skip(f"{peer} is not installed: run `make peers`")
-    command = ["export", annotated, "--to", target, "--tokenizer", POLICY, "--output", str(tmp_path / "out")]
-    result = CliRunner().invoke(main, [*command, *options])
-    assert result.exit_code == 0, result.output
-    data = next(iter([*(tmp_path / "out").glob("tokenized"), *(tmp_path / "out").glob("train.jsonl")]))
     found = subprocess.run(
-        [python, Path(__file__).with_name(script), POLICY, data, str(PAIRS), tmp_path / "work"],
+        [python, Path(__file__).with_name(script), *map(str, arguments)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -58,22 +64,43 @@ def loss_of_peer(peer: str, script: str, annotated: str, target: str, tmp_path: 
         check=False,
     )
     assert found.returncode == 0, found.stderr[-2000:]
-    answer = json.loads(found.stdout.splitlines()[-1])
-    print(f"{peer} {answer['version']}: loss {answer['loss']:.7f}")
-    return float(answer["loss"])
+    answer: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
+    return answer
+
+
+def compare(peer: str, answer: dict[str, Any], ours: float) -> None:
+    theirs = answer["loss"]
+    print(f"{peer} {answer['version']}: loss {theirs:.7f}, difference {theirs - ours:.1e}")
+    assert theirs == pytest.approx(ours, abs=1e-5)
 
 
 @pytest.mark.timeout(600)
 def test_llama_factorys_simpo_on_the_export_is_sepos_loss(annotated: str, tmp_path: Path) -> None:
-    theirs = loss_of_peer("llama-factory", "llama_factory_loss.py", annotated, "llama-factory", tmp_path)
-    ours = pair_loss(POLICY, exported_pairs(annotated, POLICY, max_length=CONTEXT)[:PAIRS])
-    print(f"difference {theirs - ours:.1e}")
-    assert theirs == pytest.approx(ours, abs=1e-5)
+    data = export(annotated, "llama-factory", tmp_path / "out")
+    work = tmp_path / "work"
+    answer = answer_of("llama-factory", "llama_factory_loss.py", tmp_path, POLICY, data, PAIRS, work)
+    pairs = exported_pairs(annotated, POLICY, max_length=CONTEXT)[:PAIRS]
+    compare("LLaMA-Factory", answer, pair_loss(POLICY, pairs))
 
 
 @pytest.mark.timeout(600)
 def test_ms_swifts_loss_on_the_export_is_that_of_the_selected_tokens(annotated: str, tmp_path: Path) -> None:
-    theirs = loss_of_peer("ms-swift", "ms_swift_loss.py", annotated, "ms-swift", tmp_path)
-    ours = sft_loss_of(POLICY, exported_pairs(annotated, POLICY, max_length=CONTEXT)[:PAIRS])
-    print(f"difference {theirs - ours:.1e}")
-    assert theirs == pytest.approx(ours, abs=1e-5)
+    data = export(annotated, "ms-swift", tmp_path / "out")
+    answer = answer_of("ms-swift", "ms_swift_loss.py", tmp_path, POLICY, data, PAIRS, tmp_path / "work")
+    pairs = exported_pairs(annotated, POLICY, max_length=CONTEXT)[:PAIRS]
+    compare("ms-swift", answer, sft_loss_of(POLICY, pairs))
+
+
+@pytest.mark.timeout(600)
+def test_tinker_reads_the_lines_as_the_recipe_does(annotated: str, tmp_path: Path) -> None:
+    data = export(annotated, "tinker", tmp_path / "out")
+    lines = (tmp_path / "out" / "README.md").read_text().splitlines()
+    recipe = "\n".join(line[4:] for line in lines if line.startswith("    ")).replace(
+        "train.jsonl", str(data)
+    )
+    (tmp_path / "recipe.py").write_text(recipe)
+    answer = answer_of("tinker", "tinker_lines.py", tmp_path, data, tmp_path / "recipe.py")
+    pairs = exported_pairs(annotated, POLICY, max_length=CONTEXT)
+    sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
+    assert answer["tokens"] == [side.input_ids.size - 1 for side in sides]
+    assert answer["weight"] == [float(side.weights.sum()) for side in sides]
