@@ -23,7 +23,7 @@ FLOORS = [
     ["tokens", "annotated"],
     ["models", "projected"],
     ["runs"],
-    ["annotation", "planning", "verification", "comparison", "reselection", "exports"],
+    ["annotation", "planning", "verification", "comparison", "reselection", "exports", "generation"],
     ["__init__"],
     ["sepo_train"],
     ["cli"],
@@ -31,7 +31,7 @@ FLOORS = [
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = {"torch", "transformers"}
 HEAVY_ROOMS = {"models", "planning", "verification", "sepo_train"}
-HEAVY_FILES = {"sepo_data.runs.chunks", "sepo_data.runs.rounding"}
+HEAVY_FILES = {"sepo_data.runs.chunks", "sepo_data.runs.rounding", "sepo_data.generation.local"}
 
 
 def files() -> dict[str, Path]:
@@ -113,6 +113,7 @@ def test_what_computes_no_model_loads_neither_torch_nor_transformers() -> None:
         ["main", "merge"],
         ["main", "reselect"],
         ["main", "export"],
+        ["main", "generate"],
     ],
 )
 def test_help_loads_neither_torch_nor_transformers_nor_datasets(command: list[str]) -> None:

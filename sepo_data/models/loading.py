@@ -180,6 +180,16 @@ def load_scorer(checkpoint: Checkpoint, how: Loading) -> Scorer:
     return scorer
 
 
+def load_plain(checkpoint: Checkpoint, how: Loading) -> PreTrainedModel:
+    """Load a single model as it is, with its adapter: to generate, where nothing is packed.
+
+    Raises:
+        ModelError: If weights are missing or broken.
+        SettingsError: If there is no such device.
+    """
+    return _load_alone(checkpoint, how).model
+
+
 @contextmanager
 def matmul_precision(precision: str | None = None) -> Iterator[None]:
     """Set how float32 products may be computed; afterwards it is as it was, also if it was changed inside."""

@@ -1,0 +1,129 @@
+"""A model that answers in this process: batches of conversations, padded on the left, sampled by a seed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from ..errors import ModelError, PreferenceError
+from ..models.checkpoints import Checkpoint
+from ..models.loading import Loading, load_plain
+from ..models.logprobs import out_of_memory
+from ..reasons import Unusable
+from ..tokens.encoder import ResponseEncoder
+from ..tokens.encoding import encode_responses, end_of_turn
+from .answering import Conversation
+
+PROBE = "x"  # stands where the answer will
+
+
+class LocalModel:
+    """A model and its tokenizer, with the chat template of training.
+
+    Attributes:
+        encoder: The tokenizer, prepared as training does it.
+        checkpoint: What it is.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        encoder: ResponseEncoder,
+        how: Loading,
+        *,
+        max_new_tokens: int,
+        top_p: float,
+        max_context: int | None,
+    ) -> None:
+        self.checkpoint, self.encoder, self.how = checkpoint, encoder, how
+        self.max_new_tokens, self.top_p, self.max_context = max_new_tokens, top_p, max_context
+        self.model: Any = None
+
+    def identity(self) -> dict[str, Any]:
+        """Revisions, and how it computes."""
+        revisions = self.checkpoint.revisions
+        return {
+            "model": revisions.revision,
+            "base": revisions.base,
+            "dtype": self.how.dtype,
+            "top_p": self.top_p,
+        }
+
+    def answers(self, chats: Sequence[Conversation], temperatures: Sequence[float], seed: int) -> list[str]:
+        """As `Answerer.answers`: one batch for each temperature.
+
+        Raises:
+            PreferenceError: If a conversation cannot be rendered, or is longer than the model reads.
+            ModelError: If the weights cannot be loaded, or a batch does not fit into memory.
+        """
+        prompts = [self._prompt(chat) for chat in chats]
+        found: dict[int, str] = {}
+        for temperature in sorted(set(temperatures)):
+            places = [i for i, wanted in enumerate(temperatures) if wanted == temperature]
+            texts = self._generate([prompts[i] for i in places], temperature, seed)
+            found.update(zip(places, texts, strict=True))
+        return [found[i] for i in range(len(chats))]
+
+    def _prompt(self, chat: Conversation) -> list[int]:
+        """The ids that training conditions an answer on."""
+        # a single turn of the user is what a text prompt is: the template makes the turn, if there is one
+        single = len(chat) == 1 and not self.encoder.chat_template
+        rendered = self.encoder.render(chat[0]["content"] if single else chat, PROBE)
+        encoded = rendered if isinstance(rendered, Unusable) else self._encoded(rendered)
+        if isinstance(encoded, Unusable):
+            raise PreferenceError(f'"{chat[-1]["content"][:60]}": {encoded.reason}. Leave this question out.')
+        ids: list[int] = encoded.input_ids[: encoded.positions[0]].tolist()
+        if self.max_context is not None and len(ids) >= self.max_context:
+            raise PreferenceError(
+                f'"{chat[-1]["content"][:60]}": {len(ids):,} tokens, and the model reads '
+                f"{self.max_context:,}. Leave this question out."
+            )
+        return ids
+
+    def _encoded(self, rendered: Any) -> Any:
+        return encode_responses(self.encoder, [rendered], 2**31)[0]
+
+    def _generate(self, prompts: list[list[int]], temperature: float, seed: int) -> list[str]:
+        if self.model is None:
+            self.model = load_plain(self.checkpoint, self.how)
+        tokenizer = self.encoder.tokenizer
+        ends = self._ends()
+        width = max(map(len, prompts))
+        room = self.max_new_tokens if self.max_context is None else self.max_context - width
+        pad = ends[0] if ends else 0
+        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        sampled = {"do_sample": True, "temperature": temperature, "top_p": self.top_p, "top_k": 0}
+        config = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=max(1, min(self.max_new_tokens, room)),
+            eos_token_id=ends or None,
+            pad_token_id=pad,
+            **(sampled if temperature > 0 else {"do_sample": False}),
+        )
+        torch.manual_seed(seed)
+        try:
+            with torch.inference_mode():
+                out = self.model.generate(
+                    ids.to(self.model.device),
+                    attention_mask=mask.to(self.model.device),
+                    generation_config=config,
+                )
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise ModelError(
+                f"{len(prompts)} answers at once do not fit into memory. Lower --batch-size, or pass "
+                "--dtype bfloat16."
+            ) from error
+        return [
+            str(text).strip() for text in tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        ]
+
+    def _ends(self) -> list[int]:
+        """The end of a turn in the template, and what the model itself stops at."""
+        known = self.model.generation_config.eos_token_id
+        own = known if isinstance(known, list) else [] if known is None else [known]
+        turn = end_of_turn(self.encoder)
+        found = [turn, *own, self.encoder.tokenizer.eos_token_id]
+        return list(dict.fromkeys(one for one in found if one is not None))
