@@ -5,7 +5,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from . import annotate, checking, export, generate, inspection, reselect, train
+from . import annotate, checking, evaluate, export, generate, inspection, reselect, train
 from .common import Command, Group, one_line_errors
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -50,6 +50,7 @@ main.add_command(checking.diff)
 main.add_command(reselect.main)
 main.add_command(export.main)
 main.add_command(generate.main)
+main.add_command(evaluate.main)
 
 if __name__ == "__main__":
     main()

@@ -11,6 +11,7 @@ import pytest
     [
         *("sources.preferences", "projection", "selection", "runs.folder", "runs.workers"),
         *("rules.cutoffs", "rules.groups", "rules.token_filter", "rules.weights"),
+        "evaluation.figures",
     ],
 )
 def test_the_examples_of_the_docstrings_run(module: str) -> None:

@@ -24,13 +24,14 @@ FLOORS = [
     ["models", "projected"],
     ["runs"],
     ["annotation", "planning", "verification", "comparison", "reselection", "exports", "generation"],
+    ["evaluation"],
     ["__init__"],
     ["sepo_train"],
     ["cli"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = {"torch", "transformers"}
-HEAVY_ROOMS = {"models", "planning", "verification", "sepo_train"}
+HEAVY_ROOMS = {"models", "planning", "verification", "evaluation", "sepo_train"}
 HEAVY_FILES = {"sepo_data.runs.chunks", "sepo_data.runs.rounding", "sepo_data.generation.local"}
 
 
@@ -114,6 +115,7 @@ def test_what_computes_no_model_loads_neither_torch_nor_transformers() -> None:
         ["main", "reselect"],
         ["main", "export"],
         ["main", "generate"],
+        ["main", "evaluate"],
     ],
 )
 def test_help_loads_neither_torch_nor_transformers_nor_datasets(command: list[str]) -> None:

@@ -1,7 +1,7 @@
 """A model that answers in this process: batches of conversations, padded on the left, sampled by a seed."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig
@@ -11,11 +11,30 @@ from ..models.checkpoints import Checkpoint
 from ..models.loading import Loading, load_plain
 from ..models.logprobs import out_of_memory
 from ..reasons import Unusable
+from ..schema import Message
+from ..sources.context import NO_CONTEXT, Context
 from ..tokens.encoder import ResponseEncoder
 from ..tokens.encoding import encode_responses, end_of_turn
 from .answering import Conversation
 
 PROBE = "x"  # stands where the answer will
+UNCUT = 2**31
+
+
+class Answer(NamedTuple):
+    """What a model said.
+
+    Attributes:
+        text: Without the blanks around it.
+        ended: Whether it ended its turn within the most tokens.
+        prompt_ids: What it was given.
+        token_ids: What it sampled, the end of the turn included.
+    """
+
+    text: str
+    ended: bool
+    prompt_ids: list[int]
+    token_ids: list[int]
 
 
 class LocalModel:
@@ -57,37 +76,40 @@ class LocalModel:
             PreferenceError: If a conversation cannot be rendered, or is longer than the model reads.
             ModelError: If the weights cannot be loaded, or a batch does not fit into memory.
         """
-        prompts = [self._prompt(chat) for chat in chats]
-        found: dict[int, str] = {}
+        # the single turn of a user is a text prompt: the template makes the turn, if there is one
+        prompts = [self.prompt(chat[0]["content"] if len(chat) == 1 else chat) for chat in chats]
+        found: dict[int, Answer] = {}
         for temperature in sorted(set(temperatures)):
             places = [i for i, wanted in enumerate(temperatures) if wanted == temperature]
-            texts = self._generate([prompts[i] for i in places], temperature, seed)
-            found.update(zip(places, texts, strict=True))
-        return [found[i] for i in range(len(chats))]
+            batch = self.generate([prompts[i] for i in places], temperature, seed)
+            found.update(zip(places, batch, strict=True))
+        return [found[i].text for i in range(len(chats))]
 
-    def _prompt(self, chat: Conversation) -> list[int]:
-        """The ids that training conditions an answer on."""
-        # a single turn of the user is what a text prompt is: the template makes the turn, if there is one
-        single = len(chat) == 1 and not self.encoder.chat_template
-        rendered = self.encoder.render(chat[0]["content"] if single else chat, PROBE)
-        encoded = rendered if isinstance(rendered, Unusable) else self._encoded(rendered)
+    def prompt(self, prompt: str | list[Message], context: Context = NO_CONTEXT) -> list[int]:
+        """The ids that training conditions an answer on.
+
+        Raises:
+            PreferenceError: If it cannot be rendered, or is longer than the model reads.
+        """
+        said = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        chat = self.encoder.render(prompt, PROBE, context)
+        encoded = chat if isinstance(chat, Unusable) else encode_responses(self.encoder, [chat], UNCUT)[0]
         if isinstance(encoded, Unusable):
-            raise PreferenceError(f'"{chat[-1]["content"][:60]}": {encoded.reason}. Leave this question out.')
+            raise PreferenceError(f'"{said[:60]}": {encoded.reason}. Leave this question out.')
         ids: list[int] = encoded.input_ids[: encoded.positions[0]].tolist()
         if self.max_context is not None and len(ids) >= self.max_context:
-            raise PreferenceError(
-                f'"{chat[-1]["content"][:60]}": {len(ids):,} tokens, and the model reads '
-                f"{self.max_context:,}. Leave this question out."
-            )
+            problem = f"{len(ids):,} tokens, and the model reads {self.max_context:,}"
+            raise PreferenceError(f'"{said[:60]}": {problem}. Leave this question out.')
         return ids
 
-    def _encoded(self, rendered: Any) -> Any:
-        return encode_responses(self.encoder, [rendered], 2**31)[0]
+    def generate(self, prompts: list[list[int]], temperature: float, seed: int) -> list[Answer]:
+        """Answer a batch; the same prompts with the same seed alike.
 
-    def _generate(self, prompts: list[list[int]], temperature: float, seed: int) -> list[str]:
+        Raises:
+            ModelError: If the weights cannot be loaded, or the batch does not fit into memory.
+        """
         if self.model is None:
             self.model = load_plain(self.checkpoint, self.how)
-        tokenizer = self.encoder.tokenizer
         ends = self._ends()
         width = max(map(len, prompts))
         room = self.max_new_tokens if self.max_context is None else self.max_context - width
@@ -116,9 +138,12 @@ class LocalModel:
                 f"{len(prompts)} answers at once do not fit into memory. Lower --batch-size, or pass "
                 "--dtype bfloat16."
             ) from error
-        return [
-            str(text).strip() for text in tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-        ]
+        texts = self.encoder.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        answers = []
+        for text, prompt, sampled_ids in zip(texts, prompts, out[:, width:].tolist(), strict=True):
+            length = next((i + 1 for i, one in enumerate(sampled_ids) if one in ends), None)
+            answers.append(Answer(str(text).strip(), length is not None, prompt, sampled_ids[:length]))
+        return answers
 
     def _ends(self) -> list[int]:
         """The end of a turn in the template, and what the model itself stops at."""
