@@ -30,7 +30,8 @@ RECIPE = """
     pref_beta: 1.0
     simpo_gamma: 0.0
     tokenized_path: $DATA
-    template: default            # not used: the data is tokenised
+    dataset: none                # asked for, and not read: the data is tokenised
+    template: default            # the same
     output_dir: out
     per_device_train_batch_size: 2
     gradient_accumulation_steps: 64
