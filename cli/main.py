@@ -33,12 +33,20 @@ def merge(output: Path) -> None:
 @main.command(cls=Command)
 @click.argument("folder", type=FOLDER)
 @click.argument("repository", metavar="USER/NAME")
-@click.option("--private", is_flag=True, help="Make the dataset on the Hub private.")
+@click.option("--private", is_flag=True, help="Make the repository on the Hub private.")
 @one_line_errors
 def push(folder: Path, repository: str, private: bool) -> None:
-    """Push the annotated dataset in FOLDER to the Hub, in one commit."""
+    """Push the annotated dataset or the trained model in FOLDER to the Hub, in one commit."""
     from sepo_data import push_annotated
+    from sepo_data.schema import MANIFEST_NAME
 
+    if not (folder / MANIFEST_NAME).exists():
+        from sepo_train.folder import RECORD_NAME  # loads torch
+        from sepo_train.publishing import push_model
+
+        if (folder / RECORD_NAME).exists():
+            click.echo(push_model(folder, repository, private=private))
+            return
     click.echo(push_annotated(folder, repository, private=private))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .annotated.health import Health
 from .annotated.manifest import Manifest
-from .annotated.publishing import push_annotated
+from .annotated.publishing import ANNOTATED, push_annotated
 from .hub.pushing import check_push_target
 from .runs.folder import (
     CHUNK_ROWS,
@@ -127,7 +127,7 @@ def begin(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> tu
             log.warning(
                 "%s is gated or private, so %s is made private", job.source.name, settings.push_to_hub
             )
-        check_push_target(settings.push_to_hub, private=private)
+        check_push_target(settings.push_to_hub, ANNOTATED, private=private)
     if "license" not in job.source.card and settings.license is None:
         log.warning("%s states no licence, so the card will have none; --license gives one", job.source.name)
     record = run_record(job.source, job.columns, job.facts, job.encoder, settings, job.max_length)

@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from sepo_data.errors import OutputError
 from sepo_data.files import json_bytes, write_atomically
-from sepo_data.hub.pushing import RECORD_NAME
 from sepo_data.runs.provenance import differences
 
+RECORD_NAME = "sepo_training.json"
 _LOCK_NAME = ".sepo_training.lock"
 _IDENTITY = ("stage", "model", "dataset", "settings", "training")  # what changes the trained weights
 _NAMES = ("name", "on_hub", "card", "restricted")  # of model and dataset: where they are is not what they are

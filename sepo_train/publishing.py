@@ -6,9 +6,19 @@ from typing import Any
 
 from sepo_data.errors import OutputError
 from sepo_data.hub.errors import line_of
-from sepo_data.hub.pushing import CHAT_TEMPLATES, RECORD_NAME, push_files, sorted_by_path
+from sepo_data.hub.pushing import Artifact, push_files, sorted_by_path
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl")  # states of optimizer and trainer; weights are safetensors
+from .folder import RECORD_NAME
+
+_CHAT_TEMPLATES = "additional_chat_templates/*.jinja"
+# With files that from_pretrained would still read when a later push no longer has them.
+TRAINED = Artifact(
+    "model",
+    RECORD_NAME,
+    ("*.safetensors", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt", _CHAT_TEMPLATES),
+    "Push model",
+)
+_PICKLED_STATES = (".bin", ".pt", ".pth", ".pkl")  # states of optimizer and trainer; weights are safetensors
 
 
 def push_model(folder: Path, repo_id: str, *, private: bool = False) -> str:
@@ -32,7 +42,7 @@ def push_model(folder: Path, repo_id: str, *, private: bool = False) -> str:
         HubError: If the Hub refuses, or cannot be reached.
     """
     files = trained_files(folder)
-    return push_files(files, repo_id, "model", private=private or trained_on_restricted(folder))
+    return push_files(files, repo_id, TRAINED, private=private or trained_on_restricted(folder))
 
 
 def trained_files(folder: Path) -> dict[str, Path]:
@@ -56,7 +66,7 @@ def trained_files(folder: Path) -> dict[str, Path]:
     for name in weights:
         _check_weights(folder / name)
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not _stays_behind(path.name)]
-    return sorted_by_path(folder, [*files, *sorted(folder.glob(CHAT_TEMPLATES))])
+    return sorted_by_path(folder, [*files, *sorted(folder.glob(_CHAT_TEMPLATES))])
 
 
 def trained_on_restricted(folder: Path) -> bool:
@@ -69,7 +79,7 @@ def trained_on_restricted(folder: Path) -> bool:
 
 
 def _stays_behind(name: str) -> bool:
-    return name.startswith(".") or name.endswith(PICKLES) or name == "trainer_state.json"
+    return name.startswith(".") or name.endswith(_PICKLED_STATES) or name == "trainer_state.json"
 
 
 def _training_record(folder: Path) -> dict[str, Any]:

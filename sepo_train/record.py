@@ -13,7 +13,7 @@ from sepo_data.runs.provenance import tokenizer_hash
 from .inputs import Data, Start
 from .settings import TrainSettings
 
-SCHEMA_VERSION = "1.0"
+RECORD_VERSION = "1.0"
 
 # Settings that say where things are or go, or that stand elsewhere in the record.
 _NOT_IN_RECORD = {
@@ -43,7 +43,7 @@ def training_record(
     template = encoder.tokenizer.get_chat_template() if encoder.chat_template else None
     said = asdict(settings)
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": RECORD_VERSION,
         "sepo_version": version("sepo"),
         "stage": stage,
         "model": {**asdict(checkpoint.facts), "on_hub": top.commit is not None},

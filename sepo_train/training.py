@@ -19,7 +19,7 @@ from .folder import alone, finish_training, last_checkpoint, not_writable, open_
 from .inputs import Data, Start
 from .model_card import write_card
 from .objectives import Objective
-from .publishing import push_model
+from .publishing import TRAINED, push_model
 from .record import training_record
 from .settings import TrainSettings
 from .trainable import load_trainable
@@ -83,7 +83,7 @@ def run_training(
     with alone(output_dir, may_write=arguments.should_save):
         finished = open_training(output_dir, record, may_write=arguments.should_save)
         if settings.push_to_hub is not None and arguments.should_save:
-            check_push_target(settings.push_to_hub, private=private, repo_type="model")
+            check_push_target(settings.push_to_hub, TRAINED, private=private)
         if finished is not None:
             log.info("%s is complete already", output_dir)
         else:

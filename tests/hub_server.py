@@ -73,6 +73,7 @@ class HubServer:
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.new_repos_are_private = False  # where the request does not say, as organizations may set it
         self.uploads: dict[str, bytes] = {}  # large files by SHA-256
         self.requests: list[str] = []  # "METHOD /path", in order of arrival
         self.crashes: list[BaseException] = []
@@ -117,9 +118,10 @@ class HubServer:
         self._faults.append((re.compile(pattern), [*kinds] * times, headers))
 
     def clear(self) -> None:
-        """Forget faults that did not happen, and the requests so far."""
+        """Forget faults that did not happen, settings, and the requests so far."""
         self._faults.clear()
         self.requests.clear()
+        self.new_repos_are_private = False
 
     @property
     def pending_faults(self) -> list[Fault]:
@@ -264,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
             kind,
             repo_id,
             {".gitattributes": b"*.parquet filter=lfs\n*.safetensors filter=lfs\n"},
-            private=asked.get("private", asked.get("visibility") == "private"),
+            private=_asked_for_private(asked, self.hub.new_repos_are_private),
         )
         return _json({"url": url, "name": repo_id})
 
@@ -382,6 +384,13 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
             return Answer(206, data[first : last + 1], headers)
         return Answer(200, data, headers)
+
+
+def _asked_for_private(asked: Mapping[str, Any], default: bool) -> bool:
+    """Hub 2 sends a visibility, older clients ``private``; neither sends what it was not told."""
+    if "visibility" in asked:
+        return bool(asked["visibility"] == "private")
+    return bool(asked.get("private", default))
 
 
 def _fault_answer(status: int, headers: dict[str, str]) -> Answer:

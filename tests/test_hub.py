@@ -23,14 +23,16 @@ from huggingface_hub import HfApi
 from safetensors.numpy import save_file
 
 from sepo_data.annotated.opening import annotated_revision, load_annotated, open_annotated
-from sepo_data.annotated.publishing import push_annotated
+from sepo_data.annotated.publishing import ANNOTATED, push_annotated
 from sepo_data.errors import HubError, ModelError, OutputError, PreferenceError, SchemaError, SepoError
 from sepo_data.hub.client import TRIES, dataset_revision, model_revision
-from sepo_data.hub.pushing import RECORD_NAME, RepoType, check_push_target
+from sepo_data.hub.pushing import Artifact, RepoType, check_push_target
 from sepo_data.schema import MANIFEST_NAME, annotated_schema
-from sepo_train.publishing import push_model
+from sepo_train.folder import RECORD_NAME
+from sepo_train.publishing import TRAINED, push_model
 
 KINDS: list[RepoType] = ["dataset", "model"]
+ARTIFACTS: dict[RepoType, Artifact] = {"dataset": ANNOTATED, "model": TRAINED}
 PUSH = {"dataset": push_annotated, "model": push_model}
 # what a push asks for; the client itself repeats the uploads, after a second
 ASKS = {
@@ -179,7 +181,7 @@ def test_two_pushes_of_one_folder_at_once_make_one_commit(
     hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType
 ) -> None:
     folder = WRITE[kind](tmp_path / "out")
-    check_push_target(repo_id, private=False, repo_type=kind)
+    check_push_target(repo_id, ARTIFACTS[kind], private=False)
     with ThreadPoolExecutor() as pool:
         commits = set(pool.map(lambda _: PUSH[kind](folder, repo_id), range(4)))
     assert len(commits) == 1
@@ -191,7 +193,7 @@ def test_a_push_goes_on_top_of_what_somebody_commits_meanwhile(
     hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType, old: str
 ) -> None:
     folder = WRITE[kind](tmp_path / "out")
-    check_push_target(repo_id, private=False, repo_type=kind)
+    check_push_target(repo_id, ARTIFACTS[kind], private=False)
     theirs = {"LICENSE": b"MIT", old: b"old"}
     hub.fail(asks("commit", kind, repo_id), [lambda: hub.add(kind, repo_id, theirs)])
     PUSH[kind](folder, repo_id)
@@ -304,7 +306,7 @@ def test_a_target_without_rights_is_refused_before_work(
     for token, repo_id, message in cases:
         monkeypatch.setenv("HF_TOKEN", token)
         with pytest.raises(HubError) as error:
-            check_push_target(repo_id, private=False, repo_type=kind)
+            check_push_target(repo_id, ARTIFACTS[kind], private=False)
         assert one_line(error).startswith(message)
     assert (kind, "me/new") not in hub.repos
 
@@ -313,10 +315,10 @@ def test_a_target_without_rights_is_refused_before_work(
 def test_rights_to_read_an_own_repository_are_not_rights_to_push(
     hub: HubServer, repo_id: str, monkeypatch: pytest.MonkeyPatch, kind: RepoType
 ) -> None:
-    check_push_target(repo_id, private=True, repo_type=kind)
+    check_push_target(repo_id, ARTIFACTS[kind], private=True)
     monkeypatch.setenv("HF_TOKEN", READER)
     with pytest.raises(HubError, match="no right to write there"):
-        check_push_target(repo_id, private=True, repo_type=kind)
+        check_push_target(repo_id, ARTIFACTS[kind], private=True)
 
 
 def test_a_model_and_a_dataset_may_have_the_same_name(hub: HubServer, repo_id: str, tmp_path: Path) -> None:
@@ -329,8 +331,45 @@ def test_a_model_and_a_dataset_may_have_the_same_name(hub: HubServer, repo_id: s
 @pytest.mark.parametrize("name", ["prefs", "me/", "me/a/b", "me/a--b", "me/a b", "/tmp/out", "me/x.git"])
 def test_a_bad_name_is_refused_with_a_good_one(hub: HubServer, name: str) -> None:
     with pytest.raises(HubError, match="Give a name like user/") as error:
-        check_push_target(name, private=False)
+        check_push_target(name, ANNOTATED, private=False)
     assert name in one_line(error)
+
+
+REFUSALS: list[Fault] = [400, 401, 402, 403, 404, 422]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_of_a_push_is_not_tried_again(
+    hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType, status: Fault
+) -> None:
+    hub.fail(asks("commit", kind, repo_id), [status], times=TRIES)
+    with pytest.raises(HubError):
+        PUSH[kind](WRITE[kind](tmp_path / "out"), repo_id)
+    assert sum("/commit/" in request for request in hub.requests) == 1
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_to_show_a_dataset_or_a_model_is_not_tried_again(
+    hub: HubServer, repo_id: str, status: Fault
+) -> None:
+    hub.fail(f"GET /api/(datasets|models)/{repo_id}$", [status], times=2 * TRIES)
+    for kind, look_up in (("dataset", dataset_revision), ("model", model_revision)):
+        with pytest.raises(SepoError):
+            look_up(repo_id, None)
+        assert hub.requests.count(f"GET /api/{kind}s/{repo_id}") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_private_on_the_hub_stays_private_without_being_asked_for(
+    hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType
+) -> None:
+    folder = WRITE[kind](tmp_path / "out")
+    PUSH[kind](folder, repo_id, private=True)
+    hub.new_repos_are_private = True
+    for name in (repo_id, f"{repo_id}-new"):
+        PUSH[kind](folder, name)
+        assert hub.repos[kind, name].private
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -338,7 +377,7 @@ def test_private_work_never_goes_to_a_public_repository(
     hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType
 ) -> None:
     folder = WRITE[kind](tmp_path / "out")
-    check_push_target(repo_id, private=False, repo_type=kind)
+    check_push_target(repo_id, ARTIFACTS[kind], private=False)
     with pytest.raises(HubError, match="is public, you asked for private"):
         PUSH[kind](folder, repo_id, private=True)
     PUSH[kind](folder, f"{repo_id}-private", private=True)
@@ -354,7 +393,7 @@ def test_what_sepo_did_not_write_is_not_replaced(
 ) -> None:
     hub.add(kind, repo_id, {"README.md": b"", file: b"theirs"})
     with pytest.raises(HubError, match=rf"{repo_id}: holds {file}, which sepo did not write"):
-        check_push_target(repo_id, private=False, repo_type=kind)
+        check_push_target(repo_id, ARTIFACTS[kind], private=False)
     with pytest.raises(HubError, match=rf"{repo_id}: holds {file}, which sepo did not write"):
         PUSH[kind](WRITE[kind](tmp_path / "out"), repo_id)
 

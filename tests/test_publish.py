@@ -6,15 +6,17 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from click.testing import CliRunner
 from hub_server import HubServer
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 from tiny_models import save_tiny, save_tiny_adapter
 from tiny_pair import pairs, save_pair, write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cli.main import main
 from sepo_data import AnnotateSettings, HubError, annotate, load_annotated
-from sepo_data.hub.pushing import RECORD_NAME
 from sepo_data.runs.folder import read_record
+from sepo_train.folder import RECORD_NAME
 from sepo_train.model_card import write_card
 from sepo_train.publishing import push_model
 
@@ -165,3 +167,16 @@ def test_a_model_that_takes_the_place_of_an_adapter_is_what_loads(
     push_model(finish(save_tiny_adapter(tmp_path / "adapter", model), "me/base"), repo_id)
     push_model(model, repo_id)
     torch.testing.assert_close(logits(repo_id), logits(model), rtol=0, atol=0)
+
+
+def test_sepo_push_takes_a_model_where_it_takes_a_dataset(
+    tmp_path: Path, hub: HubServer, repo_id: str
+) -> None:
+    folder = finish(save_tiny(tmp_path / "out"), "me/base")
+    pushed = CliRunner().invoke(main, ["push", str(folder), repo_id, "--private"])
+    assert (pushed.exit_code, pushed.stdout.strip()) == (0, hub.repos["model", repo_id].head)
+    assert hub.repos["model", repo_id].private
+    (folder / RECORD_NAME).unlink()
+    neither = CliRunner().invoke(main, ["push", str(folder), repo_id])
+    assert neither.exit_code == 1
+    assert "not a finished annotated dataset" in neither.stderr

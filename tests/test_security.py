@@ -31,7 +31,7 @@ from sepo_data import AnnotateSettings, PreferenceError, SchemaError, SepoError,
 from sepo_data.annotated.card import code, render_card
 from sepo_data.annotated.from_json import from_json
 from sepo_data.annotated.manifest import Manifest
-from sepo_data.annotated.publishing import push_annotated
+from sepo_data.annotated.publishing import ANNOTATED, push_annotated
 from sepo_data.errors import without_secrets
 from sepo_data.hub.client import dataset_revision, model_revision
 from sepo_data.hub.pushing import check_push_target
@@ -378,7 +378,7 @@ def test_a_token_stands_in_no_error(
     hub: HubServer, repo_id: str, secret: str, fault: int | str, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls = (
-        lambda: check_push_target(repo_id, private=False),
+        lambda: check_push_target(repo_id, ANNOTATED, private=False),
         lambda: model_revision(repo_id, None),
         lambda: dataset_revision(repo_id, None),
         lambda: load_annotated(repo_id),

@@ -24,12 +24,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from cli.main import main
 from sepo_data import AnnotateSettings, SettingsError, annotate
-from sepo_data.hub.pushing import RECORD_NAME
 from sepo_data.selection import SelectionRule
 from sepo_train import DpoSettings, SepoSettings, train_dpo, train_sepo
 from sepo_train.arguments import training_arguments
 from sepo_train.examples import Example, WeightedSequence, hold_out
-from sepo_train.folder import alone
+from sepo_train.folder import RECORD_NAME, alone
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,9 +16,9 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from cli.main import main
 from sepo_data import AnnotateSettings, annotate
-from sepo_data.hub.pushing import RECORD_NAME
 from sepo_train import SepoSettings, SftSettings, train_sft
 from sepo_train.arguments import training_arguments
+from sepo_train.folder import RECORD_NAME
 
 Inputs = dict[str, tuple[str, str]]  # by stage, the model and the dataset
 

@@ -1,16 +1,14 @@
-"""Which files a push consists of, and which of those on the Hub are sepo's.
-
-An annotated dataset is known by its manifest, a trained model by the record of its
-training. A folder is pushed only when it is finished. No request is made here.
-"""
+"""Push an annotated dataset to the Hub: which files go there, once the folder is finished and sound."""
 
 from pathlib import Path
 
 from ..errors import OutputError, SchemaError
 from ..hub.errors import line_of
-from ..hub.pushing import push_files, sorted_by_path
+from ..hub.pushing import Artifact, push_files, sorted_by_path
 from ..schema import MANIFEST_NAME, validate
 from .manifest import check_content, read_manifest
+
+ANNOTATED = Artifact("dataset", MANIFEST_NAME, ("data/*",), "Push annotated dataset")
 
 
 def push_annotated(folder: Path, repo_id: str, *, private: bool = False) -> str:
@@ -35,7 +33,7 @@ def push_annotated(folder: Path, repo_id: str, *, private: bool = False) -> str:
     """
     files = annotated_files(folder)
     private = private or read_manifest(folder, str(folder)).source.restricted
-    return push_files(files, repo_id, "dataset", private=private)
+    return push_files(files, repo_id, ANNOTATED, private=private)
 
 
 def annotated_files(folder: Path) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, hf_hub_download, metadata_load, try_to_load_f
 from huggingface_hub.errors import OfflineModeIsEnabled, RemoteEntryNotFoundError
 
 from ..errors import ModelError, PreferenceError, SepoError
-from .errors import asked_wait_s, cause_of, line_of, may_pass, source_error
+from .errors import cause_of, is_transient, line_of, retry_after_s, source_error
 
 log = logging.getLogger("sepo")
 
@@ -121,9 +121,9 @@ def with_retries(call: Callable[[], T], error_of: Callable[[BaseException], Sepo
             raise
         except Exception as error:  # the clients let through what HTTP, JSON, files and Xet raise
             cause = cause_of(error)
-            if tried == TRIES or not may_pass(cause):
+            if tried == TRIES or not is_transient(cause):
                 raise error_of(cause) from error
-        wait_s = max(BACKOFF_S * 2 ** (tried - 1), asked_wait_s(cause))
+        wait_s = max(BACKOFF_S * 2 ** (tried - 1), retry_after_s(cause))
         log.warning("%s; next try in %.0f s", line_of(cause), wait_s)
         time.sleep(wait_s)
     raise AssertionError("the last try returns or raises")

@@ -40,7 +40,7 @@ def _status(cause: BaseException) -> int:
     return cause.response.status_code if isinstance(cause, HfHubHTTPError) else 0
 
 
-def may_pass(cause: BaseException) -> bool:
+def is_transient(cause: BaseException) -> bool:
     """Whether another try makes sense."""
     if isinstance(cause, HfHubHTTPError):
         return _status(cause) >= 500 or _status(cause) in (408, 409, 412, 425, 429)
@@ -48,7 +48,7 @@ def may_pass(cause: BaseException) -> bool:
     return isinstance(cause, NO_ANSWER) and not isinstance(cause, refused)
 
 
-def asked_wait_s(cause: BaseException) -> float:
+def retry_after_s(cause: BaseException) -> float:
     """How long the Hub has asked to wait, by either of its headers."""
     if not isinstance(cause, HfHubHTTPError):
         return 0.0
@@ -102,7 +102,7 @@ def _no_answer(name: str, cause: BaseException) -> SepoError:
             "the Hugging Face token holds a character that no token has. Log in with `hf auth login`, or "
             "correct HF_TOKEN."
         )
-    if may_pass(cause):
+    if is_transient(cause):
         return HubError(
             f"{name}: the Hub does not answer ({line_of(cause)}). Try again later, or check the path."
         )
@@ -111,5 +111,5 @@ def _no_answer(name: str, cause: BaseException) -> SepoError:
 
 def line_of(error: BaseException) -> str:
     """The first line of a message: the Hub's own words if it has sent any."""
-    said = error.server_message if isinstance(error, HfHubHTTPError) else None
-    return (said.splitlines()[0] if said else first_line(error)).rstrip(".")
+    message = error.server_message if isinstance(error, HfHubHTTPError) else None
+    return (message.splitlines()[0] if message else first_line(error)).rstrip(".")

@@ -4,6 +4,7 @@ Each try looks at the Hub anew: what a lost answer has done is not done again.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -12,28 +13,39 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..errors import HubError
-from ..schema import MANIFEST_NAME
 from .client import with_retries
 from .errors import push_error
 
 RepoType = Literal["dataset", "model"]
 
-RECORD_NAME = "sepo_training.json"
-MARKS: dict[RepoType, str] = {"dataset": MANIFEST_NAME, "model": RECORD_NAME}
 ANYBODYS = {".gitattributes", "README.md", "LICENSE"}
 
-CHAT_TEMPLATES = "additional_chat_templates/*.jinja"
-# Files that from_pretrained would still read when a later push no longer has them.
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")
+
+@dataclass(frozen=True)
+class Artifact:
+    """A kind of folder that is pushed.
+
+    Attributes:
+        repo_type: What it is on the Hub.
+        marker: The file that every push of it holds: a repository without it is somebody else's.
+        replaced: Patterns of the files that a later push deletes if it no longer has them; ``*`` stays
+            within one folder.
+        commit_message: The title of its commits.
+    """
+
+    repo_type: RepoType
+    marker: str
+    replaced: tuple[str, ...]
+    commit_message: str
 
 
-def check_push_target(repo_id: str, *, private: bool, repo_type: RepoType = "dataset") -> None:
+def check_push_target(repo_id: str, artifact: Artifact, *, private: bool) -> None:
     """Make sure that a push can work, before any work is done for it; creates the repository.
 
     Args:
         repo_id: ``user/name`` or ``organization/name``.
+        artifact: What will be pushed.
         private: Create it private, and refuse one that is public.
-        repo_type: What will be pushed, ``"dataset"`` or ``"model"``.
 
     Raises:
         HubError: If there is no valid token, no right to write, or something else under this name.
@@ -41,19 +53,20 @@ def check_push_target(repo_id: str, *, private: bool, repo_type: RepoType = "dat
     if "/" not in repo_id:
         raise HubError(f"{repo_id}: whose is it? Give a name like user/{repo_id}.")
     with_retries(
-        lambda: _open_target(repo_id, repo_type, private=private), lambda cause: push_error(repo_id, cause)
+        lambda: _open_target(repo_id, artifact, private=private), lambda cause: push_error(repo_id, cause)
     )
 
 
-def push_files(files: dict[str, Path], repo_id: str, repo_type: RepoType, *, private: bool) -> str:
+def push_files(files: dict[str, Path], repo_id: str, artifact: Artifact, *, private: bool) -> str:
     """Push files in one commit, and return its SHA; no commit is made if nothing changes."""
-    check_push_target(repo_id, private=private, repo_type=repo_type)
-    return with_retries(lambda: _commit(files, repo_id, repo_type), lambda cause: push_error(repo_id, cause))
+    check_push_target(repo_id, artifact, private=private)
+    return with_retries(lambda: _commit(files, repo_id, artifact), lambda cause: push_error(repo_id, cause))
 
 
-def _open_target(repo_id: str, repo_type: RepoType, *, private: bool) -> None:
-    api = HfApi()
+def _open_target(repo_id: str, artifact: Artifact, *, private: bool) -> None:
+    api, repo_type = HfApi(), artifact.repo_type
     api.whoami()
+    # None, not False: an organization may create everything private unless it is told otherwise
     api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
     try:  # create_repo is content with a repository that is somebody else's
         api.auth_check(repo_id, repo_type=repo_type, write=True)
@@ -63,20 +76,20 @@ def _open_target(repo_id: str, repo_type: RepoType, *, private: bool) -> None:
     info = api.repo_info(repo_id, repo_type=repo_type)
     if private and not info.private:
         raise HubError(f"{repo_id}: is public, you asked for private. Change its settings, or the name.")
-    refuse_foreign(repo_id, repo_type, _paths(info))
+    refuse_foreign(repo_id, artifact, _paths(info))
 
 
-def _commit(files: dict[str, Path], repo_id: str, repo_type: RepoType) -> str:
+def _commit(files: dict[str, Path], repo_id: str, artifact: Artifact) -> str:
     """One try. Operations are made anew: they remember what the Hub had when they were first used."""
     api = HfApi()
-    info = api.repo_info(repo_id, repo_type=repo_type)
+    info = api.repo_info(repo_id, repo_type=artifact.repo_type)
     additions = [CommitOperationAdd(path, local) for path, local in files.items()]
-    deletions = [CommitOperationDelete(path) for path in stale_files(repo_type, _paths(info), files)]
+    deletions = [CommitOperationDelete(path) for path in stale_files(artifact, _paths(info), files)]
     commit = api.create_commit(  # with nothing to change it makes no commit and returns the head
         repo_id,
         [*additions, *deletions],
-        commit_message="Push annotated dataset" if repo_type == "dataset" else "Push model",
-        repo_type=repo_type,
+        commit_message=artifact.commit_message,
+        repo_type=artifact.repo_type,
         parent_commit=info.sha,
     )
     return commit.oid
@@ -86,27 +99,26 @@ def _paths(info: Any) -> set[str]:
     return {sibling.rfilename for sibling in info.siblings or []}
 
 
-def refuse_foreign(repo_id: str, repo_type: RepoType, paths: set[str]) -> None:
+def refuse_foreign(repo_id: str, artifact: Artifact, paths: set[str]) -> None:
     """Make sure that a repository is empty, or holds what sepo has pushed.
 
     Raises:
         HubError: If a push would replace something else.
     """
     strange = paths - ANYBODYS
-    if strange and MARKS[repo_type] not in paths:
+    if strange and artifact.marker not in paths:
         raise HubError(f"{repo_id}: holds {min(strange)}, which sepo did not write. Push to another name.")
 
 
-def stale_files(repo_type: RepoType, on_hub: set[str], pushed: Iterable[str]) -> list[str]:
+def stale_files(artifact: Artifact, on_hub: set[str], pushed: Iterable[str]) -> list[str]:
     """Files of an earlier push that this one has to delete; what others have added stays."""
-    return sorted(path for path in on_hub - set(pushed) if _is_ours(path, repo_type))
+    return sorted(
+        path for path in on_hub - set(pushed) if any(_matches(path, pattern) for pattern in artifact.replaced)
+    )
 
 
-def _is_ours(path: str, repo_type: RepoType) -> bool:
-    if repo_type == "dataset":
-        return path.startswith("data/")
-    patterns = [CHAT_TEMPLATES] if "/" in path else MODEL_FILES
-    return any(fnmatchcase(path, pattern) for pattern in patterns)
+def _matches(path: str, pattern: str) -> bool:
+    return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)
 
 
 def sorted_by_path(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
