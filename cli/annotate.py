@@ -78,7 +78,8 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
     "Data",
     options=[
         "--dataset", "--config-name", "--split", "--revision", "--limit", "--prompt-column",
-        "--chosen-column", "--rejected-column", "--system-column", "--tools-column", "--ignore-columns",
+        "--chosen-column", "--rejected-column", "--system-column", "--tools-column",
+        "--truncated-column", "--ignore-columns",
         "--chat-template", "--no-chat-template",
     ],
 )  # fmt: skip

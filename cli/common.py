@@ -140,6 +140,11 @@ def column_options(command: Callable[..., Any]) -> Callable[..., Any]:
             callback=lambda ctx, parameter, names: tuple(n for name in names for n in name.split(",")),
             help="Leave this column out, whatever its name means. Several: repeat it, or commas.",
         ),
+        click.option(
+            "--truncated-column",
+            metavar="NAME",
+            help="Which responses were cut, if not in truncated or finish_reason.",
+        ),
         click.option("--tools-column", metavar="NAME", help="Tools for the chat template, if not in tools."),
         click.option("--system-column", metavar="NAME", help="System texts, if not in system."),
         click.option("--rejected-column", metavar="NAME", help="If it is not called rejected."),

@@ -16,6 +16,8 @@ class DatasetSpec:
         rejected_column: Name of the other response's column, if it is not ``rejected``.
         system_column: Name of a column with system texts, if it is not ``system``.
         tools_column: Name of the column with tools, if it is not ``tools``.
+        truncated_column: Name of a column that says which responses were cut, if it is not ``truncated``
+            or ``finish_reason``; ``chosen_`` and ``rejected_`` may stand before it.
         ignore_columns: Columns to leave out, whatever their names say.
     """
 
@@ -27,6 +29,7 @@ class DatasetSpec:
     rejected_column: str | None = None
     system_column: str | None = None
     tools_column: str | None = None
+    truncated_column: str | None = None
     ignore_columns: tuple[str, ...] = ()
 
 

@@ -6,7 +6,7 @@ another machine or in another precision.
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,12 @@ from .models.loading import Loading
 from .models.placement import one_after_the_other
 from .models.scoring import score_once
 from .projection import partition
-from .schema import SIDES
+from .schema import SIDES, Sides
 from .settings import Dtype
 from .sources.preferences import annotated_columns
 from .tokens.encoder import response_encoder
 from .tokens.encoding import EncodedResponse
-from .tokens.pairs import encode_pairs
+from .tokens.pairs import EncodedPair, encode_pairs
 from .tokens.templates import read_chat_template
 
 log = logging.getLogger("sepo")
@@ -111,7 +111,8 @@ def verify(
         sample, annotated_columns(sample.column_names), encoder, how.longest, 0, len(sample)
     )
     stored = read_annotations(sample.with_format("arrow")[:])
-    pairs = [pair for pair in encoded.pairs if all(map(_lies_as, pair, stored[pair.row]))]
+    ended_alike = [_ended_as(pair, stored[pair.row]) for pair in encoded.pairs]
+    pairs = [pair for pair in ended_alike if all(map(_lies_as, pair, stored[pair.row]))]
     moved = len(sample) - len(pairs)
     if not pairs:
         return Verification(len(sample), moved, 0, *5 * [math.nan])
@@ -163,6 +164,15 @@ def _where(role: str, facts: ModelFacts, given: str | None) -> tuple[str, str | 
 
 def _named(facts: ModelFacts) -> str:
     return f"{facts.name}@{facts.revision[:19]}" + (f" on {facts.base}" if facts.base else "")
+
+
+def _ended_as(pair: EncodedPair, stored: Sides[Annotation]) -> EncodedPair:
+    """The pair without the ends of turn that were not scored, since the responses were cut at their source."""
+    chosen, rejected = (
+        response if annotation.eos_reward is not None else response.without_end()
+        for response, annotation in zip(pair, stored, strict=True)
+    )
+    return replace(pair, chosen=chosen, rejected=rejected)
 
 
 def _lies_as(response: EncodedResponse, annotation: Annotation) -> bool:

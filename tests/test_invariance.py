@@ -82,7 +82,9 @@ def test_batches_of_any_size(
     tmp_path: Path, models: tuple[str, str], data: str, usual: Path, batch_tokens: int
 ) -> None:
     annotate(data, *models, AnnotateSettings(output=tmp_path / "out", batch_tokens=batch_tokens))
-    assert 0 < largest_difference(tmp_path / "out", usual) <= TOLERANCE
+    largest = largest_difference(tmp_path / "out", usual)
+    assert largest <= TOLERANCE
+    assert largest > 0 or batch_tokens > 1  # batches of one pair round otherwise, or nothing was varied
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 7, 32])

@@ -65,7 +65,8 @@ def _scored_rows(source: Source, columns: PairColumns) -> ScoredRows:
         config=source.config,
         split=source.split,
         rows=len(source.rows),
-        columns={**{name: getattr(columns, name) for name in PAIR_COLUMNS}, **dict(columns.context.items())},
+        columns={name: getattr(columns, name) for name in PAIR_COLUMNS}
+        | dict([*columns.context.items(), *columns.ends.items()]),
     )
 
 

@@ -14,6 +14,7 @@ from ..errors import PreferenceError, SettingsError
 from ..reasons import Reason, Unusable
 from ..schema import PAIR_COLUMNS, SIDES, Message, Side
 from .context import NO_COLUMNS, NO_CONTEXT, Context, ContextColumns, context_columns
+from .endings import NOWHERE, EndColumns, end_columns
 from .opening import Source, open_source
 from .preferences import SAID_BESIDE, PairColumns, kind_of, open_pairs
 
@@ -34,12 +35,14 @@ class Chat:
         response: Its text.
         shortened: Whether messages behind it were left out.
         context: What the chat template is given besides.
+        cut: Whether the response was cut where it was made.
     """
 
     prompt: str | list[Message]
     response: str
     shortened: bool = False
     context: Context = NO_CONTEXT
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,14 @@ class ChatColumns:
         pair: Of a preference dataset, its pair.
         side: Whose response ends the conversation then.
         context: Of what the chat template is given besides.
+        ends: Of what says which responses were cut.
     """
 
     names: tuple[str, ...]
     pair: PairColumns | None = None
     side: Side = "chosen"
     context: ContextColumns = NO_COLUMNS
+    ends: EndColumns = NOWHERE
 
     def read(self, row: Mapping[str, Any]) -> Chat | Unusable:
         """The conversation of a row, or why it gives none."""
@@ -64,7 +69,9 @@ class ChatColumns:
         context = self.context.read(row)
         if isinstance(chat, Unusable):
             return chat
-        return context if isinstance(context, Unusable) else replace(chat, context=context)
+        if isinstance(context, Unusable):
+            return context
+        return replace(chat, context=context, cut=self.ends.cut(row)[self.side])
 
     def _chat(self, row: Mapping[str, Any]) -> Chat | Unusable:
         if self.pair is not None:
@@ -108,11 +115,12 @@ def open_chats(
                 raise SettingsError(f"{problem}. Add --side chosen, or leave it out.")
         source = open_source(dataset, spec)
         context = context_columns(dataset, source.schema, spec)
-        return source, ChatColumns(_find_columns(dataset, source.schema), context=context)
+        ends = end_columns(dataset, source.schema, spec)
+        return source, ChatColumns(_find_columns(dataset, source.schema), context=context, ends=ends)
     if side not in SIDES:
         raise SettingsError(f'side must be one of {", ".join(SIDES)}, got "{side}".')
     source, pair = open_pairs(dataset, spec)
-    return source, ChatColumns(pair.names, pair, side, pair.context)
+    return source, ChatColumns(pair.names, pair, side, pair.context, pair.ends)
 
 
 def _read_messages(messages: Sequence[Message | None]) -> Chat | Unusable:

@@ -22,6 +22,7 @@ from .context import (
     compact,
     context_columns,
 )
+from .endings import NOWHERE, UNCUT, EndColumns, end_columns
 from .opening import Source, open_source
 from .text_files import merged_type
 
@@ -43,12 +44,14 @@ class Pair:
         chosen: Text, or exactly one message, the assistant's.
         rejected: The same.
         context: What the chat template is given besides.
+        cut: Whether the responses were cut where they were made, so that no end of turn follows them.
     """
 
     prompt: str | list[Message]
     chosen: str | list[Message]
     rejected: str | list[Message]
     context: Context = NO_CONTEXT
+    cut: Sides[bool] = UNCUT
 
     @property
     def sides(self) -> Sides[str | list[Message]]:
@@ -69,6 +72,7 @@ class PairColumns:
     chosen: str
     rejected: str
     context: ContextColumns = NO_COLUMNS
+    ends: EndColumns = NOWHERE
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,7 +116,9 @@ class PairColumns:
         if chosen == rejected:
             return Unusable(Reason.SAME_RESPONSE)
         context = self.context.read(row)
-        return context if isinstance(context, Unusable) else replace(pair, context=context)
+        if isinstance(context, Unusable):
+            return context
+        return replace(pair, context=context, cut=self.ends.cut(row))
 
 
 def annotated_columns(names: Container[str]) -> PairColumns:
@@ -226,7 +232,11 @@ def _find_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> PairC
         if role in names and name != role:
             problem = f'column "{role}" would be overwritten by "{name}"'
             raise PreferenceError(f"{dataset}: {problem}. Rename or remove it, or leave out --{role}-column.")
-    columns = replace(columns, context=context_columns(dataset, schema, spec))
+    columns = replace(
+        columns,
+        context=context_columns(dataset, schema, spec),
+        ends=end_columns(dataset, schema, spec),
+    )
     if len(set(used.values())) < len(used):
         raise PreferenceError(f"{dataset}: prompt, chosen and rejected must be three columns, not {used}.")
     return columns

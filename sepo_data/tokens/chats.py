@@ -89,6 +89,7 @@ def encode_chats(
         if isinstance(turns, Unusable):
             dropped.add(turns, row)
             continue
+        turns = turns.without_end() if chat.cut else turns
         chats.append(EncodedChat(row, turns.input_ids, turns.positions))
         counts[CUT] += not turns.ended
         counts[SHORTENED] += chat.shortened

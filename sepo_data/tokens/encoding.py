@@ -11,7 +11,7 @@ and never invents the token that ends the turn.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,13 @@ class EncodedResponse:
     token_end: Spans
     ended: bool
 
+    def without_end(self) -> "EncodedResponse":
+        """The same response, cut behind its last own token."""
+        if not self.ended:
+            return self
+        positions = self.positions[:-1]
+        return replace(self, input_ids=self.input_ids[: positions[-1] + 1], positions=positions, ended=False)
+
 
 @dataclass(frozen=True)
 class EncodedTurns:
@@ -66,6 +73,13 @@ class EncodedTurns:
     input_ids: Ids
     positions: Ids
     ended: bool
+
+    def without_end(self) -> "EncodedTurns":
+        """The same conversation, its last response cut behind its last own token."""
+        if not self.ended:
+            return self
+        positions = self.positions[:-1]
+        return EncodedTurns(self.input_ids[: positions[-1] + 1], positions, ended=False)
 
 
 def end_of_turn(encoder: ResponseEncoder) -> int | None:

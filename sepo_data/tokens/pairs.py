@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import datasets
 
 WRITTEN_OUT = "responses that write out control tokens, encoded as text"
+CUT_AT_SOURCE = "responses that were cut where they were made, so no end of turn is scored"
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,22 @@ def encode_pairs(
         elif isinstance(rejected, Unusable):
             dropped.add(rejected, row)
         else:
-            pairs.append(EncodedPair(chosen, rejected, row=row, pair=pair))
+            ends = (
+                side.without_end() if cut else side
+                for side, cut in zip((chosen, rejected), pair.cut, strict=True)
+            )
+            pairs.append(EncodedPair(*ends, row=row, pair=pair))
     written_out = sum(
         encoder.control.search(response) is not None for item in pairs for response in item.pair.responses
     )
+    counts = {WRITTEN_OUT: written_out, CUT_AT_SOURCE: sum(sum(item.pair.cut) for item in pairs)}
     return EncodedPairs(
         pairs=pairs,
         rows=table.take(pa.array([item.row - lo for item in pairs], pa.int64())).rename_columns(
             {column: name for name, column in columns.context.items()}
         ),
         dropped=dropped,
-        counts={WRITTEN_OUT: written_out} if written_out else {},
+        counts={what: count for what, count in counts.items() if count},
     )
 
 
