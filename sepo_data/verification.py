@@ -167,7 +167,7 @@ def _named(facts: ModelFacts) -> str:
 
 
 def _ended_as(pair: EncodedPair, stored: Sides[Annotation]) -> EncodedPair:
-    """The pair without the ends of turn that were not scored, since the responses were cut at their source."""
+    """The pair without the ends of turn that the dataset does not have: the responses were cut."""
     chosen, rejected = (
         response if annotation.eos_reward is not None else response.without_end()
         for response, annotation in zip(pair, stored, strict=True)

@@ -1,7 +1,7 @@
-"""Which responses were cut where they were made: their last token is followed by nothing, not by an end of turn.
+"""Which responses were cut where they were made, so that no end of turn follows their last token.
 
-A sampler that stops at its limit leaves a text without an end. Rendered like the others it would get an end of turn
-that nobody wrote, and an oracle rewards that one token more than any other.
+A sampler that stops at its limit leaves a text without an end. Rendered like the others it would get an
+end of turn that nobody wrote, and an oracle may reward that one token more than any other.
 """
 
 from collections.abc import Mapping
@@ -66,8 +66,8 @@ def end_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> EndColu
         if there and found[side] is None:
             problem = f'column "{there[0]}" is {schema.field(there[0]).type}'
             raise PreferenceError(
-                f"{dataset}: {problem}, and should say which responses were cut. Make it true or false, or a finish reason, or pass "
-                f"--ignore-columns {there[0]}."
+                f"{dataset}: {problem}, and should say which responses were cut. Make it true or false, or "
+                f"a finish reason, or pass --ignore-columns {there[0]}."
             )
     return EndColumns(**found)
 
