@@ -220,6 +220,15 @@ def dpo(model: str, dataset: str, **options: Any) -> None:
     help="Count selected tokens equally, or by their rewards.",
 )
 @pair_weight_option
+@click.option(
+    "--loss",
+    type=click.Choice(["sepo", "dpo"]),
+    default="sepo",
+    help="dpo: DPO's loss on the selected tokens, against the policy as it starts.",
+)
+@click.option(
+    "--beta", type=POSITIVE, default=0.1, metavar="B", help="For --loss dpo: how much it is held there."
+)
 @click.option("--scale", type=POSITIVE, default=1.0, metavar="S", help="Factor of the gap in the loss.")
 @click.option("--margin", type=float, default=0.0, metavar="M", help="What the scaled gap should exceed.")
 @_options(learning_rate=5e-7, batch_size=128, micro_batch_size=2)

@@ -35,14 +35,14 @@ Sums = npt.NDArray[np.float64]
 def reference_logps(
     description: Description, examples: Sequence[Example], dtype: Dtype, arguments: TrainingArguments
 ) -> Sums:
-    """Log-probs of the chosen and the rejected responses of pairs under a model.
+    """Weighted sums of the log-probs of the chosen and the rejected responses of pairs under a model.
 
     They are taken in the precision of the training, so that model and reference are equal
     at its start. Every process of a distributed run scores its share.
 
     Args:
         description: The reference.
-        examples: Pairs; all positions of their sequences are scored.
+        examples: Pairs; the weights of their tokens count.
         dtype: What the weights are kept in.
         arguments: The trainer's; says what it computes in.
 
@@ -93,7 +93,9 @@ def _score(
         scorer = load_scorer(description.checkpoint, Loading(dtype, str(device), longest))
         with torch.autocast(device.type, computed_in, enabled=computed_in is not None):
             logps = scorer.logps(sequences)
-    return np.array([values.sum(dtype=np.float64) for values in logps]).reshape(-1, 2)
+    each = zip(logps, sequences, strict=True)
+    sums = [values.astype(np.float64) @ one.weights.astype(np.float64) for values, one in each]
+    return np.array(sums, dtype=np.float64).reshape(-1, 2)
 
 
 def _read(path: Path, num_pairs: int) -> Sums | None:
@@ -124,4 +126,5 @@ def _fingerprint(identity: str, examples: Sequence[Example]) -> str:
     for pair in examples:
         for sequence in pair.sequences:
             total.update(sequence.positions.tobytes() + sequence.input_ids.tobytes())
+            total.update(sequence.weights.tobytes())
     return total.hexdigest()

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from sepo_data.dataset_spec import DatasetSpec
 from sepo_data.errors import SettingsError
@@ -15,6 +16,9 @@ from sepo_data.rules.weights import PAIR_WEIGHTS, PairWeight, Weights
 from sepo_data.schema import Side
 from sepo_data.selection import Selection, SelectionRule, check_ratio
 from sepo_data.settings import DTYPES, Dtype, Projection, ProjectionSettings, SelectionChange
+
+Loss = Literal["sepo", "dpo"]
+LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +150,11 @@ class SepoSettings(TrainSettings):
             carries the masks of the dataset.
         weights: ``mask`` counts selected tokens equally; the others: `rules.weights`.
         pair_weight: ``equal``, or by the oracle's ``margin``, see `rules.weights.margin_weight`.
-        scale: Factor of the gap in the loss.
-        margin: What the scaled gap should exceed.
+        loss: ``sepo``, or ``dpo``: DPO's loss with the log-ratios of the selected tokens only, against
+            the policy that the training starts from.
+        beta: For ``dpo``, how strongly the policy is held to its start.
+        scale: For ``sepo``, factor of the gap in the loss.
+        margin: For ``sepo``, what the scaled gap should exceed.
     """
 
     split: str | None = None
@@ -162,6 +169,8 @@ class SepoSettings(TrainSettings):
     projection: Projection = "sum"
     weights: Weights = "mask"
     pair_weight: PairWeight = "equal"
+    loss: Loss = "sepo"
+    beta: float = 0.1
     scale: float = 1.0
     margin: float = 0.0
     learning_rate: float = 5e-7
@@ -175,6 +184,9 @@ class SepoSettings(TrainSettings):
             if (ratio := getattr(self, name)) is not None:
                 check_ratio(ratio, name.replace("_", " "))
         _check_positive("scale", self.scale)
+        _check_positive("beta", self.beta)
+        if self.loss not in LOSSES:
+            raise SettingsError(f'loss "{self.loss}" is not one of {", ".join(LOSSES)}.')
         _check_pair_weight(self.pair_weight)
         if not math.isfinite(self.margin):
             raise SettingsError(f"margin must be a finite number, got {self.margin}.")

@@ -137,6 +137,7 @@ def train_sepo(
             for pair in projected.pairs
         )
 
+    referenced = settings.loss == "dpo"
     transfer = transfer_report(rows, start.encoder, projection, collect)
     same_tokens = transfer.chosen.one_to_one == transfer.rejected.one_to_one == 1
     if examples:
@@ -155,7 +156,8 @@ def train_sepo(
         ),
         settings,
         arguments,
-        sepo_objective(settings.scale, settings.margin),
+        dpo_objective(settings.beta, 0.0) if referenced else sepo_objective(settings.scale, settings.margin),
+        prepare=partial(_with_reference, start.description, settings, arguments) if referenced else list,
         stop=stop,
     )
 

@@ -165,6 +165,7 @@ def test_a_policy_with_the_oracles_tokenizer_trains_on_the_stored_masks(
         ("--weights", "tgdpo"),
         ("--weights", "signed"),
         ("--pair-weight", "margin"),
+        ("--loss", "dpo"),
         ("--scale", 2.5),
         ("--margin", 1.0),
         ("--seed", 1),
@@ -220,6 +221,27 @@ def test_dpo_starts_at_log_2_and_keeps_the_reference_log_probs(
     assert first_loss("two") == pytest.approx(0.5981389, abs=1e-5)
     kept.write_bytes(kept.read_bytes()[:100])  # damaged, and so computed again
     assert first_loss("three") == pytest.approx(np.log(2), abs=1e-5)
+
+
+def test_dpo_on_key_tokens_is_dpo_where_all_are_selected(
+    tmp_path: Path, models: tuple[str, str], prefs: str, annotated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    same: dict[str, Any] = {"batch_size": 4, "learning_rate": 1e-3, "beta": 0.5, "eval_fraction": 0.2}
+    whole = train_dpo(models[1], prefs, DpoSettings(output_dir=tmp_path / "dpo", **same))
+    found = {}
+    for name, ratio in (("all", 1.0), ("key", 0.3)):
+        settings = SepoSettings(
+            output_dir=tmp_path / name, loss="dpo", chosen_ratio=ratio, rejected_ratio=ratio, **same
+        )
+        report = train_sepo(models[1], annotated, settings)
+        assert report.record is not None
+        found[name] = report.record["figures"]
+        assert found[name]["start"]["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert whole.record is not None
+    assert found["all"]["end"]["loss"] == pytest.approx(whole.record["figures"]["end"]["loss"], abs=1e-5)
+    torch.testing.assert_close(weights_of(tmp_path / "all"), weights_of(tmp_path / "dpo"), rtol=0, atol=1e-5)
+    assert not torch.equal(weights_of(tmp_path / "key"), weights_of(tmp_path / "all"))
 
 
 def test_fraction_and_seed_choose_the_rows_of_an_oracle(
