@@ -2,25 +2,36 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from .common import (
-    Command,
-    chat_template_options,
-    chosen_template,
-    column_options,
-    config_option,
-    one_line_errors,
+from sepo_data.selection import PER_RESPONSE, SelectionRule
+from sepo_data.settings import AnnotateSettings
+
+from .config import CONFIG
+from .options import COUNT, SHARE, command, option, panel
+from .shared import (
+    ALLOW_PICKLE,
+    COLUMNS,
+    CONFIG_NAME,
+    DATA_REVISION,
+    DEVICE,
+    DTYPE,
+    RATIO_HELP,
+    SIDE_RATIOS,
+    SPLIT,
+    TRUST_REMOTE_CODE,
+    chat_template,
+    limit,
+    max_length,
+    push_options,
     read_pairs,
-    trust_options,
+    seed,
 )
 
 if TYPE_CHECKING:
     from sepo_data.runs.folder import Run as AnnotationRun
-
-RATIO = click.FloatRange(0, 1, min_open=True)
 
 
 class ShardType(click.ParamType):  # type: ignore[type-arg]
@@ -30,10 +41,16 @@ class ShardType(click.ParamType):  # type: ignore[type-arg]
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int] | Literal["auto"]:
+    ) -> tuple[int, int]:
         """Two numbers, the first below the second."""
         if value == "auto":
-            return "auto"
+            from sepo_data.errors import SettingsError
+            from sepo_data.runs.workers import own_shard
+
+            try:
+                return own_shard(os.environ)
+            except SettingsError as error:
+                self.fail(str(error), param, ctx)
         if isinstance(value, tuple):
             return value
         index, _, count = str(value).partition("/")
@@ -56,125 +73,138 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
         return int(value)
 
 
-@click.command(
-    "annotate", cls=Command, context_settings={"auto_envvar_prefix": "SEPO_ANNOTATE", "show_default": True}
+@command(
+    "annotate",
+    panel(
+        "Required",
+        option(
+            "--oracle", "DPO-trained model or PEFT adapter, Hub id or folder.", required=True, metavar="MODEL"
+        ),
+        option("--ref", "Reference model.", required=True, metavar="MODEL"),
+        option(
+            "--dataset",
+            "Preferences: Hub id, folder, .parquet, .jsonl(.gz), .csv.",
+            required=True,
+            metavar="DATA",
+        ),
+    ),
+    panel(
+        "Output",
+        option(
+            "--output",
+            "Default: the dataset's name and -sepo.",
+            AnnotateSettings,
+            required=False,
+            metavar="DIR",
+            callback=lambda ctx, parameter, output: output or default_output(ctx.params["dataset"]),
+        ),
+        *push_options("dataset"),
+        option(
+            "--dry-run",
+            "Measure a few rows, say what a run would cost and drop, write nothing.",
+            is_flag=True,
+        ),
+        option(
+            "--license", "Licence for the card, if the source states none.", AnnotateSettings, metavar="ID"
+        ),
+        option("--store-logps", "Keep the log-probs of both models beside the rewards.", AnnotateSettings),
+    ),
+    panel(
+        "Selection",
+        option("--ratio", RATIO_HELP, type=SHARE, default=SelectionRule.chosen_ratio, metavar="R"),
+        *SIDE_RATIOS,
+        option(
+            "--selection",
+            "ratio: most extreme rewards; mass: fewest tokens with this share of the positive (negative) "
+            "ones.",
+            SelectionRule,
+            "rule",
+            type=click.Choice(PER_RESPONSE),
+        ),
+        seed(SelectionRule, "For --selection random."),
+    ),
+    panel(
+        "Data",
+        SPLIT,
+        limit(AnnotateSettings, "Annotate the first N rows only."),
+        CONFIG_NAME,
+        DATA_REVISION,
+        *COLUMNS,
+        *chat_template("Jinja file to render prompts with. Default: the oracle's, if it has one."),
+    ),
+    panel(
+        "Scoring",
+        max_length(),
+        DTYPE,
+        DEVICE,
+        option(
+            "--batch-tokens",
+            "Most tokens in a forward pass.",
+            AnnotateSettings,
+            type=BatchTokensType(),
+            default="auto",
+        ),
+        option(
+            "--sequential",
+            "Load oracle and reference one after the other; done anyway where memory does not hold both.",
+            AnnotateSettings,
+        ),
+    ),
+    panel(
+        "Models",
+        option(
+            "--base", "Base of an adapter, if not the one that it names.", AnnotateSettings, metavar="MODEL"
+        ),
+        option("--oracle-revision", "Branch, tag or commit on the Hub.", AnnotateSettings, metavar="REV"),
+        option("--ref-revision", "Branch, tag or commit on the Hub.", AnnotateSettings, metavar="REV"),
+        ALLOW_PICKLE,
+        TRUST_REMOTE_CODE,
+    ),
+    panel(
+        "Many processes",
+        option(
+            "--shard",
+            "Do this part only; auto: by SLURM array or torchrun. The last worker assembles the dataset.",
+            AnnotateSettings,
+            type=ShardType(),
+            multiple=False,
+            show_default=False,
+        ),
+        option(
+            "--executor",
+            "Let datatrove run all parts, on this machine or as an array of SLURM jobs.",
+            type=click.Choice(["local", "slurm"]),
+        ),
+        option("--tasks", "How many parts. Default here: workers.", type=COUNT, metavar="N"),
+        option(
+            "--workers",
+            "How many at once. Default: one per GPU, locally; all on SLURM.",
+            type=COUNT,
+            metavar="M",
+        ),
+        option(
+            "--slurm",
+            "partition, time and any other option of sbatch.",
+            multiple=True,
+            metavar="FIELD=VALUE",
+            callback=read_pairs,
+        ),
+    ),
+    [CONFIG],
+    settings=AnnotateSettings,
+    env="SEPO_ANNOTATE",
 )
-@click.option_panel(
-    "Models",
-    options=[
-        "--oracle", "--ref", "--oracle-revision", "--ref-revision", "--base", "--allow-pickle",
-        "--trust-remote-code",
-    ],
-)  # fmt: skip
-@click.option(
-    "--oracle", required=True, metavar="MODEL", help="DPO-trained model or PEFT adapter, Hub id or folder."
-)
-@click.option("--ref", required=True, metavar="MODEL", help="What the oracle was trained from.")
-@click.option("--oracle-revision", metavar="REV", help="Branch, tag or commit on the Hub.")
-@click.option("--ref-revision", metavar="REV", help="Branch, tag or commit on the Hub.")
-@click.option("--base", metavar="MODEL", help="Base of an adapter, if not the one that it names.")
-@trust_options
-@click.option_panel(
-    "Data",
-    options=[
-        "--dataset", "--config-name", "--split", "--revision", "--limit", "--prompt-column",
-        "--chosen-column", "--rejected-column", "--system-column", "--tools-column",
-        "--truncated-column", "--ignore-columns",
-        "--chat-template", "--no-chat-template",
-    ],
-)  # fmt: skip
-@click.option(
-    "--dataset",
-    required=True,
-    metavar="DATA",
-    help="Preferences: Hub id, folder, .parquet, .jsonl(.gz), .csv.",
-)
-@click.option("--split", default="train", metavar="NAME", help="Which split to annotate.")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of the dataset on the Hub.")
-@column_options
-@chat_template_options("Jinja file to render prompts with. Default: the oracle's, if it has one.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Annotate the first N rows only.")
-@click.option_panel(
-    "Selection", options=["--ratio", "--chosen-ratio", "--rejected-ratio", "--selection", "--seed"]
-)
-@click.option(
-    "--ratio", type=RATIO, default=0.3, metavar="R", help="Share of the tokens to select, both sides."
-)
-@click.option("--chosen-ratio", type=RATIO, metavar="R", help="Share for chosen responses, if it differs.")
-@click.option(
-    "--rejected-ratio", type=RATIO, metavar="R", help="Share for rejected responses, if it differs."
-)
-@click.option(
-    "--selection",
-    type=click.Choice(["ratio", "mass", "random", "all"]),
-    default="ratio",
-    help="ratio: most extreme rewards; mass: fewest tokens with this share of the positive (negative) ones.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For --selection random.")
-@click.option_panel(
-    "Scoring",
-    options=["--max-length", "--dtype", "--device", "--batch-tokens", "--sequential", "--store-logps"],
-)
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=2),
-    default=2048,
-    metavar="N",
-    help="Most tokens of prompt and response.",
-)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32")
-@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, …")
-@click.option("--batch-tokens", type=BatchTokensType(), default="auto", help="Most tokens in a forward pass.")
-@click.option(
-    "--sequential",
-    is_flag=True,
-    help="Load oracle and reference one after the other; done anyway where memory does not hold both.",
-)
-@click.option("--store-logps", is_flag=True, help="Keep the log-probs of both models beside the rewards.")
-@click.option_panel("Many processes", options=["--shard", "--executor", "--tasks", "--workers", "--slurm"])
-@click.option(
-    "--shard",
-    type=ShardType(),
-    default="0/1",
-    help="Do this part only; auto: by SLURM array or torchrun. Who finishes last makes the dataset.",
-)
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "slurm"]),
-    help="Let datatrove run all parts, on this machine or as an array of SLURM jobs.",
-)
-@click.option(
-    "--tasks", type=click.IntRange(min=1), metavar="N", help="How many parts. Default here: workers."
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    metavar="M",
-    help="How many at once. Default: one a GPU here, all on SLURM.",
-)
-@click.option(
-    "--slurm",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    callback=read_pairs,
-    help="partition, time and any other option of sbatch.",
-)
-@click.option_panel(
-    "Output",
-    options=["--output", "--push-to-hub", "--private", "--license", "--dry-run", "--config"],
-)
-@click.option(
-    "--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: the dataset's name and -sepo."
-)
-@click.option("--push-to-hub", metavar="USER/NAME", help="Push the finished dataset there, in one commit.")
-@click.option("--private", is_flag=True, help="Make the dataset on the Hub private.")
-@click.option("--license", metavar="ID", help="Licence for the card, if the source states none.")
-@click.option(
-    "--dry-run", is_flag=True, help="Measure a few rows, say what a run would cost and drop, write nothing."
-)
-@config_option
-@one_line_errors
-def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **options: Any) -> None:
+def main(
+    oracle: str,
+    ref: str,
+    dataset: str,
+    dry_run: bool,
+    settings: AnnotateSettings,
+    executor: str | None,
+    tasks: int | None,
+    workers: int | None,
+    slurm: dict[str, str],
+) -> None:
     """Score a preference dataset once and save its token rewards.
 
     The same command goes on where it was stopped. Options may also stand in a YAML
@@ -186,25 +216,13 @@ def main(oracle: str, ref: str, dataset: str, ratio: float, dry_run: bool, **opt
         torchrun --nproc-per-node 8 --no-python sepo-annotate … --shard auto
     """
     from sepo_data.annotation import annotate, begin
-    from sepo_data.runs.workers import bind_gpu, num_gpus, own_shard
-    from sepo_data.schema import SIDES
-    from sepo_data.selection import SelectionRule
-    from sepo_data.settings import AnnotateSettings
+    from sepo_data.runs.workers import bind_gpu, num_gpus
 
     from .reports import describe_plan, describe_report
     from .running import Run, quiet_libraries
 
     quiet_libraries()
-    options["output"] = options["output"] or default_output(dataset)
-    executor, tasks, workers, slurm = (options.pop(n) for n in ("executor", "tasks", "workers", "slurm"))
-    _check_parts(options["shard"], executor, tasks, workers, slurm)
-    if options["shard"] == "auto":
-        options["shard"] = own_shard(os.environ)
-    options["chat_template"] = chosen_template(options["chat_template"], options.pop("no_chat_template"))
-    rule, seed = options.pop("selection"), options.pop("seed")
-    chosen_ratio, rejected_ratio = (options.pop(f"{side}_ratio") or ratio for side in SIDES)
-    selection = SelectionRule(rule, chosen_ratio, rejected_ratio, seed)
-    settings = AnnotateSettings(selection=selection, **options)
+    _check_parts(settings.shard, executor, tasks, workers, slurm)
     if executor is None and settings.device in ("auto", "cuda"):
         bind_gpu(os.environ, num_gpus())
     if dry_run:
@@ -255,23 +273,23 @@ def _run_parts(
         raise SettingsError("--executor needs datatrove. Run pip install datatrove first.") from error
     if is_finished(run) or not missing_chunks(run):  # then the dataset is made here
         return None
-    said = _said(run.output)
+    given = _given(run.output)
     if executor == "slurm":
         assert tasks is not None
-        return submit(run, said, tasks, workers, slurm)
-    run_here(run, said, tasks, workers or num_gpus() or 1)
+        return submit(run, given, tasks, workers, slurm)
+    run_here(run, given, tasks, workers or num_gpus() or 1)
     return None
 
 
-def _said(output: Path) -> dict[str, Any]:
+def _given(output: Path) -> dict[str, Any]:
     """The options of this command as a config file has them, for processes that do a part of it."""
     context = click.get_current_context()
     assert context is not None
     names = {parameter.name: parameter.opts[0].removeprefix("--") for parameter in context.command.params}
-    said = {names[name]: _as_yaml(value) for name, value in context.params.items() if value is not None}
+    given = {names[name]: _as_yaml(value) for name, value in context.params.items() if value is not None}
     for name in ("shard", "executor", "tasks", "workers", "slurm", "dry-run"):
-        said.pop(name, None)
-    return {**said, "output": str(output.absolute())}
+        given.pop(name, None)
+    return {**given, "output": str(output.absolute())}
 
 
 def _as_yaml(value: Any) -> Any:

@@ -5,36 +5,50 @@ from pathlib import Path
 
 import rich_click as click
 
-from .common import Command, one_line_errors, trust_options
+from sepo_data.settings import Dtype
+
+from .options import COUNT, FILE, command, option, panel
+from .shared import (
+    ALLOW_PICKLE,
+    DATA_REVISION,
+    DEVICE,
+    DTYPE_AS_MADE,
+    TRUST_REMOTE_CODE,
+    annotated_argument,
+)
 
 
-@click.command(cls=Command, context_settings={"show_default": True})
-@click.argument("dataset", metavar="DIR|USER/NAME")
-@click.option("--oracle", metavar="MODEL", help="Default: the one on the Hub that the manifest names.")
-@click.option("--ref", metavar="MODEL", help="As --oracle.")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a dataset on the Hub.")
-@click.option("--rows", type=click.IntRange(min=1), default=32, metavar="N", help="Rows to score again.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="What to compute in. Default: as the dataset was.",
+@command(
+    "verify",
+    annotated_argument(),
+    panel(
+        "Models",
+        option("--oracle", "Default: the one on the Hub that the manifest names.", metavar="MODEL"),
+        option("--ref", "As --oracle.", metavar="MODEL"),
+        ALLOW_PICKLE,
+        TRUST_REMOTE_CODE,
+    ),
+    panel(
+        "Scoring",
+        option("--rows", "Rows to score again.", type=COUNT, default=32, metavar="N"),
+        DTYPE_AS_MADE,
+        DEVICE,
+        option(
+            "--chat-template",
+            "The one that it was annotated with, if it was a file.",
+            type=FILE,
+            metavar="FILE",
+        ),
+    ),
+    panel("Data", DATA_REVISION),
 )
-@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, …")
-@click.option(
-    "--chat-template",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="The one that it was annotated with, if it was a file.",
-)
-@trust_options
-@one_line_errors
 def verify(
     dataset: str,
     oracle: str | None,
     ref: str | None,
     revision: str | None,
     rows: int,
-    dtype: str | None,
+    dtype: Dtype | None,
     device: str,
     chat_template: Path | None,
     allow_pickle: bool,
@@ -62,7 +76,7 @@ def verify(
         ref,
         revision=revision,
         num_rows=rows,
-        dtype=dtype,  # type: ignore[arg-type]  # click has checked it
+        dtype=dtype,
         device=device,
         trust=Trust(allow_pickle, trust_remote_code),
         chat_template=chat_template,
@@ -74,10 +88,7 @@ def verify(
     click.echo("these models give what the dataset holds")
 
 
-@click.command(cls=Command, context_settings={"show_default": True})
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
-@one_line_errors
+@command("diff", [click.RichArgument(["first"], metavar="A"), click.RichArgument(["second"], metavar="B")])
 def diff(first: str, second: str) -> None:
     """Compare two annotations of the same pairs: ranks, masks, and both oracles' accuracy.
 

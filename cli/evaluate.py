@@ -2,68 +2,82 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from .common import Command, one_line_errors, trust_options
+from sepo_data.evaluation.settings import EvaluateSettings
+
+from .options import COUNT, FROM_ZERO, command, option, panel
+from .shared import (
+    ALLOW_PICKLE,
+    CONFIG_NAME,
+    DATA_REVISION,
+    DEVICE,
+    DTYPE,
+    SPLIT,
+    TRUST_REMOTE_CODE,
+    limit,
+    max_length,
+    seed,
+)
 
 if TYPE_CHECKING:
     from sepo_data.evaluation.figures import Accuracy, Evaluation
 
 
-@click.command("evaluate", cls=Command, context_settings={"show_default": True})
-@click.option_panel(
-    "Models",
-    options=["--model", "--ref", "--oracle", "--dtype", "--device", "--allow-pickle", "--trust-remote-code"],
+@command(
+    "evaluate",
+    panel(
+        "Required",
+        option(
+            "--model", "The policy, Hub id or folder.", aliases=["--policy"], required=True, metavar="POLICY"
+        ),
+        option("--ref", "Reference model.", required=True, metavar="MODEL"),
+        option("--dataset", "Preference pairs that were not trained on.", required=True, metavar="DATA"),
+    ),
+    panel(
+        "Pairs",
+        SPLIT,
+        limit(EvaluateSettings, "The first N pairs only."),
+        option(
+            "--by",
+            "Accuracies by its values, such as subset of RewardBench.",
+            EvaluateSettings,
+            metavar="COLUMN",
+        ),
+        max_length(),
+        CONFIG_NAME,
+        DATA_REVISION,
+    ),
+    panel(
+        "Sampled answers",
+        option("--samples", "Prompts to answer; 0: none.", EvaluateSettings, type=FROM_ZERO, metavar="N"),
+        option("--max-new-tokens", "Tokens of an answer.", EvaluateSettings, type=COUNT, metavar="N"),
+        option("--temperature", "0: greedy.", EvaluateSettings, type=click.FloatRange(min=0), metavar="T"),
+        option("--batch-size", "Answers at once.", EvaluateSettings, type=COUNT, metavar="N"),
+        seed(EvaluateSettings, "For sampling."),
+    ),
+    panel(
+        "Output", option("--output", "All figures as JSON.", type=click.Path(path_type=Path), metavar="FILE")
+    ),
+    panel(
+        "Models",
+        option("--oracle", "Judges sampled answers by its log-ratio to the reference.", metavar="MODEL"),
+        DTYPE,
+        DEVICE,
+        ALLOW_PICKLE,
+        TRUST_REMOTE_CODE,
+    ),
+    settings=EvaluateSettings,
 )
-@click.option("--model", required=True, metavar="POLICY", help="The policy, Hub id or folder.")
-@click.option("--ref", required=True, metavar="MODEL", help="What it was trained from.")
-@click.option("--oracle", metavar="MODEL", help="Judges sampled answers by its log-ratio to the reference.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32")
-@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, …")
-@trust_options
-@click.option_panel(
-    "Pairs",
-    options=["--dataset", "--config-name", "--split", "--revision", "--by", "--limit", "--max-length"],
-)
-@click.option("--dataset", required=True, metavar="DATA", help="Preference pairs that were not trained on.")
-@click.option("--config-name", metavar="NAME", help="Which configuration, of a dataset that has several.")
-@click.option("--split", metavar="NAME", help="Which split. Default: train.")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of the dataset on the Hub.")
-@click.option("--by", metavar="COLUMN", help="Accuracies by its values, such as subset of RewardBench.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N pairs only.")
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=2),
-    default=2048,
-    metavar="N",
-    help="Tokens of prompt and response.",
-)
-@click.option_panel(
-    "Sampled answers", options=["--samples", "--max-new-tokens", "--temperature", "--batch-size", "--seed"]
-)
-@click.option(
-    "--samples", type=click.IntRange(min=0), default=64, metavar="N", help="Prompts to answer; 0: none."
-)
-@click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), default=256, metavar="N", help="Tokens of an answer."
-)
-@click.option("--temperature", type=click.FloatRange(min=0), default=1.0, metavar="T", help="0: greedy.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, metavar="N", help="Answers at once.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For sampling.")
-@click.option_panel("Output", options=["--output"])
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="All figures as JSON.")
-@one_line_errors
 def main(
     model: str,
     ref: str,
-    oracle: str | None,
     dataset: str,
+    settings: EvaluateSettings,
+    oracle: str | None,
     output: Path | None,
-    allow_pickle: bool,
-    trust_remote_code: bool,
-    **options: Any,
 ) -> None:
     """Measure a policy without a judge: on preference pairs, and on answers that it samples.
 
@@ -73,14 +87,11 @@ def main(
         sepo evaluate --model oracle --ref ref --dataset allenai/reward-bench --split filtered --by subset
     """
     from sepo_data.evaluation.evaluating import evaluate
-    from sepo_data.evaluation.settings import EvaluateSettings
     from sepo_data.files import json_bytes, write_atomically, writing
-    from sepo_data.models.checkpoints import Trust
 
     from .running import quiet_libraries
 
     quiet_libraries()
-    settings = EvaluateSettings(trust=Trust(allow_pickle, trust_remote_code), **options)
     found = evaluate(model, ref, dataset, settings, oracle=oracle)
     click.echo("\n".join(_described(found)))
     if output is not None:

@@ -4,32 +4,35 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from .common import Command, one_line_errors, trust_remote_code_option
+from sepo_data.settings import ProjectionSettings
+
+from .options import FROM_ZERO, command, option, panel
+from .shared import TRUST_REMOTE_CODE, annotated_argument, max_length
 
 if TYPE_CHECKING:
     import datasets
 
-    from sepo_data.settings import ProjectionSettings
     from sepo_data.tokens.encoder import ResponseEncoder
 
 
-@click.command("inspect", cls=Command, context_settings={"show_default": True})
-@click.argument("dataset", metavar="DIR|USER/NAME")
-@click.option("--row", type=click.IntRange(min=0), default=0, metavar="N", help="Which row to show.")
-@click.option(
-    "--tokenizer",
-    metavar="POLICY",
-    help="Show too what arrives on the tokens of this policy: a model or tokenizer, Hub id or folder.",
+@command(
+    "inspect",
+    annotated_argument(),
+    panel(
+        "What to show",
+        option("--row", "Which row to show.", type=FROM_ZERO, default=0, metavar="N"),
+        option(
+            "--tokenizer",
+            "Preview the projection on the tokens of this policy: a model or tokenizer, Hub id or folder.",
+            metavar="POLICY",
+        ),
+        max_length(
+            "With --tokenizer: most tokens of prompt and response together, or what the policy reads.",
+            least=1,
+        ),
+        TRUST_REMOTE_CODE,
+    ),
 )
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=1),
-    default=2048,
-    metavar="N",
-    help="With --tokenizer: most tokens of prompt and response together, or what the policy reads.",
-)
-@trust_remote_code_option
-@one_line_errors
 def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_remote_code: bool) -> None:
     """Show a row of an annotated dataset, selected tokens in brackets, and its oracle's health.
 
@@ -42,7 +45,6 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_r
     from sepo_data.annotated.health import HealthMeter
     from sepo_data.annotated.opening import open_annotated
     from sepo_data.schema import PAIR_COLUMNS
-    from sepo_data.settings import ProjectionSettings
     from sepo_data.tokens.encoder import response_encoder
     from sepo_data.tokens.templates import set_chat_template
 
@@ -77,7 +79,7 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_r
 
 
 def _show_policy(
-    rows: "datasets.Dataset", encoder: "ResponseEncoder", settings: "ProjectionSettings", row: int
+    rows: "datasets.Dataset", encoder: "ResponseEncoder", settings: ProjectionSettings, row: int
 ) -> None:
     from tqdm import tqdm
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import rich_click as click
 
 from . import annotate, checking, evaluate, export, generate, inspection, reselect, train
-from .common import Command, Group, one_line_errors
+from .common import Group
+from .options import command, panel
+from .shared import push_options
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -17,9 +19,7 @@ def main() -> None:
     """Turn preference data into token-weighted datasets."""
 
 
-@main.command(cls=Command)
-@click.argument("output", type=FOLDER)
-@one_line_errors
+@command("merge", [click.RichArgument(["output"], type=FOLDER, metavar="DIR")])
 def merge(output: Path) -> None:
     """Make a dataset of the shards in OUTPUT, if the last one to finish has not done it."""
     from sepo_data.annotation import Report
@@ -30,11 +30,14 @@ def merge(output: Path) -> None:
     click.echo(describe_report(Report(output, merge_run(output))))
 
 
-@main.command(cls=Command)
-@click.argument("folder", type=FOLDER)
-@click.argument("repository", metavar="USER/NAME")
-@click.option("--private", is_flag=True, help="Make the repository on the Hub private.")
-@one_line_errors
+@command(
+    "push",
+    [
+        click.RichArgument(["folder"], type=FOLDER, metavar="DIR"),
+        click.RichArgument(["repository"], metavar="USER/NAME"),
+    ],
+    panel("Hub", push_options("repository")[1]),
+)
 def push(folder: Path, repository: str, private: bool) -> None:
     """Push the annotated dataset or the trained model in FOLDER to the Hub, in one commit."""
     from sepo_data import push_annotated
@@ -50,15 +53,20 @@ def push(folder: Path, repository: str, private: bool) -> None:
     click.echo(push_annotated(folder, repository, private=private))
 
 
-main.add_command(annotate.main)
-main.add_command(train.main)
-main.add_command(inspection.main)
-main.add_command(checking.verify)
-main.add_command(checking.diff)
-main.add_command(reselect.main)
-main.add_command(export.main)
-main.add_command(generate.main)
-main.add_command(evaluate.main)
+for one in (
+    annotate.main,
+    train.main,
+    inspection.main,
+    checking.verify,
+    checking.diff,
+    reselect.main,
+    export.main,
+    generate.main,
+    evaluate.main,
+    merge,
+    push,
+):
+    main.add_command(one)
 
 if __name__ == "__main__":
     main()

@@ -1,26 +1,27 @@
 """``sepo reselect``: other masks on an annotated dataset."""
 
 from pathlib import Path
-from typing import Any
 
 import rich_click as click
 
-from .common import Command, one_line_errors
-from .selecting import SELECTION_OPTIONS, selection_change, selection_options
+from sepo_data.selection import SelectionRule
+from sepo_data.settings import AnnotateSettings, SelectionChange
+
+from .options import command, option, panel
+from .shared import DATA_REVISION, SELECTION, annotated_argument, seed
 
 
-@click.command("reselect", cls=Command)
-@click.argument("dataset", metavar="DIR|USER/NAME")
-@click.option_panel("Selection", options=[*SELECTION_OPTIONS, "--seed"])
-@selection_options
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="For --selection random.")
-@click.option_panel("Data", options=["--revision", "--output"])
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a dataset on the Hub.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Becomes the new dataset."
+@command(
+    "reselect",
+    annotated_argument(),
+    panel("Required", option("--output", "Folder of the new dataset.", AnnotateSettings, metavar="DIR")),
+    panel("Selection", *SELECTION, seed(SelectionRule, "For --selection random.", default=None)),
+    panel("Data", DATA_REVISION),
+    settings=SelectionChange,
 )
-@one_line_errors
-def main(dataset: str, revision: str | None, output: Path, seed: int | None, **options: Any) -> None:
+def main(
+    dataset: str, output: Path, seed: int | None, revision: str | None, settings: SelectionChange
+) -> None:
     """Select tokens of an annotated dataset again, without the oracle.
 
     The rewards stay as they are. Whatever is not said stays as annotated.
@@ -37,5 +38,5 @@ def main(dataset: str, revision: str | None, output: Path, seed: int | None, **o
     from .running import quiet_libraries
 
     quiet_libraries()
-    made = reselect(dataset, selection_change(options), output, revision=revision, seed=seed)
+    made = reselect(dataset, settings, output, revision=revision, seed=seed)
     click.echo(describe_report(Report(output, made)))

@@ -2,134 +2,107 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
-from .common import (
-    Command,
-    Group,
-    chat_template_options,
-    chosen_template,
-    column_options,
-    config_option,
-    one_line_errors,
-    read_pairs,
-    trust_options,
-)
-from .selecting import selection_fields, selection_options
+from sepo_train.settings import DpoSettings, SepoSettings, SftSettings, TrainSettings
 
-RATIO = click.FloatRange(0, 1, min_open=True)
-POSITIVE = click.FloatRange(0, min_open=True)
+from .common import Group
+from .config import CONFIG
+from .options import COUNT, POSITIVE, SHARE, Option, command, option, panel
+from .shared import (
+    ALLOW_PICKLE,
+    COLUMNS,
+    CONFIG_NAME,
+    DATA_REVISION,
+    PROJECTION,
+    SELECTION,
+    SPLIT,
+    TRUST_REMOTE_CODE,
+    chat_template,
+    max_length,
+    push_options,
+    read_pairs,
+    seed,
+    weights,
+)
 
 
 def _read_set(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
     return {name.replace("-", "_"): value for name, value in read_pairs(ctx, parameter, pairs).items()}
 
 
-def _options(*, learning_rate: float, batch_size: int, micro_batch_size: int) -> Callable[[Any], Any]:
-    """What all stages take, with this stage's defaults."""
-    options: list[Callable[[Any], Any]] = [
-        click.option(
-            "--dataset", required=True, metavar="DATA", help="Hub id or folder; for sft and dpo also a file."
+def _required(*model: Option, data: str) -> list[click.Parameter]:
+    return panel(
+        "Required",
+        *model,
+        option("--dataset", data, required=True, metavar="DATA"),
+        option(
+            "--output",
+            "Where to save the model.",
+            TrainSettings,
+            "output_dir",
+            aliases=["--output-dir"],
+            metavar="DIR",
         ),
-        click.option(
-            "--split", metavar="NAME", help="Which split to train on. Default: train, or the only one."
-        ),
-        click.option("--revision", metavar="REV", help="Branch, tag or commit of the dataset on the Hub."),
-        click.option(
-            "--model-revision", metavar="REV", help="Branch, tag or commit of the model on the Hub."
-        ),
-        trust_options,
-        chat_template_options(
-            "Jinja file to give the model. Default: its own; Zephyr's for messages if it has none."
-        ),
-        click.option(
-            "--max-length",
-            type=click.IntRange(min=2),
-            default=2048,
-            metavar="N",
-            help="Most tokens of a sequence.",
-        ),
-        click.option(
-            "--fraction", type=RATIO, default=1.0, metavar="F", help="Train on this share of the rows."
-        ),
-        click.option(
-            "--eval-fraction",
-            type=click.FloatRange(0, 1, max_open=True),
-            default=0.0,
-            metavar="F",
-            help="Hold this share of them out, and measure there.",
-        ),
-        click.option(
-            "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For everything random."
-        ),
-        click.option(
-            "--learning-rate", type=POSITIVE, default=learning_rate, metavar="RATE", help="Its peak."
-        ),
-        click.option("--epochs", type=POSITIVE, default=1.0, metavar="N", help="How often."),
-        click.option(
-            "--batch-size",
-            type=click.IntRange(min=1),
-            default=batch_size,
-            metavar="N",
-            help="Examples a step.",
-        ),
-        click.option(
-            "--micro-batch-size",
-            type=click.IntRange(min=1),
-            default=micro_batch_size,
-            metavar="N",
-            help="Most examples that a device takes at once.",
-        ),
-        click.option(
-            "--lora-rank",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Train a LoRA adapter, not all weights.",
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(["float32", "bfloat16", "float16"]),
-            default="float32",
-            help="What the weights are kept in.",
-        ),
-        click.option(
+    )
+
+
+def _training(stage: type[TrainSettings], *more: Option) -> list[click.Parameter]:
+    """What is tuned, with this stage's defaults."""
+    return panel(
+        "Training",
+        option("--learning-rate", "Peak learning rate.", stage, type=POSITIVE, metavar="RATE"),
+        option("--epochs", "Training epochs.", stage, "num_train_epochs", type=POSITIVE, metavar="N"),
+        option("--batch-size", "Examples per step.", stage, type=COUNT, metavar="N"),
+        option("--micro-batch-size", "Batch size per device.", stage, type=COUNT, metavar="N"),
+        *more,
+        option("--lora-rank", "Train a LoRA adapter, not all weights.", stage, type=COUNT, metavar="N"),
+        option("--dtype", "Weight dtype.", stage),
+        seed(stage, "For everything random."),
+        option(
             "--set",
-            "set",
+            "Any other field of transformers.TrainingArguments.",
+            field="training_arguments",
             multiple=True,
             metavar="FIELD=VALUE",
             callback=_read_set,
-            help="Any other field of transformers.TrainingArguments.",
         ),
-        click.option(
-            "--output-dir",
-            required=True,
-            type=click.Path(path_type=Path),
-            metavar="DIR",
-            help="Becomes the trained model.",
+    )
+
+
+def _data(*columns: Option) -> list[click.Parameter]:
+    return panel(
+        "Data",
+        SPLIT,
+        option("--fraction", "Train on this share of the rows.", TrainSettings, type=SHARE, metavar="F"),
+        option(
+            "--eval-fraction",
+            "Hold out this share of them for evaluation.",
+            TrainSettings,
+            type=click.FloatRange(0, 1, max_open=True),
+            metavar="F",
         ),
-        click.option(
-            "--push-to-hub", metavar="USER/NAME", help="Push the finished model there, in one commit."
-        ),
-        click.option("--private", is_flag=True, help="Make the model on the Hub private."),
-        config_option,
-    ]
-
-    def add(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
+        max_length("Most tokens of a sequence."),
+        DATA_REVISION,
+        *columns,
+    )
 
 
-pair_weight_option = click.option(
+MODEL = [
+    *chat_template("Jinja file to give the model. Default: its own; Zephyr's for messages if it has none."),
+    option(
+        "--model-revision", "Branch, tag or commit of the model on the Hub.", TrainSettings, metavar="REV"
+    ),
+    ALLOW_PICKLE,
+    TRUST_REMOTE_CODE,
+]
+HUB = panel("Hub", *push_options("model"))
+PAIR_WEIGHT = option(
     "--pair-weight",
-    type=click.Choice(["equal", "margin"]),
-    default="equal",
-    help="Count pairs equally, or by the oracle's margin (annotated datasets).",
+    "Count pairs equally, or by the oracle's margin (annotated datasets).",
+    DpoSettings,
 )
 
 
@@ -139,124 +112,128 @@ def main() -> None:
 
     \b
     Example:
-        sepo-train sft  --model BASE --dataset CHATS --output-dir ref
-        sepo-train dpo  --model ref --dataset PREFS --output-dir oracle
+        sepo-train sft  --model BASE --dataset CHATS --output ref
+        sepo-train dpo  --model ref --dataset PREFS --output oracle
         sepo-annotate   --oracle oracle --ref ref --dataset PREFS --output annotated
-        sepo-train sepo --policy ANY-MODEL --dataset annotated --output-dir policy
+        sepo-train sepo --policy ANY-MODEL --dataset annotated --output policy
     """
 
 
-def _command(name: str) -> Callable[[Any], Any]:
-    return main.command(
-        name,
-        cls=Command,
-        context_settings={"auto_envvar_prefix": f"SEPO_TRAIN_{name.upper()}", "show_default": True},
-    )
-
-
-@_command("sft")
-@click.option("--model", required=True, metavar="MODEL", help="Base model, Hub id or folder.")
-@click.option(
-    "--side", type=click.Choice(["chosen", "rejected"]), help="Train on this side of a preference dataset."
+@command(
+    "sft",
+    _required(
+        option("--model", "Base model, Hub id or folder.", required=True, metavar="MODEL"),
+        data="Conversations: Hub id, folder or file.",
+    ),
+    _training(SftSettings),
+    _data(
+        option("--side", "Train on this side of a preference dataset.", SftSettings), CONFIG_NAME, *COLUMNS
+    ),
+    panel("Model", *MODEL),
+    HUB,
+    [CONFIG],
+    settings=SftSettings,
+    env="SEPO_TRAIN_SFT",
 )
-@column_options
-@_options(learning_rate=5e-6, batch_size=256, micro_batch_size=4)
-@one_line_errors
-def sft(model: str, dataset: str, **options: Any) -> None:
+def sft(model: str, dataset: str, settings: SftSettings) -> None:
     """Stage 1, the reference: fine-tune a model on the assistant's tokens of conversations.
 
     \b
     Example:
-        sepo-train sft --model BASE --dataset HuggingFaceH4/ultrachat_200k --split train_sft --output-dir ref
+        sepo-train sft --model BASE --dataset HuggingFaceH4/ultrachat_200k --split train_sft --output ref
     """
-    from sepo_train import SftSettings, train_sft
+    from sepo_train import train_sft
 
-    settings = SftSettings(**_settings(**options))
     _train(lambda stop: train_sft(model, dataset, settings, stop=stop))
 
 
-@_command("dpo")
-@click.option("--model", required=True, metavar="MODEL", help="The reference, Hub id or folder.")
-@click.option(
-    "--beta", type=POSITIVE, default=0.1, metavar="B", help="How strongly it is held to the reference."
+@command(
+    "dpo",
+    _required(
+        option("--model", "The reference, Hub id or folder.", required=True, metavar="MODEL"),
+        data="Preferences: Hub id, folder or file.",
+    ),
+    _training(
+        DpoSettings,
+        option(
+            "--beta", "How strongly it is held to the reference.", DpoSettings, type=POSITIVE, metavar="B"
+        ),
+        option(
+            "--label-smoothing",
+            "Assumed share of pairs that are the wrong way round.",
+            DpoSettings,
+            type=click.FloatRange(0, 0.5, max_open=True),
+            metavar="S",
+        ),
+        PAIR_WEIGHT,
+    ),
+    _data(CONFIG_NAME, *COLUMNS),
+    panel("Model", *MODEL),
+    HUB,
+    [CONFIG],
+    settings=DpoSettings,
+    env="SEPO_TRAIN_DPO",
 )
-@click.option(
-    "--label-smoothing",
-    type=click.FloatRange(0, 0.5, max_open=True),
-    default=0.0,
-    metavar="S",
-    help="Assumed share of pairs that are the wrong way round.",
-)
-@pair_weight_option
-@column_options
-@_options(learning_rate=5e-7, batch_size=256, micro_batch_size=2)
-@one_line_errors
-def dpo(model: str, dataset: str, **options: Any) -> None:
+def dpo(model: str, dataset: str, settings: DpoSettings) -> None:
     """Stage 2, the oracle: train a model with DPO from itself as the reference.
 
     \b
     Example:
-        sepo-train dpo --model ref --dataset PREFS --fraction 0.3 --output-dir oracle
+        sepo-train dpo --model ref --dataset PREFS --fraction 0.3 --output oracle
     """
-    from sepo_train import DpoSettings, train_dpo
+    from sepo_train import train_dpo
 
-    settings = DpoSettings(**_settings(**options))
     _train(lambda stop: train_dpo(model, dataset, settings, stop=stop))
 
 
-@_command("sepo")
-@click.option("--policy", required=True, metavar="MODEL", help="Any causal language model, Hub id or folder.")
-@selection_options
-@click.option(
-    "--projection",
-    type=click.Choice(["sum", "majority"]),
-    default="sum",
-    help="sum: select on rewards at the policy's tokens; majority: carry the dataset's masks.",
+@command(
+    "sepo",
+    _required(
+        option(
+            "--policy",
+            "Any causal language model, Hub id or folder.",
+            aliases=["--model"],
+            required=True,
+            metavar="MODEL",
+        ),
+        data="Annotated dataset, Hub id or folder.",
+    ),
+    _training(
+        SepoSettings,
+        option(
+            "--loss", "dpo: DPO's loss on the selected tokens, against the policy as it starts.", SepoSettings
+        ),
+        option(
+            "--beta", "For --loss dpo: how much it is held there.", SepoSettings, type=POSITIVE, metavar="B"
+        ),
+        option("--scale", "Factor of the gap in the loss.", SepoSettings, type=POSITIVE, metavar="S"),
+        option("--margin", "What the scaled gap should exceed.", SepoSettings, metavar="M"),
+        PAIR_WEIGHT,
+    ),
+    panel(
+        "Selection", *SELECTION, PROJECTION, weights("Count selected tokens equally, or by their rewards.")
+    ),
+    _data(),
+    panel("Model", *MODEL),
+    HUB,
+    [CONFIG],
+    settings=SepoSettings,
+    env="SEPO_TRAIN_SEPO",
 )
-@click.option(
-    "--weights",
-    type=click.Choice(["mask", "rewards", "tis", "tgdpo", "signed"]),
-    default="mask",
-    help="Count selected tokens equally, or by their rewards.",
-)
-@pair_weight_option
-@click.option(
-    "--loss",
-    type=click.Choice(["sepo", "dpo"]),
-    default="sepo",
-    help="dpo: DPO's loss on the selected tokens, against the policy as it starts.",
-)
-@click.option(
-    "--beta", type=POSITIVE, default=0.1, metavar="B", help="For --loss dpo: how much it is held there."
-)
-@click.option("--scale", type=POSITIVE, default=1.0, metavar="S", help="Factor of the gap in the loss.")
-@click.option("--margin", type=float, default=0.0, metavar="M", help="What the scaled gap should exceed.")
-@_options(learning_rate=5e-7, batch_size=128, micro_batch_size=2)
-@one_line_errors
-def sepo(policy: str, dataset: str, **options: Any) -> None:
+def sepo(policy: str, dataset: str, settings: SepoSettings) -> None:
     """Stage 3, the policy: train any model on the key tokens of an annotated dataset.
 
     \b
     Example:
-        sepo-train sepo --policy OTHER/MODEL --dataset me/prefs-sepo --output-dir policy
+        sepo-train sepo --policy OTHER/MODEL --dataset me/prefs-sepo --output policy
     """
-    from sepo_train import SepoSettings, train_sepo
+    from sepo_train import train_sepo
 
-    settings = SepoSettings(**selection_fields(options), **_settings(**options))
     _train(lambda stop: train_sepo(policy, dataset, settings, stop=stop))
 
 
-def _settings(
-    *, chat_template: Path | None, no_chat_template: bool, epochs: float, **options: Any
-) -> dict[str, Any]:
-    """The options as a stage's settings have them."""
-    training_arguments = options.pop("set")
-    return {
-        **options,
-        "training_arguments": training_arguments,
-        "num_train_epochs": epochs,
-        "chat_template": chosen_template(chat_template, no_chat_template),
-    }
+for stage in (sft, dpo, sepo):
+    main.add_command(stage)
 
 
 def _train(train: Callable[[Callable[[], bool]], Any]) -> None:

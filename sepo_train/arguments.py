@@ -16,7 +16,7 @@ from .settings import TrainSettings
 
 # They have options of their own, or would undo what the stages do.
 OWN_OPTIONS = {
-    "output_dir": "--output-dir",
+    "output_dir": "--output",
     "per_device_train_batch_size": "--micro-batch-size",
     "gradient_accumulation_steps": "--batch-size",
     "learning_rate": "--learning-rate",

@@ -89,7 +89,9 @@ def test_ci_runs_the_pipeline() -> None:
 
 
 @pytest.mark.parametrize("line", LAUNCHED)
-def test_a_command_under_a_launcher_can_be_read(line: str) -> None:
+def test_a_command_under_a_launcher_can_be_read(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
     parsed(line.replace("sepo_cli.", "sepo-"))
 
 

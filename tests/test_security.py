@@ -109,7 +109,7 @@ def test_every_command_refuses_a_pickle_and_opens_it_when_asked(
 ) -> None:
     oracle = as_pickle(models[0], tmp_path / "oracle")
     data = write_jsonl(tmp_path / "prefs.jsonl", pairs(8))
-    train = ("--learning-rate", 0.01, "--batch-size", 4, "--output-dir", tmp_path / "trained")
+    train = ("--learning-rate", 0.01, "--batch-size", 4, "--output", tmp_path / "trained")
     commands: list[tuple[object, ...]] = [
         ("annotate", "--oracle", oracle, "--ref", models[1], "--dataset", data, "--output", tmp_path / "out"),
         ("verify", annotated, "--oracle", oracle, "--ref", models[1]),
@@ -282,7 +282,7 @@ def test_code_of_a_model_trains_when_asked(tmp_path: Path, models: tuple[str, st
         0.01,
         "--batch-size",
         4,
-        "--output-dir",
+        "--output",
         tmp_path / "trained",
     )
     command = ("train", "dpo", "--model", folder / "ref", *train)

@@ -73,7 +73,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def invoke_sepo(policy: str, dataset: str, output_dir: Path, *arguments: object) -> Result:
-    return invoke("sepo", "--policy", policy, "--dataset", dataset, "--output-dir", output_dir, *arguments)
+    return invoke("sepo", "--policy", policy, "--dataset", dataset, "--output", output_dir, *arguments)
 
 
 def last_line(result: Result) -> str:
@@ -99,11 +99,9 @@ def test_the_whole_pipeline_runs_from_base_model_to_a_policy_with_another_vocabu
 ) -> None:
     base = models[1]
     ref, oracle, policy = (tmp_path / name for name in ("ref", "oracle", "policy"))
-    result = invoke(
-        "sft", "--model", base, "--dataset", prefs, "--side", "chosen", "--output-dir", ref, *FAST
-    )
+    result = invoke("sft", "--model", base, "--dataset", prefs, "--side", "chosen", "--output", ref, *FAST)
     assert result.exit_code == 0, result.output
-    result = invoke("dpo", "--model", ref, "--dataset", prefs, "--output-dir", oracle, "--epochs", 4, *FAST)
+    result = invoke("dpo", "--model", ref, "--dataset", prefs, "--output", oracle, "--epochs", 4, *FAST)
     assert result.exit_code == 0, result.output
     runner = CliRunner()
     annotation = tmp_path / "annotated"
@@ -114,7 +112,7 @@ def test_the_whole_pipeline_runs_from_base_model_to_a_policy_with_another_vocabu
 
     other = save_policy(tmp_path / "other", "sentencepiece_bpe")
     result = invoke(
-        "sepo", "--policy", other, "--dataset", annotation, "--output-dir", policy,
+        "sepo", "--policy", other, "--dataset", annotation, "--output", policy,
         "--epochs", 4, "--eval-fraction", 0.25, *FAST,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -182,7 +180,7 @@ def test_every_option_of_the_loss_changes_what_is_trained(
             models[1],
             "--dataset",
             annotated,
-            "--output-dir",
+            "--output",
             tmp_path / name,
             *FAST,
             *extra,
@@ -272,7 +270,7 @@ def test_sft_trains_on_conversations_from_the_command_line(tmp_path: Path, model
         models[1],
         "--dataset",
         chats,
-        "--output-dir",
+        "--output",
         tmp_path / "ref",
         *FAST,
         "--epochs",
@@ -287,7 +285,7 @@ def test_sft_trains_on_conversations_from_the_command_line(tmp_path: Path, model
 def test_lora_leaves_an_adapter_that_annotates(tmp_path: Path, models: tuple[str, str], prefs: str) -> None:
     oracle = tmp_path / "oracle"
     result = invoke(
-        "dpo", "--model", models[1], "--dataset", prefs, "--output-dir", oracle, "--lora-rank", 4, *FAST
+        "dpo", "--model", models[1], "--dataset", prefs, "--output", oracle, "--lora-rank", 4, *FAST
     )
     assert result.exit_code == 0, result.output
     assert (oracle / "adapter_model.safetensors").exists()
@@ -296,11 +294,11 @@ def test_lora_leaves_an_adapter_that_annotates(tmp_path: Path, models: tuple[str
     assert report.manifest is not None
     # and trains further as it is
     again = tmp_path / "again"
-    result = invoke("dpo", "--model", oracle, "--dataset", prefs, "--output-dir", again, *FAST)
+    result = invoke("dpo", "--model", oracle, "--dataset", prefs, "--output", again, *FAST)
     assert result.exit_code == 0, result.output
     assert (again / "adapter_model.safetensors").exists()
     result = invoke(
-        "dpo", "--model", oracle, "--dataset", prefs, "--output-dir", tmp_path / "x", "--lora-rank", 4, *FAST
+        "dpo", "--model", oracle, "--dataset", prefs, "--output", tmp_path / "x", "--lora-rank", 4, *FAST
     )
     assert "is an adapter already" in last_line(result)
 
@@ -314,7 +312,7 @@ def test_the_same_command_does_nothing_to_a_finished_model(
         models[1],
         "--dataset",
         annotated,
-        "--output-dir",
+        "--output",
         tmp_path / "policy",
         *FAST,
     )
@@ -355,7 +353,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(
 ) -> None:
     command = [
         sys.executable, "-m", "cli.train", "sepo", "--policy", models[1], "--dataset", annotated,
-        "--output-dir", str(tmp_path / "policy"), "--batch-size", "2", "--epochs", "40",
+        "--output", str(tmp_path / "policy"), "--batch-size", "2", "--epochs", "40",
         "--learning-rate", "1e-4", "--set", "logging_steps=1",
     ]  # fmt: skip
     process = subprocess.Popen(
@@ -386,7 +384,7 @@ def refused(*extra: object, stage: str = "sepo", dataset: str | None = None) -> 
     def arguments(tmp_path: Path, models: tuple[str, str], annotated: str, prefs: str) -> Any:
         data = dataset or (annotated if stage == "sepo" else prefs)
         model = ("--policy" if stage == "sepo" else "--model", models[1])
-        return (stage, *model, "--dataset", data, "--output-dir", tmp_path / "new", *extra)
+        return (stage, *model, "--dataset", data, "--output", tmp_path / "new", *extra)
 
     return arguments  # type: ignore[return-value]
 
@@ -400,7 +398,7 @@ def refused(*extra: object, stage: str = "sepo", dataset: str | None = None) -> 
         (refused("--set", "weight_dekay=1"), 1, "Did you mean weight_decay?"),
         (refused("--set", "weight_decay=much"), 1, "weight_decay"),
         (refused("--set", "weight_decay"), 2, "is not field=value"),
-        (refused("--set", "output_dir=x"), 1, "use --output-dir"),
+        (refused("--set", "output_dir=x"), 1, "use --output"),
         (refused("--projection", "majority", "--ratio", 0.3), 1, "carries the masks of the dataset"),
         (refused("--threshold", 0.5), 1, "a threshold says nothing to ratio"),
         (refused("--exclude-tokens", "("), 1, "neither a token id nor a regular expression"),
@@ -436,7 +434,7 @@ def test_a_dataset_that_is_not_annotated_is_refused(
     tmp_path: Path, models: tuple[str, str], prefs: str
 ) -> None:
     result = invoke(
-        "sepo", "--policy", models[1], "--dataset", Path(prefs).parent, "--output-dir", tmp_path / "p"
+        "sepo", "--policy", models[1], "--dataset", Path(prefs).parent, "--output", tmp_path / "p"
     )
     assert result.exit_code == 1
     assert "not an annotated dataset" in last_line(result)
@@ -449,7 +447,7 @@ def test_a_newer_schema_is_refused_with_what_to_upgrade(
     shutil.copytree(annotated, newer)
     manifest = json.loads((newer / "sepo_manifest.json").read_text())
     (newer / "sepo_manifest.json").write_text(json.dumps({**manifest, "schema_version": "2.0"}))
-    result = invoke("sepo", "--policy", models[1], "--dataset", newer, "--output-dir", tmp_path / "p")
+    result = invoke("sepo", "--policy", models[1], "--dataset", newer, "--output", tmp_path / "p")
     assert result.exit_code == 1
     assert "schema version 2.0" in last_line(result)
     assert "pip install -U sepo" in last_line(result)
@@ -458,7 +456,7 @@ def test_a_newer_schema_is_refused_with_what_to_upgrade(
 def test_a_folder_of_another_run_is_refused_with_what_differs(
     tmp_path: Path, models: tuple[str, str], annotated: str
 ) -> None:
-    command = ("sepo", "--policy", models[1], "--dataset", annotated, "--output-dir", tmp_path / "p", *FAST)
+    command = ("sepo", "--policy", models[1], "--dataset", annotated, "--output", tmp_path / "p", *FAST)
     assert invoke(*command).exit_code == 0
     result = invoke(*command, "--scale", 2)
     assert result.exit_code == 1
@@ -483,7 +481,7 @@ def test_a_policy_without_offsets_is_refused(tmp_path: Path, annotated: str) -> 
     policy = save_policy(tmp_path / "policy", "byte_bpe", vocab_size=400)
     (tmp_path / "policy" / "tokenizer.json").unlink()
     ByT5Tokenizer().save_pretrained(policy)
-    result = invoke("sepo", "--policy", policy, "--dataset", annotated, "--output-dir", tmp_path / "p", *FAST)
+    result = invoke("sepo", "--policy", policy, "--dataset", annotated, "--output", tmp_path / "p", *FAST)
     assert result.exit_code == 1
     assert "ByT5Tokenizer reports no character offsets" in last_line(result)
 
@@ -492,7 +490,7 @@ def test_a_short_context_drops_the_prompts_that_do_not_fit(
     tmp_path: Path, models: tuple[str, str], annotated: str
 ) -> None:
     policy = save_policy(tmp_path / "policy", "byte_bpe", max_position_embeddings=24)
-    result = invoke("sepo", "--policy", policy, "--dataset", annotated, "--output-dir", tmp_path / "p", *FAST)
+    result = invoke("sepo", "--policy", policy, "--dataset", annotated, "--output", tmp_path / "p", *FAST)
     assert result.exit_code == 0, result.output
     assert "prompt longer than the maximum length" in result.stdout
     assert 0 < record_of(tmp_path / "p")["rows"]["used"] < 24
@@ -502,9 +500,7 @@ def test_an_adapter_can_be_the_start_of_stage_three(
     tmp_path: Path, models: tuple[str, str], annotated: str
 ) -> None:
     adapter = save_tiny_adapter(tmp_path / "adapter", Path(models[1]))
-    result = invoke(
-        "sepo", "--policy", adapter, "--dataset", annotated, "--output-dir", tmp_path / "p", *FAST
-    )
+    result = invoke("sepo", "--policy", adapter, "--dataset", annotated, "--output", tmp_path / "p", *FAST)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "p" / "adapter_model.safetensors").exists()
 
@@ -515,7 +511,7 @@ def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(
     def curve(name: str, launcher: list[str], micro_batch_size: int) -> list[dict[str, float]]:
         command = [
             *launcher, "-m", "cli.train", "sepo", "--policy", models[1], "--dataset", annotated,
-            "--output-dir", str(tmp_path / name), "--batch-size", "4",
+            "--output", str(tmp_path / name), "--batch-size", "4",
             "--micro-batch-size", str(micro_batch_size), "--learning-rate", "0.01",
             "--epochs", "2", "--fraction", "0.875", "--eval-fraction", "0.24", "--set", "logging_steps=1",
         ]  # fmt: skip
@@ -554,7 +550,7 @@ def test_a_base_model_gets_a_template_for_messages_and_keeps_it(
         ("sepo", "--policy", base, "--dataset", annotated),
     ):
         output = tmp_path / stage[0]
-        result = invoke(*stage, "--output-dir", output, *FAST)
+        result = invoke(*stage, "--output", output, *FAST)
         assert result.exit_code == 0, result.output
         assert "has no chat template and the data holds messages" in caplog.text
         tokenizer = AutoTokenizer.from_pretrained(output)
@@ -569,7 +565,7 @@ def test_a_template_from_a_file_is_used_and_saved(
     template = tmp_path / "mine.jinja"
     template.write_text("{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}")
     result = invoke(
-        "sft", "--model", models[1], "--dataset", prefs, "--side", "chosen", "--output-dir", tmp_path / "ref",
+        "sft", "--model", models[1], "--dataset", prefs, "--side", "chosen", "--output", tmp_path / "ref",
         "--chat-template", template, *FAST,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -581,7 +577,7 @@ def test_texts_need_no_template(tmp_path: Path, caplog: pytest.LogCaptureFixture
     (tmp_path / "base" / "chat_template.jinja").unlink()
     rows = [{"prompt": "Say", "chosen": f" Paris {i}", "rejected": f" Rome {i}"} for i in range(8)]
     texts = write_jsonl(tmp_path / "texts.jsonl", rows)
-    result = invoke("dpo", "--model", base, "--dataset", texts, "--output-dir", tmp_path / "oracle", *FAST)
+    result = invoke("dpo", "--model", base, "--dataset", texts, "--output", tmp_path / "oracle", *FAST)
     assert result.exit_code == 0, result.output
     assert "chat template" not in caplog.text
     assert AutoTokenizer.from_pretrained(tmp_path / "oracle").chat_template is None
@@ -603,7 +599,7 @@ def test_a_model_is_pushed_in_one_commit_and_loads_from_the_hub(
     tmp_path: Path, models: tuple[str, str], annotated: str, hub: HubServer, repo_id: str
 ) -> None:
     command = (
-        "sepo", "--policy", models[1], "--dataset", annotated, "--output-dir", tmp_path / "p",
+        "sepo", "--policy", models[1], "--dataset", annotated, "--output", tmp_path / "p",
         "--push-to-hub", repo_id, "--private", *FAST,
     )  # fmt: skip
     first = invoke(*command)
@@ -718,13 +714,13 @@ def test_16_bits_are_for_the_base_of_an_adapter(
     tmp_path: Path, models: tuple[str, str], annotated: str
 ) -> None:
     command = ("sepo", "--policy", models[1], "--dataset", annotated, *FAST, "--dtype", "bfloat16")
-    result = invoke(*command, "--output-dir", tmp_path / "whole")
+    result = invoke(*command, "--output", tmp_path / "whole")
     assert result.exit_code == 1
     assert "round to nothing in bfloat16" in last_line(result)
     first, second = tmp_path / "first", tmp_path / "second"
-    assert invoke(*command, "--output-dir", first, "--lora-rank", 2).exit_code == 0
+    assert invoke(*command, "--output", first, "--lora-rank", 2).exit_code == 0
     further = ("sepo", "--policy", first, "--dataset", annotated, *FAST, "--dtype", "bfloat16")
-    result = invoke(*further, "--output-dir", second, "--seed", 1)
+    result = invoke(*further, "--output", second, "--seed", 1)
     assert result.exit_code == 0, result.output
     before, after = (load_file(folder / "adapter_model.safetensors") for folder in (first, second))
     assert all(weights.dtype == torch.float32 for weights in after.values())
@@ -736,7 +732,7 @@ def test_generation_stops_where_the_training_ends_a_turn(tmp_path: Path, prefs: 
     template = tmp_path / "own.jinja"
     template.write_text("{% for m in messages %}<|im_start|>{{ m.content }}<|endoftext|>{% endfor %}")
     result = invoke(
-        "sft", "--model", base, "--dataset", prefs, "--side", "chosen", "--output-dir", tmp_path / "ref",
+        "sft", "--model", base, "--dataset", prefs, "--side", "chosen", "--output", tmp_path / "ref",
         "--chat-template", template, *FAST,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -762,7 +758,7 @@ def test_the_default_template_begins_like_the_tokenizers_own_texts(tmp_path: Pat
         prefs,
         "--side",
         "chosen",
-        "--output-dir",
+        "--output",
         tmp_path / "ref",
         *FAST,
     )
@@ -804,13 +800,11 @@ def test_a_broken_template_file_is_named_with_its_line(
 
 
 def test_places_that_are_files_are_said_to_be(tmp_path: Path, models: tuple[str, str], prefs: str) -> None:
-    result = invoke("sepo", "--policy", models[1], "--dataset", prefs, "--output-dir", tmp_path / "p")
+    result = invoke("sepo", "--policy", models[1], "--dataset", prefs, "--output", tmp_path / "p")
     assert "a file, not an annotated dataset. Annotate it with sepo-annotate" in last_line(result)
     (tmp_path / "taken").touch()
-    result = invoke(
-        "dpo", "--model", models[1], "--dataset", prefs, "--output-dir", tmp_path / "taken", *FAST
-    )
-    assert "is a file. Choose another --output-dir" in last_line(result)
+    result = invoke("dpo", "--model", models[1], "--dataset", prefs, "--output", tmp_path / "taken", *FAST)
+    assert "is a file. Choose another --output" in last_line(result)
 
 
 def test_a_mapping_in_a_config_file_sets_training_arguments(
@@ -824,7 +818,7 @@ def test_a_mapping_in_a_config_file_sets_training_arguments(
         models[1],
         "--dataset",
         annotated,
-        "--output-dir",
+        "--output",
         tmp_path / "p",
         "--config",
         config,

@@ -41,7 +41,7 @@ def train(inputs: Inputs, folder: Path, *options: object, stage: str = "sepo") -
     """Run a stage from the command line; its record."""
     model, dataset = inputs[stage]
     role = "--policy" if stage == "sepo" else "--model"
-    command = [stage, role, model, "--dataset", dataset, "--output-dir", folder, "--batch-size", 4]
+    command = [stage, role, model, "--dataset", dataset, "--output", folder, "--batch-size", 4]
     result = CliRunner().invoke(
         main, ["train", *map(str, [*command, "--learning-rate", 0.01, "--set", "logging_steps=1", *options])]
     )
@@ -219,7 +219,7 @@ def test_what_is_not_installed_or_has_no_meaning_here_is_refused_in_one_line(
     tmp_path: Path, inputs: Inputs, field: str, said: str
 ) -> None:
     policy, dataset = inputs["sepo"]
-    flags = ["--policy", policy, "--dataset", dataset, "--output-dir", str(tmp_path / "policy")]
+    flags = ["--policy", policy, "--dataset", dataset, "--output", str(tmp_path / "policy")]
     result = CliRunner().invoke(main, ["train", "sepo", *flags, "--set", field, "--eval-fraction", "0.25"])
     assert not isinstance(result.exception, Exception), result.exception
     assert result.exit_code == 1

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import PreferenceError, SettingsError
+from ..models.checkpoints import Trust
 from ..models.description import describe_model
 from ..runs.provenance import tokenizer_hash
 from ..sources.preferences import Pair, open_pairs
@@ -64,7 +65,8 @@ def evaluate(
 
 def _described(name: str, texts: pa.Schema, settings: EvaluateSettings) -> EvaluatedModel:
     """A model that reads the pairs as training does."""
-    described = describe_model(name, trust=settings.trust)
+    trust = Trust(settings.allow_pickle, settings.trust_remote_code)
+    described = describe_model(name, trust=trust)
     set_chat_template(described.tokenizer, True, texts, name)
     return EvaluatedModel(described, response_encoder(described.tokenizer), settings)
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from ..dataset_spec import DatasetSpec
 from ..errors import SettingsError
-from ..models.checkpoints import NO_TRUST, Trust
 from ..settings import Dtype
 
 
@@ -23,7 +22,8 @@ class EvaluateSettings(DatasetSpec):
         max_length: Most tokens of prompt and response of a pair.
         dtype: What the models compute in.
         device: ``auto``, or a torch device.
-        trust: What of the models' files may run code.
+        allow_pickle: Open weights that are pickles, which can run code.
+        trust_remote_code: Run Python code that comes with a model.
     """
 
     by: str | None = None
@@ -36,7 +36,8 @@ class EvaluateSettings(DatasetSpec):
     max_length: int = 2048
     dtype: Dtype = "float32"
     device: str = "auto"
-    trust: Trust = NO_TRUST
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.

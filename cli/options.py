@@ -1,0 +1,150 @@
+"""Options as values: what one may be, and its default, come from the settings class whose field it fills.
+
+A command is its options by panel and the settings that they make, see `command`.
+"""
+
+import copy
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, fields, is_dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import rich_click as click
+
+from sepo_data.schema import SIDES
+
+from .common import Command, one_line_errors
+
+SHARE = click.FloatRange(0, 1, min_open=True)
+POSITIVE = click.FloatRange(0, min_open=True)
+COUNT = click.IntRange(min=1)
+FROM_ZERO = click.IntRange(min=0)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class Option(click.RichOption):
+    """An option of a command.
+
+    Attributes:
+        field: Of the settings, the field that it fills.
+        aliases: Other spellings, which ``--help`` does not show.
+    """
+
+    def __init__(
+        self, flag: str, *, field: str | None = None, aliases: Iterable[str] = (), **other: Any
+    ) -> None:
+        super().__init__([flag, flag.removeprefix("--").replace("-", "_")], **other)
+        self.field = field or self.name
+        self.aliases = [*aliases]
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """With the other spellings."""
+        shown, self.opts = self.opts, [*self.opts, *self.aliases]
+        super().add_to_parser(parser, ctx)
+        self.opts = shown
+
+
+def option(
+    flag: str, description: str, settings: type | None = None, field: str | None = None, **other: Any
+) -> Option:
+    """Declare an option.
+
+    Args:
+        flag: As it is typed, ``--learning-rate``.
+        description: One line.
+        settings: The dataclass that it fills; type, choices and default are taken from there.
+        field: The field there, if it is not called like the flag.
+        other: As of `click.Option`; wins over what the field says.
+    """
+    if settings is not None:
+        other = {**_read(settings, field or flag.removeprefix("--").replace("-", "_")), **other}
+    return Option(flag, help=description, field=field, **other)
+
+
+def panel(name: str, *options: Option) -> list[click.Parameter]:
+    """These options under a heading of ``--help``."""
+    found = [copy.copy(option) for option in options]
+    for one in found:
+        one.panel = name
+    return [*found]
+
+
+def command(
+    name: str, *parameters: list[click.Parameter], settings: type | None = None, env: str | None = None
+) -> Callable[[Callable[..., None]], Command]:
+    """Make a command of a function.
+
+    Args:
+        name: As it is typed.
+        parameters: Its arguments and, by panel, its options.
+        settings: What its options fill; the function gets them as ``settings``, and the options that
+            fill nothing by their names.
+        env: Prefix of the environment variables that options are read from.
+    """
+
+    def decorate(function: Callable[..., None]) -> Command:
+        @functools.wraps(function)
+        def run(**options: Any) -> None:
+            if settings is not None:
+                options = _by_field(options)
+                options["settings"] = _filled(settings, options)
+            function(**options)
+
+        made: Command = click.command(
+            name,
+            cls=Command,
+            params=[one for some in parameters for one in some],
+            context_settings={"show_default": True, "auto_envvar_prefix": env},
+        )(click.version_option(version("sepo"), prog_name="sepo")(one_line_errors(run)))
+        return made
+
+    return decorate
+
+
+def _read(settings: type, name: str) -> dict[str, Any]:
+    """What a field says about its option."""
+    (field,) = (one for one in fields(settings) if one.name == name)
+    hint = get_type_hints(settings)[name]
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(one for one in get_args(hint) if one is not NoneType)
+    found: dict[str, Any] = {"default": field.default} if field.default is not MISSING else {"required": True}
+    if hint is bool:
+        return {**found, "is_flag": True}
+    if get_origin(hint) is Literal:
+        return {**found, "type": click.Choice(get_args(hint))}
+    if get_origin(hint) is tuple:
+        return {**found, "multiple": True}
+    return {**found, "type": click.Path(path_type=Path) if hint is Path else hint}
+
+
+def _by_field(options: dict[str, Any]) -> dict[str, Any]:
+    """The options by the fields that they fill, those that stand for others put in their place."""
+    context = click.get_current_context()
+    assert context is not None
+    names = {one.name: one.field for one in context.command.params if isinstance(one, Option)}
+    found = {names.get(name, name): value for name, value in options.items()}
+    if "no_chat_template" in found:
+        if found.pop("no_chat_template"):
+            if found["chat_template"] is not None:
+                raise click.UsageError("--chat-template and --no-chat-template exclude each other.")
+            found["chat_template"] = False
+        found["chat_template"] = True if found["chat_template"] is None else found["chat_template"]
+    if "ratio" in found:
+        ratio = found.pop("ratio")
+        for name in (f"{side}_ratio" for side in SIDES):
+            found[name] = ratio if found[name] is None else found[name]
+    return found
+
+
+def _filled(settings: type, options: dict[str, Any]) -> Any:
+    """Take the options out that fill these settings, or settings in them."""
+    hints = get_type_hints(settings)
+    names = [field.name for field in fields(settings)]
+    given = {name: options.pop(name) for name in names if name in options}
+    for name in names:
+        if name not in given and is_dataclass(hints[name]):
+            given[name] = _filled(hints[name], options)
+    return settings(**given)
