@@ -15,6 +15,10 @@ class Reason(StrEnum):
     SAME_RESPONSE = "chosen equals rejected"
     LAST_NOT_ASSISTANT = "last message is not the assistant's"
     CONTENT_NOT_TEXT = "message content is not text"
+    NOT_TEXT_PART = "message holds an image, a sound or another part that is not text"
+    NOT_A_CONVERSATION = "text is not the conversation that the column's others are"
+    TOOLS_INSIDE = "tools stand inside the conversation's object, not in a column"
+    DUMPED = "text is a conversation dumped as text, where the column's others are not"
     ROLE_MISSING = "message has no role"
     NOT_TEXT_ALONE = "last message is not text alone"  # its tool calls or reasoning would go unscored
     NO_ASSISTANT = "no assistant message"

@@ -94,7 +94,7 @@ def read_examples(
 ) -> Data:
     """All rows as examples, a range at a time."""
     examples: list[Example] = []
-    dropped, notes = Drops(), Counter[str]()
+    dropped, notes = Drops(), Counter(source.repairs)
     for lo in range(0, len(source.rows), ROWS_AT_ONCE):
         encoded = encode(lo, min(lo + ROWS_AT_ONCE, len(source.rows)))
         examples += examples_of(encoded)

@@ -287,7 +287,8 @@ def test_every_pair_fits_the_types_it_is_stored_in(tmp_path: Path) -> None:
 
 # Datasets that are refused ----------------------------------------------------------------------------------
 
-PLAIN = {"prompt": "p", "chosen": "a", "rejected": "b"}
+PLAIN_SIDES = {"chosen": "a", "rejected": "b"}
+PLAIN = {"prompt": "p", **PLAIN_SIDES}
 
 
 @pytest.mark.parametrize(
@@ -298,13 +299,14 @@ PLAIN = {"prompt": "p", "chosen": "a", "rejected": "b"}
         (PLAIN, {"prompt_column": "question"}, 'no column "question".*--prompt-column'),
         ({**PLAIN, "chosen": 3}, {}, 'column "chosen" is int64. It must be text, or a list of messages'),
         ({**PLAIN, "rejected": None}, {}, 'column "rejected" is null'),
-        ({**PLAIN, "chosen": [{"from": "gpt", "value": "a"}]}, {}, 'column "chosen" is list<.*from'),
-        ({**PLAIN, "chosen": [{**assistant("a"), "content": ["a"]}]}, {}, 'column "chosen" is list<'),
-        ({**PLAIN, "chosen": [assistant("a")]}, {}, '"chosen" is a list of messages but "rejected" is text'),
+        ({**PLAIN, "chosen": [3]}, {}, 'column "chosen" is list<item: int64>'),
+        ({**PLAIN, "chosen": [{"speaker": "gpt", "said": "a"}]}, {}, 'column "chosen" is list<.*speaker'),
+        ({**PLAIN, "chosen": {"text": 3}}, {}, 'column "chosen" is struct<text: int64>'),
+        (PLAIN, {"chosen_column": "chosen.text"}, '"chosen.text", .*Pass --chosen-column chosen'),
         (
-            {**PLAIN, "prompt": [user("p")]},
+            {**PLAIN_SIDES, "query": "q", "problem": "p"},
             {},
-            '"prompt" is a list of messages but "chosen" is text.*example',
+            "any of its columns query, problem. .*--prompt",
         ),
         ({**PLAIN, "q": "p"}, {"prompt_column": "q"}, 'column "prompt" would be overwritten by "q"'),
         ({**PLAIN, "q": "p"}, {"chosen_column": "q"}, 'column "chosen" would be overwritten by "q"'),
@@ -320,16 +322,13 @@ def test_columns_that_hold_no_pair_are_refused(
     assert "\n" not in str(refusal.value)
 
 
-def test_messages_of_untyped_json_are_refused(tmp_path: Path) -> None:
-    text, untyped = datasets.Value("string"), datasets.Json()
-    calls = {"role": text, "content": text, "tool_calls": datasets.List(untyped)}
-    for i, message in enumerate([untyped, calls]):
-        features = datasets.Features(chosen=datasets.List(message), rejected=datasets.List(message))
-        messages = [[assistant("a", tool_calls=[{"name": "clock"}])]]
-        rows = datasets.Dataset.from_dict({"chosen": messages, "rejected": messages}, features=features)
-        rows.save_to_disk(tmp_path / str(i))
-        with pytest.raises(PreferenceError, match=r'column "chosen" is list<.*json.*It must be text'):
-            open_pairs(str(tmp_path / str(i)))
+def test_messages_of_untyped_json_are_read(tmp_path: Path) -> None:
+    untyped = datasets.Json()
+    features = datasets.Features(chosen=datasets.List(untyped), rejected=datasets.List(untyped))
+    sides = {"chosen": [[user("Hi"), assistant("a")]], "rejected": [[user("Hi"), assistant("b")]]}
+    datasets.Dataset.from_dict(sides, features=features).save_to_disk(tmp_path / "saved")
+    source, columns = open_pairs(str(tmp_path / "saved"))
+    assert columns.read(source.rows[0]) == Pair([user("Hi")], [assistant("a")], [assistant("b")])
 
 
 def test_a_dataset_without_rows_is_refused(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def _scored_rows(source: Source, columns: PairColumns) -> ScoredRows:
         split=source.split,
         rows=len(source.rows),
         columns={name: getattr(columns, name) for name in PAIR_COLUMNS}
+        | source.origins
         | dict([*columns.context.items(), *columns.ends.items()]),
     )
 

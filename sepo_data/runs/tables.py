@@ -10,6 +10,7 @@ import pyarrow as pa
 from ..models.scoring import Logps, ScoredSide, Scores
 from ..schema import PAIR_COLUMNS, SIDES, Side
 from ..selection import Mask, SelectionRule
+from ..sources.mending import UNUSABLE
 from ..sources.preferences import PairColumns
 from ..tokens.pairs import EncodedPair, EncodedPairs
 
@@ -20,7 +21,7 @@ def passthrough_columns(source: pa.Schema, pair: PairColumns, ignored: Container
     return pa.schema(
         field.with_name(names.get(field.name, field.name))
         for field in source
-        if field.name not in pair.names and field.name not in ignored
+        if field.name not in (*pair.names, UNUSABLE) and field.name not in ignored
     )
 
 

@@ -7,23 +7,18 @@ reference learns the very tokens that are scored later, the token that ends each
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
-from ..errors import PreferenceError, SettingsError
+from ..errors import SettingsError
 from ..reasons import Reason, Unusable
 from ..schema import PAIR_COLUMNS, SIDES, Message, Side
+from .chat_layouts import find_chats
 from .context import NO_COLUMNS, NO_CONTEXT, Context, ContextColumns, context_columns
 from .endings import NOWHERE, EndColumns, end_columns
+from .mending import mended, reason_of
 from .opening import Source, open_source
-from .preferences import SAID_BESIDE, PairColumns, kind_of, open_pairs
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-
-MESSAGES = ("messages",)
-COMPLETION = ("prompt", "completion")
+from .preferences import SAID_BESIDE, PairColumns, open_pairs
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class ChatColumns:
     """Where a source keeps its conversations.
 
     Attributes:
-        names: ``messages``, or ``prompt`` and ``completion``, or a pair's columns.
+        names: That of the messages, or those of prompt and completion, or a pair's.
         pair: Of a preference dataset, its pair.
         side: Whose response ends the conversation then.
         context: Of what the chat template is given besides.
@@ -79,10 +74,12 @@ class ChatColumns:
             if isinstance(pair, Unusable):
                 return pair
             prompt, completion = pair.prompt, pair.sides[self.side]
-        elif self.names == MESSAGES:
-            return _read_messages(row["messages"] or [])
+        elif unusable := reason_of(row):
+            return unusable
+        elif len(self.names) == 1:
+            return _read_messages(row[self.names[0]] or [])
         else:
-            prompt, completion = row["prompt"], row["completion"]
+            prompt, completion = (row[name] for name in self.names)
         if not completion:
             return Unusable(Reason.EMPTY_RESPONSE)
         if not prompt:
@@ -116,7 +113,13 @@ def open_chats(
         source = open_source(dataset, spec)
         context = context_columns(dataset, source.schema, spec)
         ends = end_columns(dataset, source.schema, spec)
-        return source, ChatColumns(_find_columns(dataset, source.schema), context=context, ends=ends)
+        layout = find_chats(dataset, source, spec)
+        if layout.as_it_is:
+            names = tuple(column.name for column in layout.columns)
+            return source, ChatColumns(names, context=context, ends=ends)
+        used = [column.name for column in (*layout.columns, layout.input) if column is not None]
+        source = mended(source, used, layout.make, repr(layout))
+        return source, ChatColumns(layout.names, context=context, ends=ends)
     if side not in SIDES:
         raise SettingsError(f'side must be one of {", ".join(SIDES)}, got "{side}".')
     source, pair = open_pairs(dataset, spec)
@@ -140,23 +143,3 @@ def _read_messages(messages: Sequence[Message | None]) -> Chat | Unusable:
             return Unusable(Reason.CONTENT_NOT_TEXT)
         turns.append(message)
     return Chat(turns[:-1], turns[-1]["content"], shortened=len(turns) < len(messages))
-
-
-def _find_columns(dataset: str, schema: "pa.Schema") -> tuple[str, ...]:
-    """The columns of the conversation, by their names and types."""
-    kinds = {column.name: kind_of(column.type) for column in schema}
-    if kinds.get("messages") == "messages":
-        return MESSAGES
-    named = [name for name in (*MESSAGES, *COMPLETION) if name in kinds]
-    if set(COMPLETION) <= kinds.keys() and kinds["prompt"] == kinds["completion"] is not None:
-        return COMPLETION
-    if "messages" in kinds or set(COMPLETION) <= kinds.keys():
-        types = ", ".join(f'"{name}" is {schema.field(name).type}' for name in named)
-        advice = "Make messages a list of objects, each with a role and a content that are text"
-        raise PreferenceError(
-            f"{dataset}: {types}. {advice}, or prompt and completion both text or both such lists."
-        )
-    advice = "Rename them to messages, or to prompt and completion"
-    if "chosen" in kinds:
-        advice = "To train on the chosen responses of a preference dataset add --side chosen"
-    raise PreferenceError(f"{dataset}: no conversations in its columns {', '.join(schema.names)}. {advice}.")

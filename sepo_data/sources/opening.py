@@ -16,7 +16,8 @@ from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import HubError, PreferenceError, first_line
 from ..files import name_of, outside
 from ..schema import SPLIT_NAME
-from .text_files import SUFFIXES, DataFile, TextRows, digest_of, is_text_file, read_text_files
+from .arrow_cache import CachedRows
+from .text_files import SUFFIXES, DataFile, digest_of, is_text_file, read_text_files
 
 if TYPE_CHECKING:
     import datasets
@@ -37,6 +38,7 @@ class Source:
         restricted: Private or gated on the Hub.
         repairs: What was changed in the texts and how often: ``{"lone surrogates replaced": 3}``.
         json_columns: Text columns that hold the JSON of values of which no Arrow type holds all.
+        origins: Columns that were written anew → where their content stood.
     """
 
     rows: "datasets.Dataset"
@@ -48,6 +50,7 @@ class Source:
     restricted: bool = False
     repairs: dict[str, int] = field(default_factory=dict)
     json_columns: frozenset[str] = frozenset()
+    origins: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def schema(self) -> "pa.Schema":
@@ -140,7 +143,7 @@ def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> So
     root = path.resolve()
     if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
         _refuse_config(config, dataset)
-        read = TextRows(_saved_to_disk(root, dataset, split), {}, frozenset())
+        read = CachedRows(_saved_to_disk(root, dataset, split), {}, frozenset())
         saved = [str(file["filename"]) for file in read.rows.cache_files]
         _check_inside(saved, f"{root}/", dataset)
         digest = _digest_in(root, saved)
@@ -207,11 +210,11 @@ def _files_of(builder: Any, split: str, dataset: str, prefix: str) -> dict[str, 
 
 def _rows_of(
     builder: Any, split: str, dataset: str, files: dict[str, str], digest: str | None = None
-) -> TextRows:
+) -> CachedRows:
     """The rows of the files; ``builder`` reads what is neither JSON nor CSV."""
     if all(map(is_text_file, files)):
         return read_text_files(_downloaded(files, dataset))
-    return TextRows(_prepared(builder, split, dataset, files, digest), {}, frozenset())
+    return CachedRows(_prepared(builder, split, dataset, files, digest), {}, frozenset())
 
 
 def _downloaded(files: dict[str, str], dataset: str) -> list[DataFile]:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import PreferenceError
 from ..reasons import Reason, Unusable
-from ..schema import PAIR_COLUMNS, Message, Sides, is_text, response_text
+from ..schema import PAIR_COLUMNS, Message, Sides, response_text
+from .arrow_cache import merged_type
+from .column_kinds import kind_of
 from .context import (
     NO_COLUMNS,
     NO_CONTEXT,
@@ -23,15 +25,16 @@ from .context import (
     context_columns,
 )
 from .endings import NOWHERE, UNCUT, EndColumns, end_columns
+from .mending import mended, reason_of
 from .opening import Source, open_source
-from .text_files import merged_type
+from .pair_layouts import HUMAN, find_pair
+from .shapes import is_dumped_conversation
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 SAID_BESIDE = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
-_HUMAN = "\n\nHuman:"
 _ASSISTANT = "\n\nAssistant:"
 
 
@@ -94,6 +97,8 @@ class PairColumns:
             >>> PairColumns(None, "chosen", "rejected").read({"chosen": [hi, answer], "rejected": [hi, hi]})
             Unusable(reason=<Reason.LAST_NOT_ASSISTANT: "last message is not the assistant's">, detail='')
         """
+        if unusable := reason_of(row):
+            return unusable
         chosen, rejected = row[self.chosen], row[self.rejected]
         prompt = row[self.prompt] if self.prompt else None
         if not chosen or not rejected:
@@ -115,6 +120,8 @@ class PairColumns:
             return Unusable(Reason.EMPTY_RESPONSE)
         if chosen == rejected:
             return Unusable(Reason.SAME_RESPONSE)
+        if any(map(is_dumped_conversation, (chosen, rejected))):
+            return Unusable(Reason.DUMPED)
         context = self.context.read(row)
         if isinstance(context, Unusable):
             return context
@@ -139,12 +146,17 @@ def open_pairs(dataset: str, spec: DatasetSpec = DEFAULT_SPEC) -> tuple[Source, 
         HubError: If the Hub refuses, or cannot be reached.
     """
     source = open_source(dataset, spec)
-    columns = _find_columns(dataset, source.schema, spec)
-    if mixed := sorted(source.json_columns.intersection(columns.names)):
-        problem = f'column "{mixed[0]}" mixes types or holds too large a number'
-        raise PreferenceError(f"{dataset}: {problem}. Give it one type.")
-    _check_types(dataset, source.schema, columns)
-    return source, columns
+    layout = find_pair(dataset, source, spec)
+    context = context_columns(dataset, source.schema, spec)
+    ends = end_columns(dataset, source.schema, spec)
+    prompt = layout.prompt.name if layout.prompt is not None else None
+    if layout.as_it_is:
+        return source, PairColumns(prompt, layout.chosen.name, layout.rejected.name, context, ends)
+    origins = {"prompt": prompt, "chosen": layout.chosen.name, "rejected": layout.rejected.name}
+    used = [column.name for column in layout.columns]
+    source = replace(mended(source, used, layout.make, repr(layout)), origins=origins)
+    in_column = "prompt" if "prompt" in source.schema.names else None
+    return source, PairColumns(in_column, "chosen", "rejected", context, ends)
 
 
 def pair_types(source: Source, columns: PairColumns) -> dict[str, "pa.DataType"]:
@@ -178,7 +190,7 @@ def _split_transcripts(chosen: str, rejected: str) -> Pair | Unusable:
     end = turn + len(_ASSISTANT)
     if chosen[end : end + 1] == rejected[end : end + 1] == " ":
         end += 1
-    if any(marker in side[end:] for marker in (_HUMAN, _ASSISTANT) for side in (chosen, rejected)):
+    if any(marker in side[end:] for marker in (HUMAN, _ASSISTANT) for side in (chosen, rejected)):
         return Unusable(Reason.NO_COMMON_PROMPT)  # they parted before the last turn
     return Pair(chosen[:end], chosen[end:], rejected[end:])
 
@@ -206,9 +218,28 @@ def _split_conversations(
             turns = [{"role": "user", "content": prompt}]
         elif not any(prompt.strip() in m["content"] for m in turns if m["role"] == "user"):
             return Unusable(Reason.PROMPT_DISAGREES)
-    elif compact(turns[: len(explicit)]) != compact(explicit):  # else the sides repeat the prompt
-        turns = explicit + turns
+    elif explicit:
+        joined = _joined(explicit, turns)
+        if joined is None:
+            return Unusable(Reason.PROMPT_DISAGREES)
+        turns = joined
     return Pair(turns, chosen[-1:], rejected[-1:])
+
+
+def _joined(explicit: list[Message], turns: list[Message]) -> list[Message] | None:
+    """The prompt's messages and those before the response, without what both say; None if they disagree."""
+    first, second = _comparable(explicit), _comparable(turns)
+    if second[-len(first) :] == first:  # the sides repeat the prompt, and may put a system turn before it
+        return turns
+    most = min(len(first), len(second))
+    shared = next(n for n in range(most, -1, -1) if first[len(first) - n :] == second[:n])
+    if not shared and turns and explicit[-1]["role"] == turns[0]["role"] == "user":
+        return None
+    return explicit + turns[shared:]
+
+
+def _comparable(messages: list[Message]) -> list[Message]:
+    return [{**compact(one), "content": (one["content"] or "").strip()} for one in messages]
 
 
 def invalid_reason(message: Message | None) -> Reason | None:
@@ -218,61 +249,3 @@ def invalid_reason(message: Message | None) -> Reason | None:
     if message["content"] is None and message["role"] == "assistant" and len(compact(message)) > 1:
         return None  # a turn that only calls tools
     return None if isinstance(message["content"], str) else Reason.CONTENT_NOT_TEXT
-
-
-def _find_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> PairColumns:
-    names = schema.names
-    prompt = spec.prompt_column or ("prompt" if "prompt" in names else None)
-    columns = PairColumns(prompt, spec.chosen_column or "chosen", spec.rejected_column or "rejected")
-    used = dict(zip(PAIR_COLUMNS, (columns.prompt, columns.chosen, columns.rejected), strict=True))
-    for role, name in used.items():
-        if name is not None and name not in names:
-            advice = f"Its columns are {', '.join(names)}; name the right one with --{role}-column"
-            raise PreferenceError(f'{dataset}: no column "{name}". {advice}.')
-        if role in names and name != role:
-            problem = f'column "{role}" would be overwritten by "{name}"'
-            raise PreferenceError(f"{dataset}: {problem}. Rename or remove it, or leave out --{role}-column.")
-    columns = replace(
-        columns,
-        context=context_columns(dataset, schema, spec),
-        ends=end_columns(dataset, schema, spec),
-    )
-    if len(set(used.values())) < len(used):
-        raise PreferenceError(f"{dataset}: prompt, chosen and rejected must be three columns, not {used}.")
-    return columns
-
-
-def _check_types(dataset: str, schema: "pa.Schema", columns: PairColumns) -> None:
-    """Refuse columns that hold neither texts nor messages, or a mixture that is no known format."""
-    kinds = {name: kind_of(schema.field(name).type) for name in columns.names}
-    for name, kind in kinds.items():
-        if kind is None:
-            problem = f'column "{name}" is {schema.field(name).type}'
-            advice = "It must be text, or a list of messages, each with a role and a content that are text"
-            raise PreferenceError(f"{dataset}: {problem}. {advice}.")
-    if kinds[columns.chosen] != kinds[columns.rejected]:
-        first, second = columns.chosen, columns.rejected
-    elif columns.prompt and kinds[columns.prompt] == "messages" != kinds[columns.chosen]:
-        first, second = columns.prompt, columns.chosen
-    else:
-        return
-    words = {"text": "text", "messages": "a list of messages"}
-    problem = f'"{first}" is {words[str(kinds[first])]} but "{second}" is {words[str(kinds[second])]}'
-    advice = 'Make both text or both messages, for example [{"role": "assistant", "content": ...}]'
-    raise PreferenceError(f"{dataset}: {problem}. {advice}.")
-
-
-def kind_of(column: "pa.DataType") -> str | None:
-    """``text`` or ``messages``, by a column's type; None for anything else."""
-    import pyarrow as pa
-
-    if is_text(column):
-        return "text"
-    is_list = (
-        pa.types.is_list(column) or pa.types.is_large_list(column) or pa.types.is_fixed_size_list(column)
-    )
-    if not is_list or not pa.types.is_struct(column.value_type):
-        return None
-    fields = {field.name: field.type for field in column.value_type}
-    is_message = all(name in fields and is_text(fields[name]) for name in ("role", "content"))
-    return "messages" if is_message and "extension<" not in str(column) else None

@@ -12,21 +12,16 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
-from uuid import uuid4
+from typing import IO, Any, NamedTuple
 
 from ..errors import PreferenceError
 from ..files import file_sha256, text_sha256
-
-if TYPE_CHECKING:
-    import datasets
-    import pyarrow as pa
-
+from .arrow_cache import CachedRows, cached_rows
 
 LONE_SURROGATES = "lone surrogates replaced"
-KEPT_AS_JSON = "columns without a common type kept as JSON text"
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv")  # each also with .gz behind it
 
 _READER_VERSION = 2  # raise it when the readers give other rows for the same file: cache files carry it
@@ -57,130 +52,22 @@ def digest_of(files: Sequence[DataFile]) -> str:
     return text_sha256("".join(lines))
 
 
-class TextRows(NamedTuple):
-    """What came of reading text files.
-
-    Attributes:
-        rows: The rows.
-        repairs: How many repairs were made, by kind.
-        json_columns: Columns whose values no Arrow type holds together: text, the JSON of each value.
-    """
-
-    rows: "datasets.Dataset"
-    repairs: dict[str, int]
-    json_columns: frozenset[str]
-
-
-def read_text_files(files: Sequence[DataFile]) -> TextRows:
+def read_text_files(files: Sequence[DataFile]) -> CachedRows:
     """Convert the files to Arrow, once: the cache of ``datasets`` keeps it under the digest of their content.
 
     Raises:
         PreferenceError: Naming the file, and its line or column, that cannot be read.
     """
-    import datasets
-    import pyarrow as pa
-
-    name = f"{_suffix(files[0].label)[1:]}-{_READER_VERSION}-{digest_of(files)}.arrow"
-    target = Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / name
-    as_json: set[str] = set()
-    while not target.exists():
-        try:
-            _write_arrow(files, _learn_schema(files, as_json), target)
-        except (
-            _NoCommonTypeError
-        ) as error:  # 2**53 + 1 among floats: the types agree, and the value does not fit
-            as_json.add(str(error))
-    with pa.memory_map(str(target)) as stream:
-        learned = json.loads(pa.ipc.open_stream(stream).schema.metadata[b"sepo"])
-    rows = datasets.Dataset.from_file(str(target))
-    return TextRows(rows, learned["repairs"], frozenset(learned["json"]))
+    name = f"{_suffix(files[0].label)[1:]}-{_READER_VERSION}-{digest_of(files)}"
+    return cached_rows(name, files[0].label, partial(_batches, files))
 
 
-def merged_type(first: "pa.DataType", second: "pa.DataType") -> "pa.DataType":
-    """The type that holds values of both: null gives way, integers widen, structs take each other's fields.
-
-    Raises:
-        pyarrow.ArrowTypeError: If there is none, as for text and numbers.
-    """
-    import pyarrow as pa
-
-    schemas = [pa.schema({"": kind}) for kind in (first, second)]
-    return pa.unify_schemas(schemas, promote_options="permissive").field("").type
-
-
-class _NoCommonTypeError(Exception):
-    """The name of a column."""
-
-
-def _learn_schema(files: Sequence[DataFile], as_json: set[str]) -> "pa.Schema":
-    """Read everything once before writing: a column may be null for a million rows and then show its type."""
-    import pyarrow as pa
-
-    types: dict[str, pa.DataType] = {}
-    repairs: dict[str, int] = {}
-    as_json = set(as_json)
-    for _, rows in _batches(files, repairs):
-        for name in dict.fromkeys(chain.from_iterable(rows)):
-            if name in as_json:
-                continue
-            try:
-                found = pa.array([row.get(name) for row in rows]).type
-                types[name] = merged_type(types.get(name, pa.null()), found)
-            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-                as_json.add(name)
-    as_json |= {name for name, kind in types.items() if "struct<>" in str(kind)}  # parquet cannot store it
-    types |= dict.fromkeys(as_json, pa.string())
-    if as_json:
-        repairs[KEPT_AS_JSON] = len(as_json)
-    for name, kind in types.items():
-        if "\0" in f"{name}{kind}":
-            problem = f'column "{name}" has a NUL character in its name or in that of a field'
-            raise PreferenceError(f"{files[0].label}: {problem}, where Arrow ends a name. Rename it.")
-    return pa.schema(types, metadata={"sepo": json.dumps({"repairs": repairs, "json": sorted(as_json)})})
-
-
-def _write_arrow(files: Sequence[DataFile], schema: "pa.Schema", target: Path) -> None:
-    import pyarrow as pa
-
-    as_json = set(json.loads(schema.metadata[b"sepo"])["json"])
-    unfinished = target.with_suffix(f".{uuid4().hex}.tmp")  # another node may share the folder
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-            for _, rows in _batches(files, {}):
-                columns = []
-                for column in schema:
-                    values = (row.get(column.name) for row in rows)
-                    if column.name in as_json:
-                        values = (None if value is None else _as_json(value) for value in values)
-                    try:
-                        columns.append(pa.array(list(values), column.type))
-                    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-                        raise _NoCommonTypeError(column.name) from error
-                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-        unfinished.replace(target)
-    except OSError as error:
-        problem = f"cannot write the cache of the dataset ({error.strerror or error})"
-        raise PreferenceError(
-            f"{target.parent}: {problem}. Set HF_DATASETS_CACHE to a folder with room."
-        ) from error
-    finally:
-        if unfinished.exists():
-            unfinished.unlink()
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _batches(
-    files: Sequence[DataFile], repairs: dict[str, int]
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Rows with the label of their file; ``repairs`` is counted up."""
+def _batches(files: Sequence[DataFile], repairs: dict[str, int]) -> Iterator[list[dict[str, Any]]]:
+    """Rows; ``repairs`` is counted up."""
     for file in files:
         rows = (_csv_rows if _suffix(file.label) == ".csv" else _json_rows)(file)
         while batch := [_repaired(row, repairs) for row in islice(rows, _BATCH_ROWS)]:
-            yield file.label, batch
+            yield batch
 
 
 def _repaired(value: Any, repairs: dict[str, int]) -> Any:

@@ -1,0 +1,141 @@
+"""Rows of Python values → a memory-mapped Arrow file, made once and kept in the cache of ``datasets``.
+
+All rows are looked at before the first one is written: a column may be null for a million rows and then show
+its type. Memory holds one batch.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
+
+from ..errors import PreferenceError
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+
+KEPT_AS_JSON = "columns without a common type kept as JSON text"
+
+Batches = Callable[[dict[str, int]], Iterator[list[dict[str, Any]]]]
+
+
+class CachedRows(NamedTuple):
+    """What came of reading rows.
+
+    Attributes:
+        rows: The rows.
+        repairs: How many repairs were made, by kind.
+        json_columns: Columns whose values no Arrow type holds together: text, the JSON of each value.
+    """
+
+    rows: "datasets.Dataset"
+    repairs: dict[str, int]
+    json_columns: frozenset[str]
+
+
+def cached_rows(name: str, place: str, batches: Batches) -> CachedRows:
+    """Write rows to the cache, or find them there.
+
+    Args:
+        name: Of the file: what decides on its content, readers' version included, stands in it.
+        place: What messages call the rows' origin.
+        batches: Gives the rows, some at a time; called several times. What it repairs it counts up.
+
+    Raises:
+        PreferenceError: If the cache cannot be written, or a column's name cannot be stored.
+    """
+    import datasets
+    import pyarrow as pa
+
+    target = Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / f"{name}.arrow"
+    as_json: set[str] = set()
+    while not target.exists():
+        try:
+            _write_arrow(batches, _learn_schema(place, batches, as_json), target)
+        except (
+            _NoCommonTypeError
+        ) as error:  # 2**53 + 1 among floats: the types agree, and the value does not fit
+            as_json.add(str(error))
+    with pa.memory_map(str(target)) as stream:
+        learned = json.loads(pa.ipc.open_stream(stream).schema.metadata[b"sepo"])
+    return CachedRows(datasets.Dataset.from_file(str(target)), learned["repairs"], frozenset(learned["json"]))
+
+
+def merged_type(first: "pa.DataType", second: "pa.DataType") -> "pa.DataType":
+    """The type that holds values of both: null gives way, integers widen, structs take each other's fields.
+
+    Raises:
+        pyarrow.ArrowTypeError: If there is none, as for text and numbers.
+    """
+    import pyarrow as pa
+
+    schemas = [pa.schema({"": kind}) for kind in (first, second)]
+    return pa.unify_schemas(schemas, promote_options="permissive").field("").type
+
+
+class _NoCommonTypeError(Exception):
+    """The name of a column."""
+
+
+def _learn_schema(place: str, batches: Batches, as_json: set[str]) -> "pa.Schema":
+    import pyarrow as pa
+
+    types: dict[str, pa.DataType] = {}
+    repairs: dict[str, int] = {}
+    as_json = set(as_json)
+    for rows in batches(repairs):
+        for name in dict.fromkeys(chain.from_iterable(rows)):
+            if name in as_json:
+                continue
+            try:
+                found = pa.array([row.get(name) for row in rows]).type
+                types[name] = merged_type(types.get(name, pa.null()), found)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+                as_json.add(name)
+    as_json |= {name for name, kind in types.items() if "struct<>" in str(kind)}  # parquet cannot store it
+    types |= dict.fromkeys(as_json, pa.string())
+    if as_json:
+        repairs[KEPT_AS_JSON] = len(as_json)
+    for name, kind in types.items():
+        if "\0" in f"{name}{kind}":
+            problem = f'column "{name}" has a NUL character in its name or in that of a field'
+            raise PreferenceError(f"{place}: {problem}, where Arrow ends a name. Rename it.")
+    return pa.schema(types, metadata={"sepo": json.dumps({"repairs": repairs, "json": sorted(as_json)})})
+
+
+def _write_arrow(batches: Batches, schema: "pa.Schema", target: Path) -> None:
+    import pyarrow as pa
+
+    as_json = set(json.loads(schema.metadata[b"sepo"])["json"])
+    unfinished = target.with_suffix(f".{uuid4().hex}.tmp")  # another node may share the folder
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for rows in batches({}):
+                columns = []
+                for column in schema:
+                    values = (row.get(column.name) for row in rows)
+                    if column.name in as_json:
+                        values = (None if value is None else _as_json(value) for value in values)
+                    try:
+                        columns.append(pa.array(list(values), column.type))
+                    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+                        raise _NoCommonTypeError(column.name) from error
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+        unfinished.replace(target)
+    except OSError as error:
+        problem = f"cannot write the cache of the dataset ({error.strerror or error})"
+        raise PreferenceError(
+            f"{target.parent}: {problem}. Set HF_DATASETS_CACHE to a folder with room."
+        ) from error
+    finally:
+        if unfinished.exists():
+            unfinished.unlink()
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,102 @@
+"""Which columns hold the conversations of fine-tuning, and how rows in another form become such."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..dataset_spec import DatasetSpec
+from ..errors import PreferenceError
+from ..reasons import Unusable
+from .column_kinds import Column, find_kind
+from .column_names import CHAT_NAMES, COMPLETION_NAMES, PROMPT_NAMES
+from .mending import Mended
+from .opening import Source
+
+MESSAGES = ("messages",)
+COMPLETION = ("prompt", "completion")
+
+
+@dataclass(frozen=True)
+class ChatLayout:
+    """Where a source keeps its conversations: in one column, or as prompt and completion.
+
+    Attributes:
+        columns: That of the messages, or those of prompt and completion.
+        input: Column of a text that belongs behind the prompt, as Alpaca's datasets have it.
+    """
+
+    columns: tuple[Column, ...]
+    input: Column | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the columns are called where rows are written anew."""
+        return MESSAGES if len(self.columns) == 1 else COMPLETION
+
+    @property
+    def as_it_is(self) -> bool:
+        """Whether rows can be read without a change."""
+        plain = all(column.as_it_is for column in self.columns) and self.input is None
+        return plain and len({column.kind for column in self.columns}) == 1
+
+    def make(self, row: Mapping[str, Any], repaired: set[str]) -> Mended:
+        """A row's messages, or its prompt and completion, both texts or both messages."""
+        found = []
+        for column in (*self.columns, *([self.input] if self.input else [])):
+            content = column.read(row, repaired)
+            if isinstance(content, Unusable):
+                return content
+            found.append(content)
+        if len(self.columns) == 1:
+            return {"messages": found[0]}
+        prompt, completion, *more = found
+        if more and more[0] and isinstance(prompt, str):
+            prompt = f"{prompt}\n{more[0]}"
+        if {column.kind for column in self.columns} != {"text"}:
+            prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            completion = (
+                [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+            )
+        return {"prompt": prompt, "completion": completion}
+
+
+def find_chats(dataset: str, source: Source, spec: DatasetSpec) -> ChatLayout:
+    """Find the columns of the conversations by their names, types and values.
+
+    Raises:
+        PreferenceError: If there are none.
+    """
+    names = [name for name in source.schema.names if name not in spec.ignore_columns]
+    kinds = {
+        name: column
+        for name in (*CHAT_NAMES, "prompt", *PROMPT_NAMES, *COMPLETION_NAMES)
+        if name in names and (column := find_kind(source, name)) is not None and column.kind != "turns"
+    }
+    for name in CHAT_NAMES:
+        if name in kinds and kinds[name].kind == "messages":
+            return ChatLayout((kinds[name],))
+    completions = [kinds[name] for name in COMPLETION_NAMES if name in kinds]
+    prompts = [kinds[name] for name in PROMPT_NAMES if name in kinds and name not in CHAT_NAMES]
+    if completions and "prompt" in kinds:
+        return ChatLayout((kinds["prompt"], completions[0]))
+    if completions and [prompt.name for prompt in prompts] == ["instruction", "input"]:
+        return ChatLayout((prompts[0], completions[0]), prompts[1])
+    if completions and len(prompts) == 1:
+        return ChatLayout((prompts[0], completions[0]))
+    raise PreferenceError(f"{dataset}: {_problem(source, names, prompts if completions else [])}.")
+
+
+def _problem(source: Source, names: list[str], prompts: list[Column]) -> str:
+    """Why there are no conversations, and what to do."""
+    if prompts:
+        which = ", ".join(prompt.name for prompt in prompts)
+        return f"the prompt may be in any of its columns {which}. Leave the others out with --ignore-columns"
+    found = [name for name in (*MESSAGES, *COMPLETION) if name in names]
+    if "messages" in found or set(COMPLETION) <= set(found):
+        types = ", ".join(f'"{name}" is {source.schema.field(name).type}' for name in found)
+        advice = "Make messages a list of objects, each with a role and a content that are text"
+        return f"{types}. {advice}, or prompt and completion both text or both such lists"
+    advice = "Rename them to messages, or to prompt and completion"
+    if "chosen" in names:
+        advice = "To train on the chosen responses of a preference dataset add --side chosen"
+    return f"no conversations in its columns {', '.join(names)}. {advice}"

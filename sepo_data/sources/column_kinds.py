@@ -1,0 +1,140 @@
+"""What a column holds, by its type and its values: texts, conversations, or these in another shape.
+
+Decided for a column as a whole, never row by row: an answer that happens to be JSON stays a text.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..reasons import Reason, Unusable
+from ..schema import Message, is_text
+from .opening import Source
+from .shapes import conversation, is_conversation, looks_dumped, parsed_or_none, plain_role
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+
+SAMPLE_ROWS = 512
+
+Kind = Literal["text", "messages", "turns"]
+Content = str | list[Message] | list[str] | None
+ANSWER_KEYS = ("text", "content", "response", "answer", "completion", "value", "output", "generation")
+OBJECTS = "texts taken out of the objects that hold them"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of texts or conversations.
+
+    Attributes:
+        name: Its name.
+        kind: What it gives: a text, a list of messages, or the texts of one party's turns.
+        as_it_is: Whether it gives that without a change.
+        from_text: Whether lists of texts stand there as text.
+    """
+
+    name: str
+    kind: Kind
+    as_it_is: bool = True
+    from_text: bool = False
+
+    def read(self, row: Mapping[str, Any], repaired: set[str]) -> Content | Unusable:
+        """The content in a row; ``repaired`` is given what was changed."""
+        value = row[self.name]
+        if self.as_it_is or not value:
+            return value or None
+        if self.kind == "messages":
+            return conversation(value, repaired)
+        if self.kind == "turns":
+            return _turns(value)
+        if isinstance(value, Mapping):
+            repaired.add(OBJECTS)
+            return answer_text(value)
+        return str(value)
+
+
+def find_kind(source: Source, name: str) -> Column | None:
+    """What a column holds; None for anything else."""
+    kind = source.schema.field(name).type
+    if kind_of(kind) == "messages":
+        return Column(name, "messages", as_it_is=_roles_are_plain(source.rows, name))
+    values = [value for value in sampled(source.rows, name) if value]
+    if is_text(kind):
+        dumped = _mostly(values, looks_dumped) and [parsed_or_none(value) for value in values]
+        if dumped and _mostly(dumped, is_conversation):
+            return Column(name, "messages", as_it_is=False)
+        if dumped and _mostly(dumped, _is_texts):
+            return Column(name, "turns", as_it_is=False, from_text=True)
+        return None if name in source.json_columns else Column(name, "text")
+    for of_kind, test in _SHAPES:
+        if values and all(map(test, values)):
+            return Column(name, of_kind, as_it_is=False)
+    return None
+
+
+def kind_of(column: "pa.DataType") -> str | None:
+    """``text`` or ``messages``, by a column's type; None for anything else."""
+    import pyarrow as pa
+
+    if is_text(column):
+        return "text"
+    is_list = (
+        pa.types.is_list(column) or pa.types.is_large_list(column) or pa.types.is_fixed_size_list(column)
+    )
+    if not is_list or not pa.types.is_struct(column.value_type):
+        return None
+    fields = {field.name: field.type for field in column.value_type}
+    is_message = all(name in fields and is_text(fields[name]) for name in ("role", "content"))
+    return "messages" if is_message and "extension<" not in str(column) else None
+
+
+def sampled(rows: "datasets.Dataset", name: str) -> list[Any]:
+    """Values of a column, evenly spread over the dataset."""
+    step = max(1, len(rows) // SAMPLE_ROWS)
+    table = rows.select_columns([name]).with_format("arrow")[list(range(0, len(rows), step))]
+    return list(table.column(0).to_pylist())
+
+
+def answer_text(value: Mapping[str, Any]) -> str | None:
+    """The one text of an object like ``{"text": …, "score": …}``."""
+    found = [value[key] for key in ANSWER_KEYS if isinstance(value.get(key), str)]
+    return found[0] if len(found) == 1 else None
+
+
+def _roles_are_plain(rows: "datasets.Dataset", name: str) -> bool:
+    """Looks at every row, which costs little: of a message's fields Arrow reads only the one asked for."""
+    import pyarrow.compute as pc
+
+    for table in rows.select_columns([name]).with_format("arrow").iter(batch_size=100_000):
+        for chunk in table.column(0).chunks:
+            roles = pc.unique(pc.struct_field(chunk.flatten(), "role")).to_pylist()
+            if any(role and plain_role(role) != role for role in roles):
+                return False
+    return True
+
+
+def _turns(value: Any) -> list[str] | Unusable:
+    found = parsed_or_none(value) if isinstance(value, str) else value
+    return found if _is_texts(found) else Unusable(Reason.NOT_A_CONVERSATION)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, Mapping) and answer_text(value) is not None
+
+
+def _mostly(values: Sequence[Any], test: Callable[[Any], bool]) -> bool:
+    return 2 * sum(map(test, values)) > len(values)
+
+
+_SHAPES: tuple[tuple[Kind, Callable[[Any], bool]], ...] = (
+    ("messages", is_conversation),
+    ("turns", _is_texts),
+    ("text", _is_answer),
+)

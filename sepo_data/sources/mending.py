@@ -1,0 +1,75 @@
+"""Rows in another shape → rows as `preferences` and `conversations` read them, in a file of the cache.
+
+Only the columns of the pair or the conversation are written anew; the source's others stay where they are,
+beside them. A row that gives nothing stays a row, with the reason in a column of its own, so that row numbers
+are the source's.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..files import text_sha256
+from ..reasons import Reason, Unusable
+from .arrow_cache import cached_rows
+from .opening import Source
+
+if TYPE_CHECKING:
+    import datasets
+
+
+UNUSABLE = "sepo_unusable"
+Mended = dict[str, Any] | Unusable
+Make = Callable[[Mapping[str, Any], set[str]], Mended]
+
+_VERSION = 1  # raise it when other rows come of the same source: cache files carry it
+_BATCH_ROWS = 1000
+
+
+def mended(source: Source, used: Sequence[str], make: Make, recipe: str) -> Source:
+    """The source with its columns in another form.
+
+    Args:
+        source: Where the rows come from.
+        used: Columns that ``make`` reads, and that what it makes stands for.
+        make: A row's new columns, or why it gives none; it is told a set to put in what it repaired.
+        recipe: Everything that decides what ``make`` makes.
+
+    Raises:
+        PreferenceError: If the cache cannot be written.
+    """
+    import datasets
+
+    facts = (source.name, source.revision, source.config, source.split, len(source.rows), recipe)
+    name = f"mended-{_VERSION}-{text_sha256(repr(facts))}"
+    found = cached_rows(name, source.name, partial(_batches, source.rows.select_columns(list(used)), make))
+    others = source.rows.remove_columns(list(used))
+    rows = datasets.concatenate_datasets([others, found.rows], axis=1) if others.column_names else found.rows
+    return replace(
+        source,
+        rows=rows,
+        repairs={**source.repairs, **found.repairs},
+        json_columns=source.json_columns.difference(used) | found.json_columns,
+    )
+
+
+def reason_of(row: Mapping[str, Any]) -> Unusable | None:
+    """Why a mended row gives nothing."""
+    reason = row.get(UNUSABLE)
+    return None if reason is None else Unusable(Reason(reason))
+
+
+def _batches(rows: "datasets.Dataset", make: Make, repairs: dict[str, int]) -> Iterator[list[dict[str, Any]]]:
+    for table in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
+        batch: list[dict[str, Any]] = []
+        for row in table.to_pylist():
+            repaired: set[str] = set()
+            made = make(row, repaired)
+            if isinstance(made, Unusable):
+                batch.append({UNUSABLE: str(made.reason)})
+                continue
+            for what in repaired:
+                repairs[what] = repairs.get(what, 0) + 1
+            batch.append({**made, UNUSABLE: None})
+        yield batch

@@ -1,0 +1,219 @@
+"""Conversations in the shapes that people store them in → messages with a role and a text.
+
+ShareGPT's ``from``/``value``; roles called human, gpt, model; contents given as parts; one message alone;
+lists of roles and contents side by side (``datasets`` before 4); exchanges of a question and its answer; an
+object around the list; any of these as text, JSON or what Python prints. Values only: `column_kinds` decides
+for a column.
+"""
+
+import ast
+import json
+import tokenize
+import warnings
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+from ..reasons import Reason, Unusable
+from ..schema import Message
+
+ROLES = {
+    "user": "user", "human": "user", "prompter": "user", "client": "user",
+    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant",
+    "chatgpt": "assistant", "chatbot": "assistant",
+    "tool": "tool", "observation": "tool",
+    "system": "system", "developer": "developer",
+}  # fmt: skip
+_KEYS = {"from": "role", "value": "content"}
+_MESSAGE_KEYS = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+_EXCHANGES = (("input", "output"), ("user", "assistant"), ("human", "assistant"), ("prompt", "response"))
+_WRAPPERS = ("messages", "conversations", "conversation")
+
+# what a user should know of what was changed
+RENAMED = "conversations whose roles were renamed (human, gpt, model, … to user and assistant)"
+SHAREGPT = "conversations in ShareGPT's from and value, read as role and content"
+JOINED = "conversations with contents in parts, joined to texts"
+PARSED = "conversations read from text"
+
+
+def parsed(text: str) -> Any:
+    """What a text holds that is JSON, or what Python or NumPy prints of lists and objects.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> parsed("[{'role': 'user', 'content': 'Hi'}]")
+        [{'role': 'user', 'content': 'Hi'}]
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValueError:
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        for spelling in (str, _with_commas):
+            try:
+                return ast.literal_eval(spelling(text.strip()))
+            except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
+                continue
+    raise ValueError("neither JSON nor a Python literal")
+
+
+def parsed_or_none(text: str) -> Any:
+    """As `parsed`; None if it is neither."""
+    try:
+        return parsed(text)
+    except ValueError:
+        return None
+
+
+def looks_dumped(text: str) -> bool:
+    """Whether a text begins as lists and objects do."""
+    return text.lstrip()[:1] in ("[", "{")
+
+
+def is_dumped_conversation(text: str) -> bool:
+    """Whether a text is a conversation that was stored as text."""
+    named = ("role" in text and "content" in text) or ("from" in text and "value" in text)
+    return named and looks_dumped(text) and is_conversation(parsed_or_none(text))
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a value, texts parsed, is meant as a conversation."""
+    if isinstance(value, Mapping):
+        return any(isinstance(value.get(key), list) for key in _WRAPPERS) or is_message(value)
+    return isinstance(value, list) and bool(value) and all(map(is_message, value))
+
+
+def conversation(value: Any, repaired: set[str]) -> list[Message] | Unusable:
+    """The messages of a conversation in any of the shapes.
+
+    Args:
+        value: A list of messages, one message, lists of roles and contents, an object around any of these, or
+            any of these as text.
+        repaired: Given what was changed.
+
+    Example:
+        >>> conversation({"from": "human", "value": "Hi"}, set())
+        [{'role': 'user', 'content': 'Hi'}]
+    """
+    if isinstance(value, Mapping):
+        inside = value.get("tools")
+        return Unusable(Reason.TOOLS_INSIDE) if inside else conversation(_unwrapped(value), repaired)
+    if isinstance(value, str):
+        value = parsed_or_none(value)
+        if not is_conversation(value):
+            return Unusable(Reason.NOT_A_CONVERSATION)
+        repaired.add(PARSED)
+        return conversation(value, repaired)
+    messages = []
+    for item in chain.from_iterable(map(_turn, value)):
+        message = _message(item, repaired)
+        if isinstance(message, Unusable):
+            return message
+        messages.append(message)
+    return messages
+
+
+def _unwrapped(value: Mapping[str, Any]) -> Iterable[Any]:
+    """The list in an object, lists of roles and contents as a list of messages, or one message as a list."""
+    for key in _WRAPPERS:
+        if isinstance(value.get(key), list):
+            return list(value[key])
+    filled = {key: items for key, items in value.items() if items is not None}
+    if filled and all(isinstance(items, list) for items in filled.values()):
+        return [dict(zip(filled, message, strict=False)) for message in zip(*filled.values(), strict=False)]
+    return [value]
+
+
+def _turn(item: Any) -> list[Any]:
+    """Two messages for an exchange, one for everything else."""
+    exchange = _exchange(item)
+    if exchange is None:
+        return [item]
+    return [
+        {"role": role, "content": item[key]}
+        for role, key in zip(("user", "assistant"), exchange, strict=True)
+    ]
+
+
+def _exchange(item: Any) -> tuple[str, str] | None:
+    """The keys of an object that holds a question and its answer."""
+    return next((keys for keys in _EXCHANGES if isinstance(item, Mapping) and set(keys) <= item.keys()), None)
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value is meant as a message, or as an exchange of two."""
+    if isinstance(value, str) and looks_dumped(value):  # untyped JSON, as `datasets` stores it
+        value = parsed_or_none(value)
+    if _exchange(value) is not None:
+        return True
+    return isinstance(value, Mapping) and any(keys <= value.keys() for keys in _MESSAGE_KEYS)
+
+
+def _message(item: Any, repaired: set[str]) -> Message | Unusable:
+    if isinstance(item, str):
+        item = parsed_or_none(item)
+    if not isinstance(item, Mapping):
+        return Unusable(Reason.ROLE_MISSING)
+    message = dict(item)
+    if message.get("role") is None and message.get("from") is not None:
+        message = {
+            _KEYS.get(key, key): found for key, found in item.items() if key not in ("role", "content")
+        }
+        repaired.add(SHAREGPT)
+    role = message.get("role")
+    if not role or not isinstance(role, str):
+        return Unusable(Reason.ROLE_MISSING)
+    plain = plain_role(role)
+    if plain != role:
+        message["role"] = plain
+        repaired.add(RENAMED)
+    content = message.get("content")
+    if isinstance(content, list | Mapping):
+        text = _joined([content] if isinstance(content, Mapping) else content)
+        if isinstance(text, Unusable):
+            return text
+        content = text
+        repaired.add(JOINED)
+    return {"role": message.pop("role"), **message, "content": content}
+
+
+def plain_role(role: str) -> str:
+    """The role by the name that chat templates know."""
+    return ROLES.get(role.strip().lower(), role)
+
+
+def _joined(parts: Iterable[Any]) -> str | Unusable | None:
+    """The text of a content in parts; None if there are none."""
+    texts = []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif not isinstance(part, Mapping):
+            return Unusable(Reason.CONTENT_NOT_TEXT)
+        elif part.get("type") not in (None, "text", "input_text", "output_text"):
+            return Unusable(Reason.NOT_TEXT_PART, str(part["type"]))
+        elif isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        else:
+            return Unusable(Reason.CONTENT_NOT_TEXT)
+    return "".join(texts) if texts else None
+
+
+def _with_commas(text: str) -> str:
+    """NumPy prints a list of objects without the commas between them."""
+    lines = text.splitlines(keepends=True)
+    before = None
+    places = []
+    for token in tokenize.generate_tokens(iter([*lines, ""]).__next__):
+        if token.type == tokenize.OP and token.string == "{" and before == "}":
+            places.append(token.start)
+        if token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT):
+            before = token.string
+    for line, column in reversed(places):
+        lines[line - 1] = lines[line - 1][:column] + "," + lines[line - 1][column:]
+    return "".join(lines)

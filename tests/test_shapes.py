@@ -1,0 +1,241 @@
+"""Tests of conversations and texts in the shapes that people store them in: each is read as what it means."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_pair import write_jsonl
+
+from sepo_data.dataset_spec import DatasetSpec
+from sepo_data.errors import PreferenceError
+from sepo_data.reasons import Reason, Unusable
+from sepo_data.sources import shapes
+from sepo_data.sources.conversations import Chat, open_chats
+from sepo_data.sources.opening import Source
+from sepo_data.sources.pair_layouts import UNDOUBLED
+from sepo_data.sources.preferences import Pair, PairColumns, open_pairs
+
+Row = dict[str, Any]
+SYSTEM = {"role": "system", "content": "Be brief."}
+HI = {"role": "user", "content": "Hi"}
+A, B = ({"role": "assistant", "content": text} for text in "ab")
+PAIR = Pair([HI], [A], [B])
+TEXTS = Pair("Hi", "a", "b")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def opened(folder: Path, *rows: Row, **options: Any) -> tuple[Source, PairColumns]:
+    return open_pairs(write_jsonl(folder / "rows.jsonl", list(rows)), DatasetSpec(**options))
+
+
+def pairs(folder: Path, *rows: Row, **options: Any) -> list[Pair | Reason]:
+    source, columns = opened(folder, *rows, **options)
+    found = map(columns.read, source.rows)
+    return [pair.reason if isinstance(pair, Unusable) else pair for pair in found]
+
+
+def renamed(*messages: Row) -> list[Row]:
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    return [{"from": names[one["role"]], "value": one["content"]} for one in messages]
+
+
+def in_parts(*messages: Row) -> list[Row]:
+    return [
+        {**one, "content": [{"type": "text", "text": letter} for letter in one["content"]]}
+        for one in messages
+    ]
+
+
+# Each is the pair: user "Hi", assistant "a" against assistant "b" -------------------------------------------
+
+WHOLE: dict[str, Any] = {
+    "ShareGPT": renamed,
+    "other roles": lambda *ms: [{**m, "role": {"user": "Human"}.get(m["role"], "model")} for m in ms],
+    "parts": in_parts,
+    "JSON": lambda *ms: json.dumps(ms, indent=1),
+    "Python": lambda *ms: str(list(ms)),
+    "NumPy": lambda *ms: str(np.array(ms, dtype=object)),
+    "JSON of ShareGPT": lambda *ms: json.dumps(renamed(*ms)),
+    "lists side by side": lambda *ms: {key: [m[key] for m in ms] for key in ("role", "content")},
+    "in an object": lambda *ms: {"messages": list(ms)},
+    "JSON of an object": lambda *ms: json.dumps({"conversations": renamed(*ms)}),
+}
+
+
+@pytest.mark.parametrize("shape", WHOLE)
+def test_whole_conversations_are_read_in_every_shape(tmp_path: Path, shape: str) -> None:
+    sides = {"chosen": WHOLE[shape](HI, A), "rejected": WHOLE[shape](HI, B)}
+    assert pairs(tmp_path, sides) == [PAIR]
+    assert pairs(tmp_path, {"prompt": "Hi", **sides}) == [PAIR]
+    assert pairs(tmp_path, {"question": "Hi", **sides}) == [PAIR]
+    assert pairs(tmp_path, {"prompt": WHOLE[shape](HI), **sides}) == [PAIR]
+    assert pairs(tmp_path, {"prompt": [SYSTEM, HI], **sides}) == [Pair([SYSTEM, HI], [A], [B])]
+
+
+@pytest.mark.parametrize("shape", WHOLE)
+def test_answers_alone_are_read_in_every_shape(tmp_path: Path, shape: str) -> None:
+    sides = {"chosen": WHOLE[shape](A), "rejected": WHOLE[shape](B)}
+    for name in ("prompt", "messages", "conversations", "question", "context"):
+        assert pairs(tmp_path, {name: WHOLE[shape](HI), **sides}) == [PAIR]
+    assert pairs(tmp_path, {"prompt": "Hi", **sides}) == [PAIR]
+
+
+@pytest.mark.parametrize("shape", WHOLE)
+def test_conversations_of_fine_tuning_are_read_in_every_shape(tmp_path: Path, shape: str) -> None:
+    for row in (
+        {"messages": WHOLE[shape](HI, A)},
+        {"conversations": WHOLE[shape](HI, A), "id": 1},
+        {"prompt": WHOLE[shape](HI), "completion": WHOLE[shape](A)},
+        {"prompt": "Hi", "completion": WHOLE[shape](A)},
+        {"prompt": WHOLE[shape](HI), "completion": "a"},
+        {"messages": [{"input": "Hi", "output": "a"}]},
+    ):
+        source, columns = open_chats(write_jsonl(tmp_path / "rows.jsonl", [row]))
+        assert columns.read(source.rows[0]) == Chat([HI], "a")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Hi", "chosen": ["a"], "rejected": ["b"]},
+        {"prompt": "Hi", "chosen": {"text": "a", "score": 5}, "rejected": {"text": "b", "score": 1}},
+        {"question": "Hi", "accepted": "a", "rejected": "b"},
+        {"instruction": "Hi", "input": "", "chosen": "a", "rejected": "b"},
+        {"instruction": "Hi", "chosen_response": "a", "rejected_response": "b"},
+    ],
+)
+def test_texts_are_read_in_every_shape(tmp_path: Path, row: Row) -> None:
+    assert pairs(tmp_path, row) == [TEXTS]
+
+
+def test_an_instruction_is_followed_by_its_input(tmp_path: Path) -> None:
+    row = {"instruction": "Translate.", "input": "Hi", "chosen": "a", "rejected": "b"}
+    assert pairs(tmp_path, row) == [Pair("Translate.\nHi", "a", "b")]
+    chat = {"instruction": "Translate.", "input": "Hi", "output": "a"}
+    source, columns = open_chats(write_jsonl(tmp_path / "rows.jsonl", [chat]))
+    assert columns.read(source.rows[0]) == Chat("Translate.\nHi", "a")
+
+
+def test_a_conversation_with_a_text_answers_in_place_of_its_last_message(tmp_path: Path) -> None:
+    assert pairs(tmp_path, {"chosen": [HI, A], "rejected": "b"}) == [PAIR]
+    assert pairs(tmp_path, {"prompt": [HI], "chosen": "a", "rejected": "b"}) == [PAIR]
+
+
+def test_exchanges_given_as_lists_of_texts_are_conversations(tmp_path: Path) -> None:
+    given = {"prompt": ["Hi", "And?"], "chosen": ["Ho", "a"], "rejected": ["Ho", "b"]}
+    turns = [HI, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "And?"}]
+    assert pairs(tmp_path, given) == [Pair(turns, [A], [B])]
+    assert pairs(tmp_path, {name: json.dumps(texts) for name, texts in given.items()}) == [
+        Pair(turns, [A], [B])
+    ]
+
+
+def test_openai_s_preference_files_are_read(tmp_path: Path) -> None:
+    row = {"input": {"messages": [HI]}, "preferred_output": [A], "non_preferred_output": [B]}
+    assert pairs(tmp_path, row) == [PAIR]
+    row["input"]["tools"] = [{"type": "function"}]
+    assert pairs(tmp_path, row) == [Reason.TOOLS_INSIDE]
+
+
+# Prompts that stand there twice -----------------------------------------------------------------------------
+
+
+def test_messages_of_the_prompt_that_the_sides_repeat_are_not_doubled(tmp_path: Path) -> None:
+    more = {"role": "user", "content": "More"}
+    for prompt, turns, joined in (
+        ([SYSTEM, HI], [HI], [SYSTEM, HI]),
+        ([HI], [SYSTEM, HI], [SYSTEM, HI]),
+        ([SYSTEM], [HI], [SYSTEM, HI]),
+        ([HI, A, more], [more], [HI, A, more]),
+        ([{**HI, "content": "Hi \n"}], [HI], [HI]),
+    ):
+        row = {"prompt": prompt, "chosen": [*turns, A], "rejected": [*turns, B]}
+        assert pairs(tmp_path, row) == [Pair(joined, [A], [B])]
+    asks_else = {"prompt": [HI], "chosen": [more, A], "rejected": [more, B]}
+    assert pairs(tmp_path, asks_else) == [Reason.PROMPT_DISAGREES]
+
+
+def test_texts_that_repeat_the_prompt_lose_it(tmp_path: Path) -> None:
+    asked = "Name a tree that floats."
+    rows = [
+        {"prompt": asked, "chosen": f"{asked}\nCork {i}.", "rejected": f"{asked}\nLead {i}."} for i in "12"
+    ]
+    assert pairs(tmp_path, *rows) == [Pair(f"{asked}\n", f"Cork {i}.", f"Lead {i}.") for i in "12"]
+    assert opened(tmp_path, *rows)[0].repairs == {UNDOUBLED: 2}
+
+
+def test_answers_that_begin_like_a_short_or_a_lone_prompt_keep_their_beginning(tmp_path: Path) -> None:
+    short = {"prompt": "Oak", "chosen": "Oak is a tree", "rejected": "Oak is a stone"}
+    assert pairs(tmp_path, short) == [Pair(*short.values())]
+    others = [{"prompt": f"Name the tree {i}.", "chosen": "a", "rejected": "b"} for i in range(9)]
+    quoted = {"prompt": "Say after me.", "chosen": "Say after me. a", "rejected": "Say after me. b"}
+    assert pairs(tmp_path, quoted, *others)[0] == Pair(*quoted.values())
+
+
+def test_a_prompt_beside_transcripts_is_theirs(tmp_path: Path) -> None:
+    start = "\n\nHuman: Name a tree.\n\nAssistant: "
+    for prompt in ("Name a tree.", start.strip(), start):
+        row = {"prompt": prompt, "chosen": f"{start}Oak", "rejected": f"{start}Ore"}
+        assert pairs(tmp_path, row)[0] in (Pair(start, "Oak", "Ore"), Pair(start.lstrip(), "Oak", "Ore"))
+
+
+# What stays as it is, and what is dropped -------------------------------------------------------------------
+
+
+def test_an_answer_that_is_json_stays_text(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "chosen": f'["{i}"]', "rejected": f'{{"a": {i}}}'} for i in range(4)]
+    assert pairs(tmp_path, *rows) == [Pair(*row.values()) for row in rows]
+
+
+def test_a_lone_conversation_among_texts_is_dropped_never_scored(tmp_path: Path) -> None:
+    plain = [{"prompt": "p", "chosen": f"a{i}", "rejected": "b"} for i in range(3)]
+    odd = {"prompt": "p", "chosen": json.dumps([A]), "rejected": "b"}
+    assert pairs(tmp_path, *plain, odd)[3] == Reason.DUMPED
+    dumped = [{"chosen": json.dumps([HI, A]), "rejected": json.dumps([HI, B])} for _ in range(3)]
+    assert pairs(tmp_path, *dumped, {**dumped[0], "chosen": "[{cut"})[3] == Reason.NOT_A_CONVERSATION
+
+
+def test_a_message_with_an_image_is_dropped(tmp_path: Path) -> None:
+    seen = {"role": "user", "content": [{"type": "text", "text": "What?"}, {"type": "image", "text": None}]}
+    rows = [{"prompt": [message], "chosen": [A], "rejected": [B]} for message in (in_parts(HI)[0], seen)]
+    assert pairs(tmp_path, *rows) == [PAIR, Reason.NOT_TEXT_PART]
+
+
+def test_other_columns_and_row_numbers_stay_and_repairs_are_counted(tmp_path: Path) -> None:
+    rows: list[Row] = [
+        {"conversations": renamed(HI), "chosen": renamed(A)[0], "rejected": renamed(B)[0], "id": i}
+        for i in range(3)
+    ]
+    rows[1]["conversations"] = [{"from": None, "value": "x"}]
+    source, columns = opened(tmp_path, *rows)
+    assert [type(columns.read(row)) for row in source.rows] == [Pair, Unusable, Pair]
+    assert source.rows["id"][:] == [0, 1, 2]
+    assert source.repairs == {shapes.RENAMED: 2, shapes.SHAREGPT: 2}
+    assert source.origins == {"prompt": "conversations", "chosen": "chosen", "rejected": "rejected"}
+
+
+def test_unknown_objects_are_refused_with_their_fields(tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": {"text": "a", "answer": "b"}, "rejected": {"text": "c", "answer": "d"}}
+    with pytest.raises(PreferenceError, match="struct<text: string, answer: string>"):
+        opened(tmp_path, row)
+
+
+MESSAGES = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text(min_size=1)}),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(messages=MESSAGES, shape=st.sampled_from(["JSON", "Python", "NumPy", "ShareGPT", "in an object"]))
+def test_every_shape_gives_back_the_messages(messages: list[Row], shape: str) -> None:
+    assert shapes.conversation(WHOLE[shape](*messages), set()) == messages
