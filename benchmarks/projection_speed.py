@@ -23,6 +23,7 @@ from sepo_data.projection import Bounds, clean_spans, partition, project
 from sepo_data.selection import select
 from sepo_data.sources.preferences import Pair, open_pairs
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
+from sepo_data.tokens.turns import plain_text
 
 ROUNDS = 7
 
@@ -34,7 +35,13 @@ def responses(dataset: str) -> list[str]:
     """Both responses of every pair that can be read."""
     source, columns = open_pairs(dataset)
     pairs = (columns.read(row) for row in source.rows)
-    return [text for pair in pairs if isinstance(pair, Pair) for text in pair.responses]
+    return [
+        text
+        for pair in pairs
+        if isinstance(pair, Pair)
+        for text in map(plain_text, pair.sides)
+        if text is not None
+    ]
 
 
 def offsets(encoder: ResponseEncoder, texts: list[str]) -> list[Offsets]:

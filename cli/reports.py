@@ -1,7 +1,7 @@
 """What the commands print on stdout: a report of a run, a plan, a row with its selected tokens."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,11 @@ from sepo_data.annotated.health import Health
 from sepo_data.annotated.precision import Precision, computed_in
 from sepo_data.annotation import Report
 from sepo_data.errors import visible
+from sepo_data.pieces import OneText, one_text
 from sepo_data.planning import Plan
 from sepo_data.projected.pairs import ProjectedPair
 from sepo_data.projected.transfer import Transfer
-from sepo_data.schema import SIDES, response_text
+from sepo_data.schema import SIDES
 
 if TYPE_CHECKING:
     from sepo_data.comparison import Comparison
@@ -216,9 +217,10 @@ def describe_transfer(transfer: Transfer) -> list[str]:
 
 def marked_response(row: Mapping[str, Any], side: str, colour: str) -> str:
     """The response, its selected tokens in brackets, neighbours joined; ``[end]`` is the end of the turn."""
-    response = response_text(row[side])
-    pieces, done = [], 0
-    for start, end in _selected_spans(row, side):
+    places = (row.get(f"{side}_token_message"), row.get(f"{side}_token_field"))
+    whole = one_text(row[side], row[f"{side}_token_start"], row[f"{side}_token_end"], *places)
+    response, pieces, done = whole.text, list[str](), 0
+    for start, end in _selected_spans(whole, row[f"{side}_token_mask"]):
         # blanks in front of a word belong to its token; outside the bracket they read better
         shown = response[max(start, done) : end].lstrip()
         if shown:
@@ -231,11 +233,10 @@ def marked_response(row: Mapping[str, Any], side: str, colour: str) -> str:
     return "".join(pieces) + ("" if row[f"{side}_eos_reward"] is not None else " … (cut)")
 
 
-def _selected_spans(row: Mapping[str, Any], side: str) -> list[tuple[int, int]]:
+def _selected_spans(whole: OneText, mask: Sequence[bool]) -> list[tuple[int, int]]:
     """Spans of the selected tokens, those that touch merged."""
     spans: list[tuple[int, int]] = []
-    columns = (row[f"{side}_token_start"], row[f"{side}_token_end"], row[f"{side}_token_mask"])
-    for start, end, selected in zip(*columns, strict=True):
+    for start, end, selected in zip(whole.start.tolist(), whole.end.tolist(), mask, strict=True):
         if selected and spans and start <= spans[-1][1]:
             spans[-1] = (spans[-1][0], end)
         elif selected:

@@ -20,18 +20,21 @@ class Reason(StrEnum):
     TOOLS_INSIDE = "tools stand inside the conversation's object, not in a column"
     DUMPED = "text is a conversation dumped as text, where the column's others are not"
     ROLE_MISSING = "message has no role"
-    NOT_TEXT_ALONE = "last message is not text alone"  # its tool calls or reasoning would go unscored
+    FUNCTION_CALL = "function_call, which chat templates do not write"
+    HAS_REASONING = "reasoning, which --reasoning refuse leaves out"
+    ODD_REASONING = "several blocks of reasoning, or text before one"
     NO_ASSISTANT = "no assistant message"
-    TURN_NOT_TEXT_ALONE = "assistant message is not text alone"  # and would go untrained
     CONTEXT_NOT_JSON = "tools or chat_template_kwargs are not the JSON of a list and an object"
     RESERVED_KEYWORD = "chat_template_kwargs sets what sepo sets itself"
     SYSTEM_DISAGREES = "system column disagrees with the conversation"
     ALREADY_RENDERED = "prompt already holds control tokens"
+    LEFT_OUT = "chat template leaves the whole response out"
     TEMPLATE_REFUSES = "chat template refuses the conversation"
     PROMPT_TOO_LONG = "prompt longer than the maximum length"
     NO_TOKENS = "response without tokens"
     NO_CONTEXT = "nothing in front of the response"
     WRITTEN_CONTROL = "control token written out, which this tokenizer cannot read as text"
+    SEVERAL_TEXTS = "response of several texts, which this target does not hold"
     NOTHING_SELECTED = "no token selected on a side"
 
 

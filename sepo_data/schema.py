@@ -2,13 +2,14 @@
 
 An annotated dataset is a preference dataset in explicit form (``prompt``, ``chosen``,
 ``rejected``) with token rewards and masks of both responses, addressed by code
-points of the response text. `docs/dataset_format.md` says it for people. The
+points of the response's texts. `docs/dataset_format.md` says it for people. The
 contract is fixed within a major schema version.
 """
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import SchemaError
+from .pieces import BLOCK_END, one_text, piece_text
 
 if TYPE_CHECKING:
     import datasets
@@ -73,7 +75,7 @@ class _Side:
     lengths: npt.NDArray[np.int64]
     columns: dict[str, npt.NDArray[Any]]
 
-    @property
+    @cached_property
     def firsts(self) -> npt.NDArray[np.int64]:
         return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
 
@@ -99,11 +101,6 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(kind in (pa.string(), pa.large_string(), pa.string_view()))
 
 
-def response_text(side: str | list[Message]) -> str:
-    """The text that spans point into: the string itself, or the last message's content."""
-    return side if isinstance(side, str) else side[-1]["content"]
-
-
 def scalar_fields(side: str) -> list[pa.Field]:
     """One value a response: its reward, and the token that ends the turn."""
     return [
@@ -123,6 +120,14 @@ def token_fields(side: str) -> list[pa.Field]:
     ]
 
 
+def piece_fields(side: str) -> list[pa.Field]:
+    """Which text each token is in, where there is more than the content of the last message; else null."""
+    return [
+        pa.field(f"{side}_token_message", pa.list_(pa.int16())),
+        pa.field(f"{side}_token_field", pa.list_(pa.string())),
+    ]
+
+
 def logp_fields(side: str) -> list[pa.Field]:
     """The two terms of each reward, kept on request; the end of the turn has its own."""
     return [
@@ -133,7 +138,7 @@ def logp_fields(side: str) -> list[pa.Field]:
 
 def annotation_columns() -> set[str]:
     """Every column name that an annotation may write."""
-    kinds = (scalar_fields, token_fields, logp_fields)
+    kinds = (scalar_fields, token_fields, piece_fields, logp_fields)
     return {field.name for side in SIDES for kind in kinds for field in kind(side)}
 
 
@@ -149,7 +154,9 @@ def annotated_schema(
     """
     rewards = [field for side in SIDES for field in scalar_fields(side)]
     pair = [pa.field(name, pair_types[name]) for name in PAIR_COLUMNS]
-    tokens = [field for side in SIDES for field in token_fields(side)]
+    has_messages = pa.types.is_nested(pair_types["chosen"])
+    kinds = (token_fields, piece_fields) if has_messages else (token_fields,)
+    tokens = [field for side in SIDES for kind in kinds for field in kind(side)]
     logps = [field for side in SIDES for field in logp_fields(side)] if store_logps else []
     kept = [pa.field(field.name, field.type) for field in source]
     flat = [field for field in kept if not pa.types.is_nested(field.type)]
@@ -206,7 +213,9 @@ def _check_types(schema: pa.Schema) -> None:
         kind = schema.field(name).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_nested(kind)):
             raise SchemaError(f'column "{name}" is {kind}, it must be text or a list of messages.')
-    optional = [f for side in SIDES for f in logp_fields(side) if f.name in schema.names]
+    optional = [
+        f for side in SIDES for f in (*piece_fields(side), *logp_fields(side)) if f.name in schema.names
+    ]
     for field in (*(f for side in SIDES for f in [*scalar_fields(side), *token_fields(side)]), *optional):
         if field.name not in schema.names:
             raise SchemaError(f'column "{field.name}" is missing. Annotate the dataset with sepo-annotate.')
@@ -234,22 +243,44 @@ def _check_side(table: pa.Table, name: str, first_row: int) -> None:
     for column, values in lists.items():
         side.refuse(_list_lengths(values) != lengths, column, "is not as long as token_start")
     side.refuse(lengths == 0, "token_start", "holds no token")
-    _check_spans(side, table)
+    _check_spans(*_as_one_text(side, table), table)
     _check_rewards(side, table)
 
 
-def _check_spans(side: _Side, table: pa.Table) -> None:
+def _as_one_text(side: _Side, table: pa.Table) -> tuple[_Side, npt.NDArray[np.int64]]:
+    """The side with spans in the scored texts as one, and how long those are, ``(rows,)``."""
+    start, end = side.columns["token_start"].copy(), side.columns["token_end"].copy()
+    names = [field.name for field in piece_fields(side.name) if field.name in table.column_names]
+    places = (
+        [table[name].to_pylist() for name in names] if len(names) == 2 else [[None] * side.lengths.size] * 2
+    )
+    sizes = np.zeros(side.lengths.size, np.int64)
+    for row, (response, *place) in enumerate(zip(table[side.name].to_pylist(), *places, strict=True)):
+        mine, this = (
+            slice(side.firsts[row], side.firsts[row] + side.lengths[row]),
+            np.arange(sizes.size) == row,
+        )
+        try:
+            whole = one_text(response, start[mine], end[mine], *place)
+        except (KeyError, IndexError, TypeError, ValueError):
+            side.refuse(this, "token_field", "does not say, with token_message, where the tokens are")
+            raise
+        heads = (piece_text(response, piece)[: piece.begins] for piece in whole.pieces if piece.begins)
+        side.refuse(this & any(BLOCK_END not in head for head in heads), "token_start", "does not begin at 0")
+        start[mine], end[mine], sizes[row] = whole.start, whole.end, len(whole.text)
+    return replace(side, columns={**side.columns, "token_start": start, "token_end": end}), sizes
+
+
+def _check_spans(side: _Side, sizes: npt.NDArray[np.int64], table: pa.Table) -> None:
     start, end = side.columns["token_start"], side.columns["token_end"]
-    side.refuse(start[side.firsts] != 0, "token_start", "does not begin at 0")
     side.refuse(side.rows_with(side.steps("token_start", "token_start") < 0), "token_start", "goes backwards")
     side.refuse(side.rows_with(side.steps("token_end", "token_end") < 0), "token_end", "goes backwards")
     side.refuse(side.rows_with(side.steps("token_end", "token_start") > 0), "token_start", "leaves a gap")
     side.refuse(side.rows_with(end <= start), "token_end", "is not behind token_start")
     last_end = end[side.firsts + side.lengths - 1]
-    text_length = np.array([len(response_text(response)) for response in table[side.name].to_pylist()])
-    side.refuse(last_end > text_length, "token_end", "lies behind the response's end")
+    side.refuse(last_end > sizes, "token_end", "lies behind the response's end")
     ended = table[f"{side.name}_eos_reward"].is_valid().to_numpy()
-    side.refuse(ended & (last_end < text_length), "token_end", "stops before the response's end")
+    side.refuse(ended & (last_end < sizes), "token_end", "stops before the response's end")
 
 
 def _check_rewards(side: _Side, table: pa.Table) -> None:

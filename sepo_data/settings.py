@@ -18,6 +18,9 @@ PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
+Reasoning = Literal["score", "skip", "refuse"]
+REASONINGS: tuple[Reasoning, ...] = get_args(Reasoning)
+
 DEFAULT_SELECTION = SelectionRule()
 _SHARES_OF_TOKENS: set[Selection] = {"ratio", "global", "random"}  # mass takes a share of the reward
 

@@ -178,4 +178,9 @@ def _ended_as(pair: EncodedPair, stored: Sides[Annotation]) -> EncodedPair:
 def _lies_as(response: EncodedResponse, annotation: Annotation) -> bool:
     """Whether a response's tokens, and the end of its turn, are where the dataset has them."""
     bounds = partition(response.token_start, response.token_end)
-    return np.array_equal(bounds, annotation.bounds) and response.ended == (annotation.eos_reward is not None)
+    pieces = [mine[:3] for mine in annotation.pieces] == [piece[:3] for piece in response.pieces]
+    return (
+        pieces
+        and np.array_equal(bounds, annotation.bounds)
+        and response.ended == (annotation.eos_reward is not None)
+    )

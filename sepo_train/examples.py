@@ -12,8 +12,9 @@ from sepo_data.projected.pairs import ProjectedSide
 from sepo_data.rules.weights import PairWeight, margin_weight
 from sepo_data.schema import SIDES
 from sepo_data.tokens.chats import EncodedChat
-from sepo_data.tokens.encoding import EncodedResponse, Ids
+from sepo_data.tokens.encoding import EncodedResponse
 from sepo_data.tokens.pairs import EncodedPair
+from sepo_data.tokens.tokenising import Ids
 
 from .settings import TrainSettings
 

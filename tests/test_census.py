@@ -11,7 +11,7 @@ from tiny_tokenizers import CHATML, FAMILIES, tiny_tokenizer
 from benchmarks.census import context, spelling_of, take, wrong_spans
 from sepo_data.tokens.encoder import response_encoder
 from sepo_data.tokens.encoding import EncodedResponse, encode_responses
-from sepo_data.tokens.rendering import RenderedChat
+from sepo_data.tokens.rendered import RenderedChat
 
 
 @pytest.mark.parametrize("chat", [True, False])

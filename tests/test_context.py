@@ -21,7 +21,7 @@ from sepo_data.sources.context import NO_CONTEXT, Context, ContextColumns
 from sepo_data.sources.conversations import open_chats
 from sepo_data.sources.preferences import Pair, open_pairs
 from sepo_data.tokens.encoder import response_encoder
-from sepo_data.tokens.rendering import RenderedChat
+from sepo_data.tokens.rendered import RenderedChat
 
 TEMPLATE = (
     "{% if tools %}{{ '<|im_start|>tools\n' }}{% for tool in tools %}{{ tool | tojson }}{% endfor %}"

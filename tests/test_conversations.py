@@ -56,8 +56,8 @@ def trained(chats: Opened, max_length: int = 10**6) -> tuple[list[list[str]], En
 def test_messages_are_trained_up_to_the_last_of_the_assistant(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"messages": [HI, HELLO, BYE, GOODBYE]}, {"messages": [HI, HELLO, BYE]}]
     assert read(tmp_path, *rows) == [
-        Chat([HI, HELLO, BYE], "Goodbye"),
-        Chat([HI], "Hello", shortened=True),
+        Chat([HI, HELLO, BYE], [GOODBYE]),
+        Chat([HI], [HELLO], shortened=True),
     ]
     texts, found = trained(opened(tmp_path, *rows))
     assert texts == [["Hello", "Goodbye", ""], ["Hello", ""]]
@@ -68,13 +68,13 @@ def test_messages_win_over_the_columns_beside_them(tmp_path: Path) -> None:
     # as ultrachat_200k and ultrafeedback_binarized have them
     row = {"prompt": "Hi", "prompt_id": "7f", "messages": [HI, HELLO], "chosen": [HI, GOODBYE]}
     row["rejected"], row["completion"] = [HI, BYE], "Never"
-    assert read(tmp_path, row) == [Chat([HI], "Hello")]
+    assert read(tmp_path, row) == [Chat([HI], [HELLO])]
 
 
 def test_a_prompt_and_a_completion_are_texts_or_messages(tmp_path: Path) -> None:
     assert read(tmp_path, {"prompt": "Hi ", "completion": " Hello"}) == [Chat("Hi ", " Hello")]
     row: dict[str, Any] = {"prompt": [HI, HELLO, BYE], "completion": [GOODBYE]}
-    assert read(tmp_path, row) == [Chat([HI, HELLO, BYE], "Goodbye")]
+    assert read(tmp_path, row) == [Chat([HI, HELLO, BYE], [GOODBYE])]
     assert trained(opened(tmp_path, row))[0] == [["Hello", "Goodbye", ""]]
 
 
@@ -83,7 +83,7 @@ def test_a_side_of_a_preference_dataset_ends_its_prompt(tmp_path: Path, side: st
     text = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go", "messages": [HI, GOODBYE]}
     assert read(tmp_path, text, side=side) == [Chat("Hi", response)]
     whole = {"chosen": [HI, HELLO], "rejected": [HI, {"role": "assistant", "content": "Go"}]}
-    assert read(tmp_path, whole, side=side) == [Chat([HI], response)]
+    assert read(tmp_path, whole, side=side) == [Chat([HI], [{"role": "assistant", "content": response}])]
     named = {"q": "Hi", "good": "Hello", "bad": "Go"}
     options = {"prompt_column": "q", "chosen_column": "good", "rejected_column": "bad"}
     assert read(tmp_path, named, side=side, **options) == [Chat("Hi", response)]
@@ -126,11 +126,8 @@ def test_a_pair_of_one_turn_is_encoded_as_annotation_does(tmp_path: Path) -> Non
         ([{"role": "user", "content": None}, HELLO], Reason.CONTENT_NOT_TEXT),
         ([{"role": None, "content": "Hi"}, HELLO], Reason.ROLE_MISSING),
         ([HI, None, HELLO], Reason.ROLE_MISSING),
-        ([HI, {**HELLO, "reasoning_content": "Hm."}, BYE, GOODBYE], Reason.TURN_NOT_TEXT_ALONE),
-        (
-            [HI, {"role": "assistant", "content": None, "tool_calls": ["call"]}, GOODBYE],
-            Reason.TURN_NOT_TEXT_ALONE,
-        ),
+        ([HI, {**HELLO, "function_call": {"name": "tide"}}, BYE, GOODBYE], Reason.FUNCTION_CALL),
+        ([HI, {**HELLO, "reasoning": ["Hm."]}, BYE, GOODBYE], Reason.CONTENT_NOT_TEXT),
     ],
 )
 def test_a_conversation_that_cannot_be_trained_whole_is_dropped(

@@ -20,7 +20,7 @@ from sepo_data.sources.preferences import PairColumns
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
 from sepo_data.tokens.encoding import EncodedResponse, encode_responses
 from sepo_data.tokens.pairs import encode_pairs
-from sepo_data.tokens.rendering import RenderedChat
+from sepo_data.tokens.rendered import Part, RenderedChat
 
 EXPLICIT = PairColumns("prompt", "chosen", "rejected")
 
@@ -274,7 +274,7 @@ def test_a_prompt_is_cut_only_where_that_changes_no_token(family: str, prompt: s
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
     encoder = response_encoder(tokenizer)
     assert_tokens_are_those_of_the_whole_text(
-        encoder, RenderedChat((prompt, ""), ("",), ((), ())), ["Hello there", "How are you?"]
+        encoder, RenderedChat((prompt, ""), (Part("content", ""),), ((), ())), ["Hello there", "How are you?"]
     )
 
 

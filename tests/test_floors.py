@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("sepo_data", "sepo_train", "cli")
 FLOORS = [
-    ["errors", "projection", "reasons", "dataset_spec"],
+    ["errors", "projection", "pieces", "reasons", "dataset_spec"],
     ["files", "schema", "rules"],
     ["hub", "selection"],
     ["sources", "settings"],

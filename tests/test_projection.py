@@ -14,7 +14,7 @@ from tiny_tokenizers import CORPUS, FAMILIES, tiny_tokenizer
 from sepo_data.projection import TICKS, Bounds, clean_spans, overlaps, partition, project, project_mask
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
 from sepo_data.tokens.encoding import EncodedResponse, encode_responses
-from sepo_data.tokens.rendering import RenderedChat
+from sepo_data.tokens.rendered import Part, RenderedChat
 
 Spans = list[tuple[int, int]]
 REWARD = st.floats(-5, 5, width=32).map(lambda reward: reward + 0.0)  # no -0.0: a sum of one is 0.0
@@ -345,7 +345,7 @@ def tokenized(name: str, text: str, max_length: int = 10**6) -> Spans | None:
     if name == AS_REPORTED:
         backend = tiny_tokenizer(FAMILIES[1]).backend_tokenizer
         return spans(text, backend.encode(text, add_special_tokens=False).offsets)
-    rendering = RenderedChat(("Say it:\n", ""), ("",), ((), ()))
+    rendering = RenderedChat(("Say it:\n", ""), (Part("content", ""),), ((), ()))
     [found] = encode_responses(tiny_encoder(name), [rendering.ending_in(text)], max_length)
     if not isinstance(found, EncodedResponse):
         return None

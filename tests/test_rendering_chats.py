@@ -11,7 +11,7 @@ from sepo_data.errors import TokenizerError
 from sepo_data.reasons import Reason, Unusable
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
 from sepo_data.tokens.encoding import EncodedTurns, encode_responses, encode_turns
-from sepo_data.tokens.rendering import RenderedChat
+from sepo_data.tokens.rendered import RenderedChat
 
 # with the ends of turns and the habits of the families whose names they bear
 LLAMA3 = (
@@ -103,7 +103,8 @@ def trained_texts(encoder: ResponseEncoder, prompt: Any, response: str) -> list[
 def test_the_trained_tokens_are_every_answer_and_the_end_of_its_turn(template: str) -> None:
     encoder = response_encoder(tiny_tokenizer("byte_bpe", template))
     prompt, response = dialogue(*ANSWERS[:-1]), ANSWERS[-1]
-    assert trained_texts(encoder, prompt, response) == [answer + ENDS[template] for answer in ANSWERS]
+    seen = ["Paris.", "It is Rome.", ANSWERS[2]] if template == QWEN3 else ANSWERS
+    assert trained_texts(encoder, prompt, response) == [answer + ENDS[template] for answer in seen]
     found = encoded(encoder, prompt, response)
     assert found.ended
     assert found.positions[-1] == found.input_ids.size - 1

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from ..errors import SchemaError
 from ..rules.cutoffs import Cutoffs, RewardCounts
-from ..schema import SIDES, Side, Sides, response_text
+from ..schema import SIDES, Side, Sides
 from ..selection import Mask, SelectionRule
-from .annotations import Annotation, group_values, read_annotations
+from .annotations import Annotation, group_values, read_annotations, scored_texts
 from .manifest import Manifest
 
 ALL_TOKENS = SelectionRule("all")
@@ -106,10 +106,8 @@ def _eligible(
 ) -> Sequence[Mask | None]:
     if not selection.tokens:
         return [None] * len(sizes)
-    columns = [table[f"{side}_token_start"], table[f"{side}_token_end"], table[side]]
     found = []
-    for start, end, response, size in zip(*(column.to_pylist() for column in columns), sizes, strict=True):
-        text = response_text(response)
-        texts = [text[lo:hi] for lo, hi in zip(start, end, strict=True)]
+    for whole, size in zip(scored_texts(table, side), sizes, strict=True):
+        texts = [whole.text[lo:hi] for lo, hi in zip(whole.start, whole.end, strict=True)]
         found.append(selection.tokens.allows([*texts, ""][:size], None))
     return found

@@ -12,10 +12,11 @@ from ..annotated.opening import Annotated, open_annotated
 from ..annotated.selecting import rule_masks, source_rows, stored_cutoffs, stored_rewards
 from ..errors import PreferenceError
 from ..files import check_empty, writing
+from ..pieces import response_text
 from ..projected.pairs import ProjectedPair, project_rows
 from ..projected.whole import settled
 from ..reasons import Drops, Reason, Unusable
-from ..schema import PAIR_COLUMNS, response_text
+from ..schema import PAIR_COLUMNS
 from ..selection import SelectionRule
 from ..settings import ProjectionSettings
 from ..tokens.encoder import ResponseEncoder, bos_ids, response_encoder
@@ -121,7 +122,14 @@ def _text_records(
         masks = rule_masks(table, "chosen", rewards, selection, numbers[lo : lo + ROWS_AT_ONCE])
         names = ("prompt", "chosen", "chosen_token_start", "chosen_token_end")
         columns = (table[name].to_pylist() for name in names)
-        for row, (prompt, chosen, start, end, mask) in enumerate(zip(*columns, masks, strict=True), lo):
+        places = [both.chosen.pieces for both in read_annotations(table)]
+        for row, (prompt, chosen, start, end, mask, pieces) in enumerate(
+            zip(*columns, masks, places, strict=True), lo
+        ):
+            several = not isinstance(chosen, str) and len(chosen) > 1
+            if several or [piece.field for piece in pieces] != ["content"]:
+                dropped.add(Unusable(Reason.SEVERAL_TEXTS), row)
+                continue
             spans = [(start[i], end[i]) for i in range(len(start)) if mask[i]]
             if not spans:
                 dropped.add(Unusable(Reason.NOTHING_SELECTED), row)

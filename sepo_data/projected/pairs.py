@@ -18,16 +18,18 @@ import pyarrow as pa
 
 from ..annotated.annotations import Annotation, group_values, read_annotations
 from ..errors import PreferenceError, SchemaError
+from ..pieces import Piece
 from ..projection import Bounds, Spans, partition, project, project_mask
 from ..reasons import Drops, Reason, Unusable
 from ..rules.weights import weigh_tokens
-from ..schema import PAIR_COLUMNS, SIDES, Side, Sides, scalar_fields, token_fields, validate
+from ..schema import PAIR_COLUMNS, SIDES, Side, Sides, piece_fields, scalar_fields, token_fields, validate
 from ..selection import Mask
 from ..settings import ProjectionSettings
 from ..sources.preferences import annotated_columns
 from ..tokens.encoder import ResponseEncoder, response_encoder
-from ..tokens.encoding import EncodedResponse, Ids
+from ..tokens.encoding import EncodedResponse
 from ..tokens.pairs import EncodedPair, encode_pairs
+from ..tokens.tokenising import Ids
 
 if TYPE_CHECKING:
     import datasets
@@ -47,7 +49,8 @@ class ProjectedSide:
         positions: Where the tokens stand in ``input_ids``, ``(n,)``: the response's ``T`` and, if it
             was reached, the token that ends the turn.
         token_ids: Ids of the response's tokens, ``(T,)``.
-        token_start: First code point of each in the response text, ``(T,)``.
+        pieces: The texts that they are in, most often one.
+        token_start: First code point of each in those texts, one behind the other, ``(T,)``.
         token_end: One past the last code point, ``(T,)``.
         token_rewards: Projected rewards in nats, ``(T,)``; NaN where the oracle saw nothing.
         token_mask: Which of them are selected, ``(T,)``.
@@ -61,6 +64,7 @@ class ProjectedSide:
     input_ids: Ids
     positions: Ids
     token_ids: Ids
+    pieces: tuple[Piece, ...]
     token_start: Spans
     token_end: Spans
     token_rewards: Floats
@@ -174,34 +178,32 @@ def _project_pair(
     item: EncodedPair, annotations: Sides[Annotation], row: int, settings: ProjectionSettings
 ) -> ProjectedPair | Unusable:
     """The pair, or why it cannot be trained on; ``row`` is its number in the dataset."""
-    texts = item.pair.responses
-    chosen, rejected = (
-        _project_side(texts[side], item[side], annotations[side], side, row, settings) for side in SIDES
-    )
+    chosen, rejected = (_project_side(item[side], annotations[side], side, row, settings) for side in SIDES)
     if not chosen.weights.any() or not rejected.weights.any():
         return Unusable(Reason.NOTHING_SELECTED)
     return ProjectedPair(chosen, rejected, row=row)
 
 
 def _project_side(
-    text: str,
     response: EncodedResponse,
     annotation: Annotation,
     side: Side,
     row: int,
     settings: ProjectionSettings,
 ) -> ProjectedSide:
+    annotation = annotation.over(response.pieces)
     bounds = partition(response.token_start, response.token_end)
     projected = project(annotation.token_rewards, annotation.bounds, bounds)
     if response.ended:  # an end that the oracle never saw has no reward
         projected = np.append(projected, np.nan if annotation.eos_reward is None else annotation.eos_reward)
     rewards = projected.astype(np.float32)
-    mask = _selected(rewards, text, response, annotation, bounds, side, row, settings)
+    mask = _selected(rewards, response, annotation, bounds, side, row, settings)
     size = response.token_start.size
     return ProjectedSide(
         input_ids=response.input_ids,
         positions=response.positions,
         token_ids=response.input_ids[response.positions[:size]],
+        pieces=response.pieces,
         token_start=response.token_start,
         token_end=response.token_end,
         token_rewards=rewards[:size],
@@ -215,7 +217,6 @@ def _project_side(
 
 def _selected(
     rewards: Floats,
-    text: str,
     response: EncodedResponse,
     annotation: Annotation,
     bounds: Bounds,
@@ -230,6 +231,7 @@ def _selected(
     eligible = ~np.isnan(rewards)
     if settings.selection.tokens:
         spans = zip(response.token_start, response.token_end, strict=True)
+        text = response.text
         texts = [text[start:end] for start, end in spans] + [""] * response.ended
         eligible &= settings.selection.tokens.allows(texts, response.input_ids[response.positions])
     return settings.selection.mask(rewards, side, row, eligible=eligible)
@@ -239,7 +241,7 @@ def _dropped_reward(annotation: Annotation, bounds: Bounds, *, ended: bool) -> f
     sizes = np.diff(annotation.bounds)
     cut = np.clip(annotation.bounds[1:] - bounds[-1], 0, sizes) / sizes
     end = 0.0 if ended else abs(annotation.eos_reward or 0.0)
-    return float(np.abs(annotation.token_rewards) @ cut) + end
+    return float(np.nansum(np.abs(annotation.token_rewards) * cut)) + end
 
 
 def _group(row: Mapping[str, Any], settings: ProjectionSettings) -> object:
@@ -249,7 +251,9 @@ def _group(row: Mapping[str, Any], settings: ProjectionSettings) -> object:
 
 def _one_row(row: Mapping[str, Any]) -> pa.Table:
     """The pair and its annotation, checked."""
-    fields = [field for side in SIDES for field in (*scalar_fields(side), *token_fields(side))]
+    fields = [
+        field for side in SIDES for field in (*scalar_fields(side), *token_fields(side), *piece_fields(side))
+    ]
     try:
         context = (column for _, column in annotated_columns(row).context.items())
         arrays = {name: pa.array([row[name]]) for name in (*PAIR_COLUMNS, *context) if name in row}

@@ -21,7 +21,7 @@ from ..annotated.precision import Precision
 from ..errors import OutputError
 from ..files import file_sha256, json_bytes, renamed, write_atomically, writing
 from ..reasons import Drops
-from ..schema import MANIFEST_NAME, annotation_columns
+from ..schema import MANIFEST_NAME, SIDES, annotation_columns, piece_fields
 from .folder import (
     Run,
     chunk_ranges,
@@ -73,9 +73,11 @@ def _merge(run: Run) -> Manifest:
     chunks = chunk_ranges(run.rows)
     _check_complete(run)
     kept, notes = 0, []
+    used: set[str] = set()
     for chunk in chunks:
         table, of_chunk = read_chunk(run, *chunk)
         schema = table.schema
+        used.update(name for name in table.column_names if table[name].null_count < table.num_rows)
         kept += table.num_rows
         notes.append(of_chunk)
     dropped = Drops()
@@ -87,6 +89,8 @@ def _merge(run: Run) -> Manifest:
     if kept == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped_counts.items())
         raise OutputError(f"{run.output}: no row could be annotated: {reasons}. Look at the dataset.")
+    pieces = {field.name for side in SIDES for field in piece_fields(side)}
+    schema = pa.schema(column for column in schema if column.name in used or column.name not in pieces)
     meter = HealthMeter()
     shards = _write_shards(run, chunks, schema, kept, meter.add)
     manifest = completed(
@@ -133,7 +137,7 @@ def _write_shards(
     count = max(-(-size // SHARD_BYTES), MANY_SHARDS if kept > MANY_ROWS else 1)
     ends = [kept * (i + 1) // count for i in range(count)]
     groups = [_group_sizes(end - start) for start, end in pairwise([0, *ends])]
-    batches = _rebatched(_tables(run, chunks, on_table), [size for sizes in groups for size in sizes])
+    batches = _rebatched(_tables(run, chunks, schema, on_table), [size for sizes in groups for size in sizes])
     (run.output / "data").mkdir(exist_ok=True)
     shards = []
     for i, sizes in enumerate(groups):
@@ -151,10 +155,11 @@ def _group_sizes(rows: int) -> list[int]:
 
 
 def _tables(
-    run: Run, chunks: list[tuple[int, int]], on_table: Callable[[pa.Table], None]
+    run: Run, chunks: list[tuple[int, int]], schema: pa.Schema, on_table: Callable[[pa.Table], None]
 ) -> Iterator[pa.Table]:
     for chunk in chunks:
         table, _ = read_chunk(run, *chunk)
+        table = table.select(schema.names)
         on_table(table)
         yield table
 

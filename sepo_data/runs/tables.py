@@ -1,17 +1,19 @@
 """Scored pairs to Arrow columns in the schema of an annotated dataset."""
 
 from collections.abc import Container, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from ..models.scoring import Logps, ScoredSide, Scores
-from ..schema import PAIR_COLUMNS, SIDES, Side
+from ..pieces import last_message
+from ..schema import PAIR_COLUMNS, SIDES, Message, Side
 from ..selection import Mask, SelectionRule
 from ..sources.mending import UNUSABLE
 from ..sources.preferences import PairColumns
+from ..tokens.encoding import EncodedResponse
 from ..tokens.pairs import EncodedPair, EncodedPairs
 
 
@@ -63,6 +65,7 @@ def _side_columns(
     encoded: EncodedPairs, side: Side, scored: ScoredSide, selection: SelectionRule
 ) -> dict[str, pa.Array]:
     responses = [item[side] for item in encoded.pairs]
+    places = [_in_own_texts(item[side], item.pair.sides[side]) for item in encoded.pairs]
     rewards = scored.rewards
     masks = side_masks(encoded.pairs, side, rewards, selection)
     sizes = [response.token_start.size for response in responses]
@@ -78,13 +81,36 @@ def _side_columns(
         f"{side}_reward": pa.array(total),
         f"{side}_eos_reward": pa.array(last_reward, mask=~ended),
         f"{side}_eos_mask": pa.array(last_mask, mask=~ended),
-        f"{side}_token_start": tokens([response.token_start for response in responses], pa.int32()),
-        f"{side}_token_end": tokens([response.token_end for response in responses], pa.int32()),
+        f"{side}_token_start": tokens([place.start for place in places], pa.int32()),
+        f"{side}_token_end": tokens([place.end for place in places], pa.int32()),
+        f"{side}_token_message": pa.array([place.message for place in places], pa.list_(pa.int16())),
+        f"{side}_token_field": pa.array([place.field for place in places], pa.list_(pa.string())),
         f"{side}_token_rewards": tokens(rewards, pa.float32()),
         f"{side}_token_mask": tokens(masks, pa.bool_()),
         f"{side}_token_oracle_logps": tokens(scored.oracle_logps, pa.float32()),
         f"{side}_token_ref_logps": tokens(scored.ref_logps, pa.float32()),
     }
+
+
+class _Places(NamedTuple):
+    """Spans of a response's tokens in their own texts, and which those are; None: the only one."""
+
+    start: npt.NDArray[np.int32]
+    end: npt.NDArray[np.int32]
+    message: list[int] | None
+    field: list[str] | None
+
+
+def _in_own_texts(response: EncodedResponse, side: str | list[Message]) -> _Places:
+    pieces = response.pieces
+    starts = np.cumsum([0, *(piece.size for piece in pieces)])
+    of_token = starts.searchsorted(response.token_start, side="right") - 1
+    shift = np.array([piece.begins - start for piece, start in zip(pieces, starts, strict=False)], np.int32)
+    start, end = response.token_start + shift[of_token], response.token_end + shift[of_token]
+    if [piece[:2] for piece in pieces] == [(last_message(side), "content")]:
+        return _Places(start, end, None, None)
+    of = [pieces[i] for i in of_token]
+    return _Places(start, end, [piece.message for piece in of], [piece.field for piece in of])
 
 
 def list_array(rows: Sequence[npt.NDArray[Any]], kind: pa.DataType) -> pa.ListArray:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
+from ..pieces import compact
 from ..reasons import Reason, Unusable
 from ..schema import is_text
 
@@ -118,13 +119,6 @@ def context_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> Con
             raise PreferenceError(f"{dataset}: {problem}. Rename or remove it.")
         found[role] = column
     return ContextColumns(**found)
-
-
-def compact(value: Any) -> Any:
-    """Without nulls: Arrow gives an object all keys that any object of its column has."""
-    if isinstance(value, dict):
-        return {key: compact(item) for key, item in value.items() if item is not None}
-    return [compact(item) for item in value] if isinstance(value, list) else value
 
 
 def _parsed(value: Any) -> Any:

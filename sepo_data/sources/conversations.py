@@ -18,7 +18,7 @@ from .context import NO_COLUMNS, NO_CONTEXT, Context, ContextColumns, context_co
 from .endings import NOWHERE, EndColumns, end_columns
 from .mending import mended, reason_of
 from .opening import Source, open_source
-from .preferences import SAID_BESIDE, PairColumns, open_pairs
+from .preferences import PairColumns, invalid_reason, open_pairs, unsaid_reason
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Chat:
 
     Attributes:
         prompt: Everything before that response: a text, or messages.
-        response: Its text.
+        response: Its text, or its message.
         shortened: Whether messages behind it were left out.
         context: What the chat template is given besides.
         cut: Whether the response was cut where it was made.
     """
 
     prompt: str | list[Message]
-    response: str
+    response: str | list[Message]
     shortened: bool = False
     context: Context = NO_CONTEXT
     cut: bool = False
@@ -130,16 +130,10 @@ def _read_messages(messages: Sequence[Message | None]) -> Chat | Unusable:
     answers = [i for i, message in enumerate(messages) if message and message["role"] == "assistant"]
     if not answers:
         return Unusable(Reason.NO_ASSISTANT)
-    turns: list[Message] = []
-    for message in messages[: answers[-1] + 1]:
-        if not message or not message["role"]:
-            return Unusable(Reason.ROLE_MISSING)
-        if message["role"] == "assistant":
-            if any(message.get(key) for key in SAID_BESIDE):
-                return Unusable(Reason.TURN_NOT_TEXT_ALONE)
-            if not message["content"]:
-                return Unusable(Reason.EMPTY_RESPONSE)
-        if not isinstance(message["content"], str):
-            return Unusable(Reason.CONTENT_NOT_TEXT)
-        turns.append(message)
-    return Chat(turns[:-1], turns[-1]["content"], shortened=len(turns) < len(messages))
+    turns = [message for message in messages[: answers[-1] + 1] if message]
+    if len(turns) <= answers[-1]:
+        return Unusable(Reason.ROLE_MISSING)
+    reason = unsaid_reason(turns) or next(filter(None, map(invalid_reason, turns)), None)
+    if reason is not None:
+        return Unusable(reason)
+    return Chat(turns[:-1], turns[-1:], shortened=len(turns) < len(messages))

@@ -5,14 +5,15 @@ Formats are told apart by their column types: the prompt in a column of its own 
 conversations. No tokens here, no models, and not a character of a text is changed.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import PreferenceError
+from ..pieces import REASONING_FIELDS, compact, response_text
 from ..reasons import Reason, Unusable
-from ..schema import PAIR_COLUMNS, Message, Sides, response_text
+from ..schema import PAIR_COLUMNS, Message, Sides
 from .arrow_cache import merged_type
 from .column_kinds import kind_of
 from .context import (
@@ -21,7 +22,6 @@ from .context import (
     Context,
     ContextColumns,
     annotated_context,
-    compact,
     context_columns,
 )
 from .endings import NOWHERE, UNCUT, EndColumns, end_columns
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-SAID_BESIDE = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+_SAYS = ("content", *REASONING_FIELDS, "tool_calls")
 _ASSISTANT = "\n\nAssistant:"
 
 
@@ -44,7 +44,7 @@ class Pair:
 
     Attributes:
         prompt: Text, or messages.
-        chosen: Text, or exactly one message, the assistant's.
+        chosen: Text, or the messages behind the prompt: first and last are the assistant's.
         rejected: The same.
         context: What the chat template is given besides.
         cut: Whether the responses were cut where they were made, so that no end of turn follows them.
@@ -60,11 +60,6 @@ class Pair:
     def sides(self) -> Sides[str | list[Message]]:
         """Chosen and rejected."""
         return Sides(self.chosen, self.rejected)
-
-    @property
-    def responses(self) -> Sides[str]:
-        """The texts that get tokens and rewards: the string itself, or the last message's content."""
-        return self.sides.map(response_text)
 
 
 @dataclass(frozen=True)
@@ -115,12 +110,11 @@ class PairColumns:
             return pair
         if not pair.prompt:
             return Unusable(Reason.PROMPT_MISSING)
-        chosen, rejected = pair.responses
-        if not chosen or not rejected:
+        if not pair.chosen or not pair.rejected:
             return Unusable(Reason.EMPTY_RESPONSE)
-        if chosen == rejected:
+        if pair.chosen == pair.rejected:
             return Unusable(Reason.SAME_RESPONSE)
-        if any(map(is_dumped_conversation, (chosen, rejected))):
+        if any(map(is_dumped_conversation, pair.sides.map(response_text))):
             return Unusable(Reason.DUMPED)
         context = self.context.read(row)
         if isinstance(context, Unusable):
@@ -198,21 +192,25 @@ def _split_transcripts(chosen: str, rejected: str) -> Pair | Unusable:
 def _split_conversations(
     prompt: str | list[Message] | None, chosen: list[Message], rejected: list[Message]
 ) -> Pair | Unusable:
-    """Take the last message of each side as its response, and what is before it as the prompt."""
+    """Take what both sides begin with as the prompt, and what is behind it as the responses."""
     explicit = prompt if isinstance(prompt, list) else []
     answers = chosen[-1], rejected[-1]
-    if any(answer and answer["content"] is None for answer in answers):
+    if any(answer and answer["role"] == "assistant" and not says(answer) for answer in answers):
         return Unusable(Reason.EMPTY_RESPONSE)
     for message in (*explicit, *chosen, *rejected):
         if reason := invalid_reason(message):
             return Unusable(reason)
     if any(answer["role"] != "assistant" for answer in answers):
         return Unusable(Reason.LAST_NOT_ASSISTANT)
-    if any(answer.get(key) for answer in answers for key in SAID_BESIDE):
-        return Unusable(Reason.NOT_TEXT_ALONE)
-    turns = chosen[:-1]
-    if compact(turns) != compact(rejected[:-1]):
+    if _said(chosen) == _said(rejected):
+        return Unusable(Reason.SAME_RESPONSE)
+    shared = _shared(chosen, rejected)
+    turns, sides = chosen[:shared], Sides(chosen[shared:], rejected[shared:])
+    if not all(side and side[0]["role"] == "assistant" for side in sides):
         return Unusable(Reason.NO_COMMON_PROMPT)
+    for side in sides:
+        if reason := unsaid_reason(side):
+            return Unusable(reason)
     if isinstance(prompt, str):
         if not turns:
             turns = [{"role": "user", "content": prompt}]
@@ -223,7 +221,24 @@ def _split_conversations(
         if joined is None:
             return Unusable(Reason.PROMPT_DISAGREES)
         turns = joined
-    return Pair(turns, chosen[-1:], rejected[-1:])
+    return Pair(turns, sides.chosen, sides.rejected)
+
+
+def _shared(chosen: list[Message], rejected: list[Message]) -> int:
+    """How many messages both sides begin with; what an answer ends with is its own."""
+    first = min(len(chosen), len(rejected))
+    differ = (i for i in range(first) if compact(chosen[i]) != compact(rejected[i]))
+    return next(differ, first)
+
+
+def _said(messages: list[Message]) -> list[Message]:
+    """What is said, by whom."""
+    return [{key: value for key, value in compact(m).items() if key in ("role", *_SAYS)} for m in messages]
+
+
+def says(message: Message) -> bool:
+    """Whether an assistant's message says anything that is scored."""
+    return any(message.get(key) for key in (*_SAYS, "function_call"))
 
 
 def _joined(explicit: list[Message], turns: list[Message]) -> list[Message] | None:
@@ -249,3 +264,16 @@ def invalid_reason(message: Message | None) -> Reason | None:
     if message["content"] is None and message["role"] == "assistant" and len(compact(message)) > 1:
         return None  # a turn that only calls tools
     return None if isinstance(message["content"], str) else Reason.CONTENT_NOT_TEXT
+
+
+def unsaid_reason(messages: Sequence[Message]) -> Reason | None:
+    """Why the assistant's messages cannot be scored; None if they can."""
+    for message in messages:
+        if message["role"] == "assistant":
+            if message.get("function_call"):
+                return Reason.FUNCTION_CALL
+            if not says(message):
+                return Reason.EMPTY_RESPONSE
+            if not all(isinstance(message.get(key) or "", str) for key in REASONING_FIELDS):
+                return Reason.CONTENT_NOT_TEXT
+    return None

@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..reasons import Drops, Unusable
+from ..settings import Reasoning
 from ..sources.conversations import Chat, ChatColumns
 from .encoder import ResponseEncoder
-from .encoding import Ids, encode_turns
+from .encoding import encode_turns
 from .pairs import WRITTEN_OUT
-from .rendering import RenderedChat
+from .rendered import RenderedChat
+from .tokenising import Ids
+from .turns import LEFT_OUT
 
 if TYPE_CHECKING:
     import datasets
@@ -56,6 +59,7 @@ def encode_chats(
     max_length: int,
     lo: int,
     hi: int,
+    reasoning: Reasoning = "score",
 ) -> EncodedChats:
     """Read, render and tokenise the rows ``lo`` to ``hi``.
 
@@ -66,6 +70,7 @@ def encode_chats(
         max_length: Most tokens of a conversation; longer ones lose their end.
         lo: First row.
         hi: One past the last row.
+        reasoning: Whether the assistant's reasoning is trained, context, or a reason to drop the row.
 
     Raises:
         TokenizerError: If the tokenizer cannot serve this dataset at all.
@@ -77,13 +82,15 @@ def encode_chats(
         if isinstance(chat, Unusable):
             dropped.add(chat, row)
             continue
-        rendered = encoder.render(chat.prompt, chat.response, chat.context, every_turn=True)
+        rendered = encoder.render(
+            chat.prompt, chat.response, chat.context, every_turn=True, reasoning=reasoning
+        )
         if isinstance(rendered, Unusable):
             dropped.add(rendered, row)
         else:
             usable.append((row, chat, rendered))
     chats = []
-    counts = dict.fromkeys((CUT, SHORTENED, WRITTEN_OUT), 0)
+    counts = dict.fromkeys((CUT, SHORTENED, WRITTEN_OUT, LEFT_OUT), 0)
     encoded = encode_turns(encoder, [rendered for _, _, rendered in usable], max_length)
     for (row, chat, rendered), turns in zip(usable, encoded, strict=True):
         if isinstance(turns, Unusable):
@@ -93,5 +100,6 @@ def encode_chats(
         chats.append(EncodedChat(row, turns.input_ids, turns.positions))
         counts[CUT] += not turns.ended
         counts[SHORTENED] += chat.shortened
+        counts[LEFT_OUT] += rendered.left_out > 0
         counts[WRITTEN_OUT] += sum(map(bool, map(encoder.control.search, rendered.responses)))
     return EncodedChats(chats, dropped, {what: count for what, count in counts.items() if count})

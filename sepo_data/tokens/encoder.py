@@ -11,8 +11,10 @@ import numpy.typing as npt
 from ..errors import TokenizerError
 from ..reasons import Unusable
 from ..schema import Message
+from ..settings import Reasoning
 from ..sources.context import NO_CONTEXT, Context
-from .rendering import RenderedChat, render
+from .rendered import RenderedChat
+from .rendering import render
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,10 +52,11 @@ class ResponseEncoder:
     def render(
         self,
         prompt: str | list[Message],
-        response: str = "",
+        response: str | list[Message] = "",
         context: Context = NO_CONTEXT,
         *,
         every_turn: bool = False,
+        reasoning: Reasoning = "score",
     ) -> RenderedChat | Unusable:
         """Render a prompt and its response, see `rendering.render`."""
         return render(
@@ -63,6 +66,7 @@ class ResponseEncoder:
             self.control,
             chat_template=self.chat_template,
             every_turn=every_turn,
+            reasoning=reasoning,
             context=context,
         )
 

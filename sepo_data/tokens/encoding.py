@@ -2,33 +2,26 @@
 
 Prefix, response and suffix are tokenised together, verbatim, and a token is the
 response's if it owns at least one of its characters: tokens that reach over the
-seam are neither lost nor shifted. A conversation has many responses, and is
-tokenised once; so is a prompt that several responses follow, up to its last control
-token, where a cut changes no token. Spans are code points of the response text,
-half-open, clean (see `projection.clean_spans`). Truncation cuts the response's end
-and never invents the token that ends the turn.
+seam are neither lost nor shifted. Spans are code points of the response text,
+half-open, clean (see `projection.clean_spans`); of a response of several texts,
+of all of them one behind the other. Truncation cuts the response's end and never
+invents the token that ends the turn.
 """
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
-from typing import TYPE_CHECKING
+from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import TokenizerError
+from ..pieces import Piece
 from ..projection import Spans, clean_spans
 from ..reasons import Reason, Unusable
 from .encoder import ResponseEncoder
-from .rendering import RenderedChat
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
-
-
-Ids = npt.NDArray[np.int64]
+from .rendered import Part, RenderedChat
+from .tokenising import Ids, Tokens, tokenise
 
 
 @dataclass(frozen=True)
@@ -36,15 +29,19 @@ class EncodedResponse:
     """One response in its context, ready to be scored.
 
     Attributes:
+        text: Its texts, one behind the other.
+        pieces: Which they are; most often one.
         input_ids: Prompt and response, ``(S,)``, cut behind the last scored token.
         positions: Where the scored tokens stand in ``input_ids``, increasing, all
             at least 1: the response's ``T`` tokens and, if ``ended``, the token that
             ends the turn.
-        token_start: First code point of each response token, ``(T,)``.
+        token_start: First code point of each response token in ``text``, ``(T,)``.
         token_end: One past the last code point, ``(T,)``.
         ended: Whether the token that ends the turn was reached.
     """
 
+    text: str
+    pieces: tuple[Piece, ...]
     input_ids: Ids
     positions: Ids
     token_start: Spans
@@ -100,7 +97,7 @@ def encode_responses(
 
     Args:
         encoder: Made by `response_encoder`.
-        chats: Rendered prompts, each with one response.
+        chats: Rendered prompts, each with its response.
         max_length: Most tokens of prompt and response together.
 
     Returns:
@@ -111,7 +108,7 @@ def encode_responses(
     """
     return [
         tokens if isinstance(tokens, Unusable) else _response(encoder, tokens, chat, max_length)
-        for tokens, chat in zip(_tokenise(encoder, chats), chats, strict=True)
+        for tokens, chat in zip(tokenise(encoder, chats), chats, strict=True)
     ]
 
 
@@ -120,8 +117,9 @@ def encode_turns(
 ) -> list[EncodedTurns | Unusable]:
     """Tokenise conversations, and find the tokens of their responses.
 
-    The end of a turn is the first control token behind its response, before the
-    next one; behind the last response EOS stands in if there is none.
+    The end of a turn is the first control token behind its last text, before the
+    next turn's; behind the last one EOS stands in if there is none. What stands
+    between two texts of one turn is trained as well.
 
     Args:
         encoder: Made by `response_encoder`.
@@ -135,93 +133,25 @@ def encode_turns(
         TokenizerError: As `encode_responses`.
     """
     encoded: list[EncodedTurns | Unusable] = []
-    for tokens, chat in zip(_tokenise(encoder, chats), chats, strict=True):
-        placed = tokens if isinstance(tokens, Unusable) else _place(encoder, tokens, chat, max_length)
+    for tokens, chat in zip(tokenise(encoder, chats), chats, strict=True):
+        placed = (
+            tokens
+            if isinstance(tokens, Unusable)
+            else _place(encoder, tokens, chat, max_length, whole_turns=True)
+        )
         encoded.append(placed if isinstance(placed, Unusable) else placed.turns)
     return encoded
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    ids: Ids
-    start: Ids  # first code point in the text
-    end: Ids
-
-
-def _tokenise(encoder: ResponseEncoder, chats: Sequence[RenderedChat]) -> list[_Tokens | Unusable]:
-    texts = [chat.text for chat in chats]
-    typed = [_typed_spans(encoder, chat, text) for chat, text in zip(chats, texts, strict=True)]
-    halves = [_halves(encoder, chat, text) for chat, text in zip(chats, texts, strict=True)]
-    plain = [pair for pair, spans in zip(halves, typed, strict=True) if not spans]
-    heads, tails = list({head: None for head, _ in plain}), list({tail: None for _, tail in plain})
-    encodings = encoder.backend.encode_batch([*heads, *tails], add_special_tokens=False)
-    of_head = {
-        head: np.array(encoding.ids, dtype=np.int64) for head, encoding in zip(heads, encodings, strict=False)
-    }
-    of_tail = {
-        tail: _tokens(encoding.ids, _offsets(encoder, tail, encoding))
-        for tail, encoding in zip(tails, encodings[len(heads) :], strict=True)
-    }
-    tokens: list[_Tokens | Unusable] = []
-    for text, (head, tail), spans in zip(texts, halves, typed, strict=True):
-        try:
-            tokens.append(
-                _encode_literally(encoder, text, spans)
-                if spans
-                else _joined(of_head[head], of_tail[tail], len(head))
-            )
-        except _UnreadableError:
-            tokens.append(Unusable(Reason.WRITTEN_CONTROL))
-    return tokens
-
-
-def _halves(encoder: ResponseEncoder, chat: RenderedChat, text: str) -> tuple[str, str]:
-    """A text, cut in front of its last control token before its only response, if that changes no token."""
-    cut = 0
-    if len(chat.responses) == 1:
-        for found in encoder.added.finditer(text):
-            if found.end() > len(chat.segments[0]):
-                break
-            if found[0] in encoder.cuts:
-                cut = found.start()
-    return text[:cut], text[cut:]
-
-
-def _tokens(ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> _Tokens:
-    flat = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(ids))  # np.array is slow
-    return _Tokens(np.array(ids, dtype=np.int64), flat[::2], flat[1::2])
-
-
-def _offsets(encoder: ResponseEncoder, text: str, encoding: "Encoding") -> list[tuple[int, int]]:
-    """What the backend reports, with the characters that it does not count."""
-    offsets = encoding.offsets
-    for found in encoder.uncounted.finditer(text):
-        lo, hi = found.span(1)
-        behind = encoder.added.search(text, hi)
-        stop, low = behind.start() if behind else len(text), hi - lo
-        offsets = [(start + low, end + low) if lo <= start < stop else (start, end) for start, end in offsets]
-    return offsets
-
-
-def _joined(head: Ids, tail: _Tokens, cut: int) -> _Tokens:
-    """The tokens of both halves; no response has a character of the head, whose spans stay empty."""
-    nowhere = np.zeros(head.size, dtype=np.int64)
-    return _Tokens(
-        np.concatenate((head, tail.ids)),
-        np.concatenate((nowhere, tail.start + cut)),
-        np.concatenate((nowhere, tail.end + cut)),
-    )
 
 
 @dataclass(frozen=True)
 class _Placed:
     turns: EncodedTurns
     lead: int  # ids in front of the text's own
-    last: int  # the last token of the last response, among the text's own
+    owned: list[tuple[int, int]]  # first and last token of each part, among the text's own
 
 
 def _place(
-    encoder: ResponseEncoder, tokens: _Tokens, chat: RenderedChat, max_length: int
+    encoder: ResponseEncoder, tokens: Tokens, chat: RenderedChat, max_length: int, *, whole_turns: bool
 ) -> _Placed | Unusable:
     ids, start, end = tokens.ids, tokens.start, tokens.end
     control = encoder.is_control.take(ids, mode="clip")
@@ -236,8 +166,11 @@ def _place(
     scored = np.zeros(ids.size + 1, dtype=bool)
     for first, last in owned:
         scored[first : last + 1] = True
-    for (_, last), (following, _) in pairwise(owned):
-        scored[last + 1 + np.flatnonzero(control[last + 1 : following])[:1]] = True
+    if whole_turns:
+        for ((_, last), part), ((following, _), other) in pairwise(zip(owned, chat.parts, strict=True)):
+            same_turn = part.message == other.message
+            between = np.arange(last + 1, following)
+            scored[between if same_turn else between[control[between]][:1]] = True
     behind = owned[-1][1] + 1
     enders = np.flatnonzero(control[behind:])
     eos_at = behind + int(enders[0]) if enders.size else behind
@@ -253,23 +186,46 @@ def _place(
         return Unusable(Reason.PROMPT_TOO_LONG)
     whole = np.concatenate([np.array(lead, dtype=np.int64), ids[:eos_at], [eos_id]])
     ended = len(lead) + eos_at < max_length
-    return _Placed(
-        EncodedTurns(whole[: positions[-1] + 1], positions, ended), lead=len(lead), last=owned[-1][1]
-    )
+    return _Placed(EncodedTurns(whole[: positions[-1] + 1], positions, ended), lead=len(lead), owned=owned)
 
 
 def _response(
-    encoder: ResponseEncoder, tokens: _Tokens, chat: RenderedChat, max_length: int
+    encoder: ResponseEncoder, tokens: Tokens, chat: RenderedChat, max_length: int
 ) -> EncodedResponse | Unusable:
-    placed = _place(encoder, tokens, chat, max_length)
+    placed = _place(encoder, tokens, chat, max_length, whole_turns=False)
     if isinstance(placed, Unusable):
         return placed
-    turns, (response,), ((lo, hi),) = placed.turns, chat.responses, chat.spans
+    turns = placed.turns
     at = (turns.positions[:-1] if turns.ended else turns.positions) - placed.lead
-    start, end = tokens.start[at], tokens.end[at]
-    seen = response if at[-1] == placed.last else response[: min(int(end.max()), hi) - lo]
-    token_start, token_end = clean_spans(seen, start - lo, end - lo)
-    return EncodedResponse(turns.input_ids, turns.positions, token_start, token_end, turns.ended)
+    texts, pieces, starts, ends, behind = [], [], [], [], 0
+    for part, (lo, _), (_, last) in zip(chat.parts, chat.spans, placed.owned, strict=True):
+        mine, at = at[at <= last], at[at > last]
+        if not mine.size:  # of what was cut off nothing is scored
+            continue
+        start, end = _in_source(part, tokens.start[mine] - lo, tokens.end[mine] - lo)
+        seen = part.source[part.begins : None if mine[-1] == last else int(end.max())]
+        token_start, token_end = clean_spans(seen, start - part.begins, end - part.begins)
+        starts.append(token_start + behind)
+        ends.append(token_end + behind)
+        texts.append(part.source[part.begins :])
+        pieces.append(Piece(part.message, part.field, part.begins, len(texts[-1])))
+        behind += len(texts[-1])
+    token_start, token_end = np.concatenate(starts), np.concatenate(ends)
+    return EncodedResponse(
+        "".join(texts), tuple(pieces), turns.input_ids, turns.positions, token_start, token_end, turns.ended
+    )
+
+
+def _in_source(part: Part, start: Ids, end: Ids) -> tuple[Ids, Ids]:
+    """Spans in the source of what has these in the rendered text; markup owns all that it stands for."""
+    source_start = np.where(start < 0, part.begins, len(part.source))
+    source_end = np.full_like(end, len(part.source))
+    for lo, hi, source_lo, source_hi, spoken in part.stretches:
+        same = spoken or part.rendered[lo:hi] == part.source[source_lo:source_hi]
+        begin, stop = (start >= lo) & (start < hi), (end > lo) & (end <= hi)
+        source_start[begin] = source_lo + (start[begin] - lo if same else 0)
+        source_end[stop] = source_lo + end[stop] - lo if same else source_hi
+    return source_start, source_end
 
 
 def _lead(encoder: ResponseEncoder, prefix: str, first: int) -> tuple[int, ...] | None:
@@ -292,45 +248,3 @@ def _eos_id(encoder: ResponseEncoder) -> int:
             "tokenizer has no eos_token. Set eos_token in tokenizer_config.json."
         )
     return int(eos_id)
-
-
-def _typed_spans(encoder: ResponseEncoder, chat: RenderedChat, text: str) -> list[tuple[int, int]]:
-    """Where the text reads like a control token but is none: in messages, in responses, over their seams."""
-    responses = chat.spans
-    found = (match.span() for match in encoder.control.finditer(text))
-    spans = [(start, end) for start, end in found if any(end > lo and start < hi for lo, hi in responses)]
-    for at, typed in zip([0, *(hi for _, hi in responses)], chat.typed, strict=True):
-        spans += [(at + start, at + end) for start, end in typed]
-    return sorted(spans)
-
-
-def _encode_literally(encoder: ResponseEncoder, text: str, typed: list[tuple[int, int]]) -> _Tokens:
-    """Tokenise a text in which some control tokens are text: they are encoded by themselves."""
-    ids: list[int] = []
-    offsets: list[tuple[int, int]] = []
-    cuts = [0, *(cut for span in typed for cut in span), len(text)]
-    for i, (lo, hi) in enumerate(pairwise(cuts)):
-        backend = encoder.literal_backend if i % 2 else encoder.backend
-        piece_ids, piece_offsets = _encode_piece(encoder, backend, text[lo:hi], first=lo == 0)
-        if i % 2 and encoder.backend.token_to_id(text[lo:hi]) in piece_ids:
-            raise _UnreadableError
-        ids += piece_ids
-        offsets += [(lo + start, lo + end) for start, end in piece_offsets]
-    return _tokens(ids, offsets)
-
-
-class _UnreadableError(Exception):
-    """The vocabulary has a control token's spelling as an ordinary piece too, like Unigram's."""
-
-
-def _encode_piece(
-    encoder: ResponseEncoder, backend: "Tokenizer", piece: str, *, first: bool
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Tokenise a piece as it stands in the text: SentencePiece puts a blank before the first word only."""
-    newline = backend.encode("\n", add_special_tokens=False).ids
-    led = backend.encode("\n" + piece, add_special_tokens=False)
-    behind = led.offsets[len(newline) :]
-    if first or led.ids[: len(newline)] != newline or any(start < 1 for start, _ in behind):
-        alone = backend.encode(piece, add_special_tokens=False)
-        return alone.ids, _offsets(encoder, piece, alone)
-    return led.ids[len(newline) :], [(start - 1, end - 1) for start, end in behind]

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ..reasons import Drops, Unusable
-from ..schema import Sides
+from ..schema import Message, Sides
+from ..settings import Reasoning
 from ..sources.preferences import Pair, PairColumns
 from .encoder import ResponseEncoder
 from .encoding import EncodedResponse, encode_responses
-from .rendering import RenderedChat
+from .rendered import RenderedChat
+from .turns import LEFT_OUT, plain_text
 
 if TYPE_CHECKING:
     import datasets
@@ -60,6 +62,7 @@ def encode_pairs(
     max_length: int,
     lo: int,
     hi: int,
+    reasoning: Reasoning = "score",
 ) -> EncodedPairs:
     """Read, render and tokenise the rows ``lo`` to ``hi``.
 
@@ -70,12 +73,13 @@ def encode_pairs(
         max_length: Most tokens of prompt and response together; longer responses lose their end.
         lo: First row.
         hi: One past the last row.
+        reasoning: Whether the responses' reasoning is scored, context, or a reason to drop the row.
 
     Raises:
         TokenizerError: If the tokenizer cannot serve this dataset at all.
     """
     table: pa.Table = rows.with_format("arrow")[lo:hi]
-    usable: list[tuple[int, Pair, RenderedChat]] = []
+    usable: list[tuple[int, Pair, Sides[RenderedChat]]] = []
     dropped = Drops()
     rendered: dict[str, RenderedChat | Unusable] = {}
     for row, content in enumerate(table.to_pylist(), start=lo):
@@ -83,29 +87,34 @@ def encode_pairs(
         if isinstance(pair, Unusable):
             dropped.add(pair, row)
             continue
-        chat = _render_once(encoder, pair, rendered)
-        if isinstance(chat, Unusable):
-            dropped.add(chat, row)
-        else:
-            usable.append((row, pair, chat))
-    chats = [chat.ending_in(response) for _, pair, chat in usable for response in pair.responses]
-    encoded = encode_responses(encoder, chats, max_length)
-    pairs = []
-    for (row, pair, _), chosen, rejected in zip(usable, encoded[::2], encoded[1::2], strict=True):
+        chosen, rejected = (_rendered(encoder, pair, side, reasoning, rendered) for side in pair.sides)
         if isinstance(chosen, Unusable):
             dropped.add(chosen, row)
         elif isinstance(rejected, Unusable):
             dropped.add(rejected, row)
         else:
+            usable.append((row, pair, Sides(chosen, rejected)))
+    chats = [chat for _, _, both in usable for chat in both]
+    encoded = encode_responses(encoder, chats, max_length)
+    pairs, left_out = [], 0
+    for (row, pair, both), first, second in zip(usable, encoded[::2], encoded[1::2], strict=True):
+        if isinstance(first, Unusable):
+            dropped.add(first, row)
+        elif isinstance(second, Unusable):
+            dropped.add(second, row)
+        else:
             ends = (
                 side.without_end() if cut else side
-                for side, cut in zip((chosen, rejected), pair.cut, strict=True)
+                for side, cut in zip((first, second), pair.cut, strict=True)
             )
             pairs.append(EncodedPair(*ends, row=row, pair=pair))
-    written_out = sum(
-        encoder.control.search(response) is not None for item in pairs for response in item.pair.responses
-    )
-    counts = {WRITTEN_OUT: written_out, CUT_AT_SOURCE: sum(sum(item.pair.cut) for item in pairs)}
+            left_out += sum(chat.left_out > 0 for chat in both)
+    written_out = sum(encoder.control.search(side.text) is not None for item in pairs for side in item)
+    counts = {
+        WRITTEN_OUT: written_out,
+        CUT_AT_SOURCE: sum(sum(item.pair.cut) for item in pairs),
+        LEFT_OUT: left_out,
+    }
     return EncodedPairs(
         pairs=pairs,
         rows=table.take(pa.array([item.row - lo for item in pairs], pa.int64())).rename_columns(
@@ -116,11 +125,19 @@ def encode_pairs(
     )
 
 
-def _render_once(
-    encoder: ResponseEncoder, pair: Pair, rendered: dict[str, RenderedChat | Unusable]
+def _rendered(
+    encoder: ResponseEncoder,
+    pair: Pair,
+    response: str | list[Message],
+    reasoning: Reasoning,
+    prompts: dict[str, RenderedChat | Unusable],
 ) -> RenderedChat | Unusable:
-    """The pair's prompt, rendered; ``rendered`` are those of the pairs before it, which may share it."""
+    """A side behind the prompt; ``prompts`` are those that were rendered already, which pairs share."""
+    text = plain_text(response)
+    if text is None:
+        return encoder.render(pair.prompt, response, pair.context, reasoning=reasoning)
     prompt = repr((pair.prompt, pair.context))
-    if prompt not in rendered:
-        rendered[prompt] = encoder.render(pair.prompt, context=pair.context)
-    return rendered[prompt]
+    if prompt not in prompts:
+        prompts[prompt] = encoder.render(pair.prompt, context=pair.context)
+    chat = prompts[prompt]
+    return chat if isinstance(chat, Unusable) else chat.ending_in(text)

@@ -1,0 +1,127 @@
+"""The texts of a response that its tokens' spans address.
+
+Most responses are one text, the content of the last message. Where there is reasoning in a field of its own,
+a tool call, or more than one message of the assistant, two columns say of each token which text it is in.
+Everything that reads spans sees the scored texts one behind the other, as one.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # what templates and trainers call it
+TOOL_CALLS = "tool_calls"
+BLOCK_START, BLOCK_END = "<think>", "</think>"
+
+
+class Piece(NamedTuple):
+    """A text of a response.
+
+    Attributes:
+        message: Index of its message among the side's; 0 in a text.
+        field: Its key in the message.
+        begins: First code point that is scored: behind a block of reasoning, if that is not.
+        size: Code points from there to the text's end.
+    """
+
+    message: int
+    field: str
+    begins: int
+    size: int
+
+
+class OneText(NamedTuple):
+    """A response's scored texts, one behind the other.
+
+    Attributes:
+        text: All of them.
+        pieces: Which they are.
+        start: First code point of each token in ``text``, ``(T,)``.
+        end: One past the last one, ``(T,)``.
+    """
+
+    text: str
+    pieces: tuple[Piece, ...]
+    start: npt.NDArray[np.int32]
+    end: npt.NDArray[np.int32]
+
+
+def compact(value: Any) -> Any:
+    """Without nulls: Arrow gives an object all keys that any object of its column has."""
+    if isinstance(value, dict):
+        return {key: compact(item) for key, item in value.items() if item is not None}
+    return [compact(item) for item in value] if isinstance(value, list) else value
+
+
+def field_text(message: Mapping[str, Any], field: str) -> str:
+    """The text that spans of a field address; of tool calls, their names and arguments as JSON."""
+    return calls_text(message[TOOL_CALLS]) if field == TOOL_CALLS else message[field] or ""
+
+
+def calls_text(calls: Iterable[Mapping[str, Any]]) -> str:
+    """Tool calls as JSON: a list of objects with ``name`` and ``arguments``."""
+    functions = (compact(call.get("function") or call) for call in calls)
+    named = [{"name": each.get("name"), "arguments": _arguments(each.get("arguments"))} for each in functions]
+    return json.dumps(named, ensure_ascii=False)
+
+
+def _arguments(value: Any) -> Any:
+    """Arguments are an object, or its JSON."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def last_message(side: str | Sequence[Mapping[str, Any]]) -> int:
+    """Index of the message whose content is the response, if nothing else is; 0 of a text."""
+    return 0 if isinstance(side, str) else len(side) - 1
+
+
+def response_text(side: str | Sequence[Mapping[str, Any]]) -> str:
+    """The text of a response that is one: the string itself, or the last message's content."""
+    return side if isinstance(side, str) else side[-1]["content"] or ""
+
+
+def piece_text(side: str | Sequence[Mapping[str, Any]], piece: Piece) -> str:
+    """The whole text of a piece."""
+    return side if isinstance(side, str) else field_text(side[piece.message], piece.field)
+
+
+def one_text(
+    side: str | Sequence[Mapping[str, Any]],
+    start: npt.ArrayLike,
+    end: npt.ArrayLike,
+    messages: Sequence[int] | None,
+    fields: Sequence[str] | None,
+) -> OneText:
+    """Put the scored texts of a response one behind the other.
+
+    Args:
+        side: The text, or the messages.
+        start: First code point of each token in its own text, ``(T,)``.
+        end: One past the last one.
+        messages: Index of the message of each token; None if there is one text.
+        fields: Its key there; None if there is one text.
+    """
+    lows, highs = np.asarray(start, np.int32), np.asarray(end, np.int32)
+    if messages is None and fields is None:
+        begins = int(lows[0])
+        text = response_text(side)[begins:]
+        piece = Piece(last_message(side), "content", begins, len(text))
+        return OneText(text, (piece,), lows - begins, highs - begins)
+    pieces, texts, behind = list[Piece](), list[str](), 0
+    shifts = np.zeros(lows.size, np.int32)
+    places = list(zip(messages or (), fields or (), strict=True))
+    for place, tokens in groupby(range(lows.size), key=places.__getitem__):
+        first, *others = tokens
+        piece = Piece(*place, int(lows[first]), 0)
+        texts.append(piece_text(side, piece)[piece.begins :])
+        pieces.append(piece._replace(size=len(texts[-1])))
+        shifts[[first, *others]] = behind - piece.begins
+        behind += len(texts[-1])
+    return OneText("".join(texts), tuple(pieces), lows + shifts, highs + shifts)

@@ -1,0 +1,155 @@
+"""What an assistant's message says: the texts that get a probe each, and its tool calls.
+
+A message says its content, its reasoning, in a field of its own or in a block ``<think>…</think>`` that
+begins the content, and its tool calls. Templates take such blocks out, move them, or write an empty one
+where they find none, so each text gets a probe and is found again wherever the template puts it.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..pieces import BLOCK_END, BLOCK_START, REASONING_FIELDS, TOOL_CALLS
+from ..reasons import Reason, Unusable
+from ..schema import Message
+from ..settings import Reasoning
+from .rendered import Part
+
+# what a user should know
+LEFT_OUT = "responses of which the chat template leaves out reasoning, or words beside a tool call"
+_BLOCK = re.compile(r"(\s*<think>\s*)?(?P<thought>.*?)\s*</think>\s*(?P<answer>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A text of a message that a probe stands for.
+
+    Attributes:
+        turn: Index of the message.
+        field: Its key in the message.
+        text: The whole text of the field.
+        lo: First character that the probe stands for.
+        hi: One past the last one.
+        begins: First character that is scored with it: what is before it may be a block's markup.
+        ends: One past the last character that is.
+        scored: Whether it is a part of the response, not context.
+        optional: Whether a template may leave it out: reasoning, or what is said beside a tool call.
+    """
+
+    turn: int
+    field: str
+    text: str
+    lo: int
+    hi: int
+    begins: int
+    ends: int
+    scored: bool = True
+    optional: bool = False
+
+    @property
+    def said(self) -> str:
+        """What the probe stands for."""
+        return self.text[self.lo : self.hi]
+
+
+def slots_of(
+    turn: int, message: Message, reasoning: Reasoning, *, takes_apart: bool
+) -> list[Slot] | Unusable:
+    """The texts of an assistant's message.
+
+    Args:
+        turn: Its index.
+        message: The message.
+        reasoning: What becomes of its reasoning.
+        takes_apart: Whether the template looks for blocks of reasoning in a content.
+
+    Returns:
+        Its texts in the order in which templates write them, none if it only calls tools; or why it
+        cannot be used.
+    """
+    content = message.get("content") or ""
+    slots = []
+    field = next((name for name in REASONING_FIELDS if (message.get(name) or "").strip()), None)
+    if field is not None:
+        text = message[field]
+        lo, hi = len(text) - len(text.lstrip()), len(text.rstrip())
+        slots.append(Slot(turn, field, text, lo, hi, 0, len(text), reasoning == "score", optional=True))
+    block = _BLOCK.fullmatch(content) if BLOCK_END in content else None
+    if block and (BLOCK_START in block["thought"] or BLOCK_END in block["answer"]):
+        if takes_apart:
+            return Unusable(Reason.ODD_REASONING)
+        block = None
+    if block and not (block["thought"] or block["answer"]):
+        block = None
+    if (slots or block) and reasoning == "refuse":
+        return Unusable(Reason.HAS_REASONING)
+    if block and (takes_apart or reasoning == "skip"):
+        slots += _of_block(turn, content, block, scored=reasoning == "score")
+    elif content or not (slots or message.get(TOOL_CALLS)):
+        slots.append(Slot(turn, "content", content, 0, len(content), 0, len(content)))
+    return [replace(slot, optional=slot.optional or bool(message.get(TOOL_CALLS))) for slot in slots]
+
+
+def plain_text(response: str | Sequence[Message]) -> str | None:
+    """The text of a response that says nothing else; None if there is reasoning, a call or another turn."""
+    if isinstance(response, str):
+        text = response
+    elif len(response) > 1 or any(response[0].get(key) for key in (*REASONING_FIELDS, TOOL_CALLS)):
+        return None
+    else:
+        text = response[0]["content"]
+    return None if BLOCK_END in text else text
+
+
+def _of_block(turn: int, content: str, block: re.Match[str], *, scored: bool) -> list[Slot]:
+    """The reasoning and the answer of a content that begins with a block."""
+    (lo, hi), (answer, end) = block.span("thought"), block.span("answer")
+    slots = []
+    if lo < hi:
+        ends = hi if answer < end else end
+        slots.append(Slot(turn, "content", content, lo, hi, 0, ends, scored, optional=True))
+    if answer < end:
+        begins = 0 if lo == hi and scored else answer
+        slots.append(Slot(turn, "content", content, answer, end, begins, end))
+    return slots
+
+
+def with_probes(turns: Sequence[Message], slots: Sequence[Slot], probes: Sequence[str]) -> list[Message]:
+    """The messages with probes in the places of their texts."""
+    shown = [dict(turn) for turn in turns]
+    fields = {(slot.turn, slot.field): slot.text for slot in slots}
+    for slot, probe in reversed(list(zip(slots, probes, strict=True))):  # places before it stay the same
+        text = fields[slot.turn, slot.field]
+        fields[slot.turn, slot.field] = text[: slot.lo] + probe + text[slot.hi :]
+    for (turn, field), text in fields.items():
+        shown[turn][field] = text
+    return shown
+
+
+def part_of_calls(message: int, source: str, rendered: str) -> Part:
+    """Tool calls as the template writes them: names, keys and values are found again, one after the other."""
+    part, at = Part(TOOL_CALLS, source, message), 0
+    for leaf in _leaves(json.loads(source)):
+        at = source.index(leaf, at)
+        seen = len(part.rendered)
+        place = rendered.find(leaf, seen)
+        if place >= 0:
+            part = part.followed_by(rendered[seen:place], at, spoken=False)
+            part = part.followed_by(leaf, at + len(leaf), spoken=True)
+        at += len(leaf)
+    return part.followed_by(rendered[len(part.rendered) :], len(source), spoken=False)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """Keys, texts and numbers of calls in their order, as they are written in JSON."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield json.dumps(key, ensure_ascii=False)[1:-1]
+            yield from _leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    elif value not in ("", None) and not isinstance(value, bool):
+        yield json.dumps(value, ensure_ascii=False).strip('"')
