@@ -53,6 +53,13 @@ COLUMNS = [
         metavar="NAME",
         callback=_split_commas,
     ),
+    option("--pairs", "Which of several answers with scores or ranks make pairs.", DatasetSpec),
+    option(
+        "--min-margin",
+        "Least difference in score, rank or strength between the responses of a pair.",
+        DatasetSpec,
+        metavar="X",
+    ),
 ]
 
 

@@ -1,6 +1,9 @@
 """Which rows of a dataset, and which of its columns: what a user can say about reading one."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+PairsOf = Literal["best-worst", "adjacent", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,9 @@ class DatasetSpec:
         truncated_column: Name of a column that says which responses were cut, if it is not ``truncated``
             or ``finish_reason``; ``chosen_`` and ``rejected_`` may stand before it.
         ignore_columns: Columns to leave out, whatever their names say.
+        pairs: Of several answers with scores or ranks, which make pairs: the best and the worst, each with
+            the next worse one, or all that differ.
+        min_margin: Least difference in score, rank or strength between the two responses of a pair.
     """
 
     config_name: str | None = None
@@ -31,6 +37,8 @@ class DatasetSpec:
     tools_column: str | None = None
     truncated_column: str | None = None
     ignore_columns: tuple[str, ...] = ()
+    pairs: PairsOf = "best-worst"
+    min_margin: float | None = None
 
 
 DEFAULT_SPEC = DatasetSpec()

@@ -373,9 +373,7 @@ def test_rendered_prompts_are_refused_with_the_option_that_takes_them(
 ) -> None:
     prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     rows = [{"prompt": prompt, "chosen": "Hello", "rejected": "Go"}]
-    with pytest.raises(
-        TokenizerError, match=r"prompts begin with a control token .* Pass --no-chat-template"
-    ):
+    with pytest.raises(TokenizerError, match=r"prompts begin with control tokens .* Pass --no-chat-template"):
         run(tmp_path, models, rows)
     assert not (tmp_path / "out").exists()
     run(tmp_path, models, rows, chat_template=False)

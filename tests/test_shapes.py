@@ -100,7 +100,7 @@ def test_conversations_of_fine_tuning_are_read_in_every_shape(tmp_path: Path, sh
         {"messages": [{"input": "Hi", "output": "a"}]},
     ):
         source, columns = open_chats(write_jsonl(tmp_path / "rows.jsonl", [row]))
-        assert columns.read(source.rows[0]) == Chat([HI], "a")
+        assert columns.read(source.rows[0]) == Chat([HI], [A])
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ class ScoredRows:
         split: Which split.
         rows: How many rows of it.
         columns: Where the source keeps its pair.
+        pairs: What pairs were made of, or by which columns, if the source does not name chosen and rejected.
     """
 
     revision: str
@@ -66,6 +67,7 @@ class ScoredRows:
     split: SplitName
     rows: Count
     columns: dict[str, str | None]
+    pairs: str | None = None
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def _check_first_rows(job: Job) -> None:
     reasons = Counter(unusable.reason for unusable in refused)
     if 2 * reasons[Reason.ALREADY_RENDERED] > rendered:
         raise TokenizerError(
-            f"{job.source.name}: prompts begin with a control token of the tokenizer, so they were rendered "
+            f"{job.source.name}: prompts begin with control tokens of a chat template, so they were rendered "
             "before. Pass --no-chat-template to use them as they are."
         )
     details = Counter(unusable.detail for unusable in refused if unusable.reason == Reason.TEMPLATE_REFUSES)

@@ -68,6 +68,7 @@ def _scored_rows(source: Source, columns: PairColumns) -> ScoredRows:
         columns={name: getattr(columns, name) for name in PAIR_COLUMNS}
         | source.origins
         | dict([*columns.context.items(), *columns.ends.items()]),
+        pairs=source.pairs_from,
     )
 
 

@@ -8,7 +8,7 @@ from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
 from ..reasons import Unusable
 from .column_kinds import Column, find_kind
-from .column_names import CHAT_NAMES, COMPLETION_NAMES, PROMPT_NAMES
+from .column_names import CHATS, COMPLETIONS, PROMPTS
 from .mending import Mended
 from .opening import Source
 
@@ -69,14 +69,14 @@ def find_chats(dataset: str, source: Source, spec: DatasetSpec) -> ChatLayout:
     names = [name for name in source.schema.names if name not in spec.ignore_columns]
     kinds = {
         name: column
-        for name in (*CHAT_NAMES, "prompt", *PROMPT_NAMES, *COMPLETION_NAMES)
+        for name in (*CHATS, "prompt", *PROMPTS, *COMPLETIONS)
         if name in names and (column := find_kind(source, name)) is not None and column.kind != "turns"
     }
-    for name in CHAT_NAMES:
+    for name in CHATS:
         if name in kinds and kinds[name].kind == "messages":
             return ChatLayout((kinds[name],))
-    completions = [kinds[name] for name in COMPLETION_NAMES if name in kinds]
-    prompts = [kinds[name] for name in PROMPT_NAMES if name in kinds and name not in CHAT_NAMES]
+    completions = [kinds[name] for name in COMPLETIONS if name in kinds]
+    prompts = [kinds[name] for name in PROMPTS if name in kinds and name not in CHATS]
     if completions and "prompt" in kinds:
         return ChatLayout((kinds["prompt"], completions[0]))
     if completions and [prompt.name for prompt in prompts] == ["instruction", "input"]:

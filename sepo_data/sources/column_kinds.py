@@ -21,7 +21,9 @@ SAMPLE_ROWS = 512
 
 Kind = Literal["text", "messages", "turns"]
 Content = str | list[Message] | list[str] | None
-ANSWER_KEYS = ("text", "content", "response", "answer", "completion", "value", "output", "generation")
+ANSWER_KEYS = (
+    "text", "content", "response", "answer", "completion", "value", "output", "generation", "full_text",
+)  # fmt: skip
 OBJECTS = "texts taken out of the objects that hold them"
 
 

@@ -16,9 +16,11 @@ from ..schema import PAIR_COLUMNS, SIDES, Message, Side
 from .chat_layouts import find_chats
 from .context import NO_COLUMNS, NO_CONTEXT, Context, ContextColumns, context_columns
 from .endings import NOWHERE, EndColumns, end_columns
+from .marks import check_texts_alone, training_marks
 from .mending import mended, reason_of
 from .opening import Source, open_source
 from .preferences import PairColumns, invalid_reason, open_pairs, unsaid_reason
+from .shapes import is_trained
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ChatColumns:
         side: Whose response ends the conversation then.
         context: Of what the chat template is given besides.
         ends: Of what says which responses were cut.
+        marks: Of what says whether a row is to be trained on.
     """
 
     names: tuple[str, ...]
@@ -57,9 +60,12 @@ class ChatColumns:
     side: Side = "chosen"
     context: ContextColumns = NO_COLUMNS
     ends: EndColumns = NOWHERE
+    marks: tuple[str, ...] = ()
 
     def read(self, row: Mapping[str, Any]) -> Chat | Unusable:
         """The conversation of a row, or why it gives none."""
+        if any(row[name] is not None and not row[name] for name in self.marks):
+            return Unusable(Reason.NOT_FOR_TRAINING)
         chat = self._chat(row)
         context = self.context.read(row)
         if isinstance(chat, Unusable):
@@ -113,13 +119,15 @@ def open_chats(
         source = open_source(dataset, spec)
         context = context_columns(dataset, source.schema, spec)
         ends = end_columns(dataset, source.schema, spec)
+        marks = training_marks(dataset, source, spec)
+        check_texts_alone(dataset, source, spec)
         layout = find_chats(dataset, source, spec)
         if layout.as_it_is:
             names = tuple(column.name for column in layout.columns)
-            return source, ChatColumns(names, context=context, ends=ends)
+            return source, ChatColumns(names, context=context, ends=ends, marks=marks)
         used = [column.name for column in (*layout.columns, layout.input) if column is not None]
-        source = mended(source, used, layout.make, repr(layout))
-        return source, ChatColumns(layout.names, context=context, ends=ends)
+        source = mended(source, used, used, layout.make, repr(layout))
+        return source, ChatColumns(layout.names, context=context, ends=ends, marks=marks)
     if side not in SIDES:
         raise SettingsError(f'side must be one of {", ".join(SIDES)}, got "{side}".')
     source, pair = open_pairs(dataset, spec)
@@ -127,13 +135,16 @@ def open_chats(
 
 
 def _read_messages(messages: Sequence[Message | None]) -> Chat | Unusable:
-    answers = [i for i, message in enumerate(messages) if message and message["role"] == "assistant"]
+    said = [i for i, message in enumerate(messages) if message and message["role"] == "assistant"]
+    answers = [i for i in said if is_trained(messages[i])]
     if not answers:
-        return Unusable(Reason.NO_ASSISTANT)
+        return Unusable(Reason.NOT_FOR_TRAINING if said else Reason.NO_ASSISTANT)
     turns = [message for message in messages[: answers[-1] + 1] if message]
     if len(turns) <= answers[-1]:
         return Unusable(Reason.ROLE_MISSING)
-    reason = unsaid_reason(turns) or next(filter(None, map(invalid_reason, turns)), None)
+    reason = unsaid_reason(list(filter(is_trained, turns))) or next(
+        filter(None, map(invalid_reason, turns)), None
+    )
     if reason is not None:
         return Unusable(reason)
     return Chat(turns[:-1], turns[-1:], shortened=len(turns) < len(messages))

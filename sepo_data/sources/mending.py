@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import text_sha256
 from ..reasons import Reason, Unusable
-from .arrow_cache import cached_rows
+from .arrow_cache import Batches, cached_rows
 from .opening import Source
 
 if TYPE_CHECKING:
@@ -27,12 +27,13 @@ _VERSION = 1  # raise it when other rows come of the same source: cache files ca
 _BATCH_ROWS = 1000
 
 
-def mended(source: Source, used: Sequence[str], make: Make, recipe: str) -> Source:
+def mended(source: Source, read: Sequence[str], replaced: Sequence[str], make: Make, recipe: str) -> Source:
     """The source with its columns in another form.
 
     Args:
         source: Where the rows come from.
-        used: Columns that ``make`` reads, and that what it makes stands for.
+        read: Columns that ``make`` reads.
+        replaced: Those among them that what it makes stands for.
         make: A row's new columns, or why it gives none; it is told a set to put in what it repaired.
         recipe: Everything that decides what ``make`` makes.
 
@@ -41,17 +42,34 @@ def mended(source: Source, used: Sequence[str], make: Make, recipe: str) -> Sour
     """
     import datasets
 
-    facts = (source.name, source.revision, source.config, source.split, len(source.rows), recipe)
-    name = f"mended-{_VERSION}-{text_sha256(repr(facts))}"
-    found = cached_rows(name, source.name, partial(_batches, source.rows.select_columns(list(used)), make))
-    others = source.rows.remove_columns(list(used))
+    before = [UNUSABLE] if UNUSABLE in source.rows.column_names else []
+    read, replaced = ([*names, *before] for names in (read, replaced))
+    batches = partial(_batches, source.rows.select_columns(read), make)
+    found = cached_rows(_name(source, recipe), source.name, batches)
+    others = source.rows.remove_columns(replaced)
     rows = datasets.concatenate_datasets([others, found.rows], axis=1) if others.column_names else found.rows
     return replace(
         source,
         rows=rows,
         repairs={**source.repairs, **found.repairs},
-        json_columns=source.json_columns.difference(used) | found.json_columns,
+        json_columns=source.json_columns.difference(replaced) | found.json_columns,
     )
+
+
+def made_anew(source: Source, batches: Batches, recipe: str) -> Source:
+    """The source with other rows, all of their columns given by ``batches``; else as `mended`."""
+    found = cached_rows(_name(source, recipe), source.name, batches)
+    return replace(
+        source,
+        rows=found.rows,
+        repairs={**source.repairs, **found.repairs},
+        json_columns=found.json_columns,
+    )
+
+
+def _name(source: Source, recipe: str) -> str:
+    facts = (source.name, source.revision, source.config, source.split, len(source.rows), recipe)
+    return f"mended-{_VERSION}-{text_sha256(repr((*facts, sorted(source.rows.column_names))))}"
 
 
 def reason_of(row: Mapping[str, Any]) -> Unusable | None:
@@ -65,7 +83,7 @@ def _batches(rows: "datasets.Dataset", make: Make, repairs: dict[str, int]) -> I
         batch: list[dict[str, Any]] = []
         for row in table.to_pylist():
             repaired: set[str] = set()
-            made = make(row, repaired)
+            made = reason_of(row) or make(row, repaired)
             if isinstance(made, Unusable):
                 batch.append({UNUSABLE: str(made.reason)})
                 continue

@@ -39,6 +39,7 @@ class Source:
         repairs: What was changed in the texts and how often: ``{"lone surrogates replaced": 3}``.
         json_columns: Text columns that hold the JSON of values of which no Arrow type holds all.
         origins: Columns that were written anew → where their content stood.
+        pairs_from: What pairs were made of, if the source holds none.
     """
 
     rows: "datasets.Dataset"
@@ -51,6 +52,7 @@ class Source:
     repairs: dict[str, int] = field(default_factory=dict)
     json_columns: frozenset[str] = frozenset()
     origins: dict[str, str | None] = field(default_factory=dict)
+    pairs_from: str | None = None
 
     @property
     def schema(self) -> "pa.Schema":

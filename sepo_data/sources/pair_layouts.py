@@ -1,21 +1,16 @@
-"""Which columns hold the pair, and how rows in another form become prompt, chosen and rejected."""
+"""How rows with a pair in another form become prompt, chosen and rejected."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
-from ..dataset_spec import DatasetSpec
-from ..errors import PreferenceError
 from ..reasons import Reason, Unusable
-from ..schema import PAIR_COLUMNS, Message
-from .column_kinds import Column, Content, find_kind, sampled
-from .column_names import PROMPT_NAMES, SIDES_NAMES
+from ..schema import Message
+from .column_kinds import Column, Content
 from .mending import Mended
-from .opening import Source
+from .verdicts import Verdict
 
-HUMAN = "\n\nHuman:"
 UNDOUBLED = "prompts that both responses repeated, taken out of them"
-_EVIDENT = 8  # a shorter prompt may begin two answers by chance
 
 
 @dataclass(frozen=True)
@@ -29,6 +24,7 @@ class PairLayout:
         input: Column of a text that belongs behind the prompt, as Alpaca's datasets have it.
         repeats_prompt: Whether the texts of both responses begin with the prompt.
         transcripts: Whether they are transcripts that hold it.
+        verdict: What says which is better: the columns of the two responses do not.
     """
 
     prompt: Column | None
@@ -37,6 +33,7 @@ class PairLayout:
     input: Column | None = None
     repeats_prompt: bool = False
     transcripts: bool = False
+    verdict: Verdict | None = None
 
     @property
     def columns(self) -> list[Column]:
@@ -51,11 +48,28 @@ class PairLayout:
         of_sides = {self.chosen.kind, self.rejected.kind}
         lone = self.prompt is not None and self.prompt.kind == "messages" and of_sides == {"text"}
         plain = all(column.as_it_is for column in self.columns) and self.input is None
-        repeated = self.repeats_prompt or self.transcripts
-        return plain and len(of_sides) == 1 and not lone and not repeated
+        changed = lone or self.repeats_prompt or self.transcripts or self.verdict is not None
+        return plain and len(of_sides) == 1 and not changed
+
+    @property
+    def decided_by(self) -> str | None:
+        """What decides which response is the better one, for the manifest."""
+        if self.verdict is None:
+            return None
+        least = "" if self.verdict.min_margin is None else f", from a margin of {self.verdict.min_margin:g}"
+        return f"{self.chosen.name} and {self.rejected.name}, by {self.verdict.words}{least}"
 
     def make(self, row: Mapping[str, Any], repaired: set[str]) -> Mended:
         """A row's prompt, chosen and rejected, as texts or messages."""
+        made = self._pair(row, repaired)
+        if self.verdict is None or isinstance(made, Unusable):
+            return made
+        margin = self.verdict.margin(row)
+        if margin is not None and margin < 0:
+            made |= {"chosen": made["rejected"], "rejected": made["chosen"]}
+        return self.verdict.judge(margin) or made
+
+    def _pair(self, row: Mapping[str, Any], repaired: set[str]) -> Mended:
         read = {column.name: column.read(row, repaired) for column in self.columns}
         for content in read.values():
             if isinstance(content, Unusable):
@@ -84,79 +98,6 @@ class PairLayout:
         return sides if held else Unusable(Reason.PROMPT_DISAGREES)
 
 
-def find_pair(dataset: str, source: Source, spec: DatasetSpec) -> PairLayout:
-    """Find the columns of the pair by their names, types and values.
-
-    Raises:
-        PreferenceError: If there is no pair, or a column holds neither texts nor messages.
-    """
-    names = [name for name in source.schema.names if name not in spec.ignore_columns]
-    usual = next((pair for pair in SIDES_NAMES if set(pair) <= set(names)), PAIR_COLUMNS[1:])
-    sides = (spec.chosen_column or usual[0], spec.rejected_column or usual[1])
-    for role, name in zip(PAIR_COLUMNS[1:], sides, strict=True):
-        _check_name(dataset, names, role, name)
-    chosen, rejected = (_readable(dataset, source, name) for name in sides)
-    prompt, more = _find_prompt(dataset, source, spec, names, (chosen, rejected))
-    used = [column.name for column in (prompt, chosen, rejected) if column is not None]
-    if len(set(used)) < len(used):
-        raise PreferenceError(f"{dataset}: prompt, chosen and rejected must be three columns, not {used}.")
-    layout = _settled(PairLayout(prompt, chosen, rejected, more))
-    if layout.prompt is None or {column.kind for column in layout.columns} != {"text"}:
-        return layout
-    repeated = _repeat_prompt(source, layout)
-    transcripts = not repeated and all(_is_whole(source, side) for side in (layout.chosen, layout.rejected))
-    return replace(layout, repeats_prompt=repeated, transcripts=transcripts)
-
-
-def _find_prompt(
-    dataset: str, source: Source, spec: DatasetSpec, names: Sequence[str], sides: Sequence[Column]
-) -> tuple[Column | None, Column | None]:
-    """The column of the prompt, and of a text behind it."""
-    if spec.prompt_column is not None or "prompt" in names:
-        name = spec.prompt_column or "prompt"
-        _check_name(dataset, names, "prompt", name)
-        return _readable(dataset, source, name), None
-    if all(_is_whole(source, side) for side in sides):
-        return None, None
-    taken = {side.name for side in sides}
-    found = [
-        column
-        for name in PROMPT_NAMES
-        if name in names and name not in taken and (column := find_kind(source, name)) is not None
-    ]
-    if [column.name for column in found] == ["instruction", "input"]:
-        return found[0], found[1]
-    if len(found) > 1:
-        which = ", ".join(column.name for column in found)
-        raise PreferenceError(
-            f"{dataset}: the prompt may be in any of its columns {which}. Name it with --prompt-column, or "
-            "leave the others out with --ignore-columns."
-        )
-    return (found[0] if found else None), None
-
-
-def _is_whole(source: Source, side: Column) -> bool:
-    """Whether a column holds whole conversations or transcripts, the prompt included."""
-    contents = [side.read({side.name: value}, set()) for value in sampled(source.rows, side.name) if value]
-    if side.kind == "text":
-        whole = [isinstance(text, str) and text.lstrip().startswith(HUMAN.lstrip()) for text in contents]
-    else:
-        whole = [isinstance(turns, list) and len(turns) > 1 for turns in contents]
-    return bool(whole) and 2 * sum(whole) > len(whole)
-
-
-def _repeat_prompt(source: Source, layout: PairLayout) -> bool:
-    assert layout.prompt is not None
-    names = (layout.prompt.name, layout.chosen.name, layout.rejected.name)
-    prompts, *sides = (sampled(source.rows, name) for name in names)
-    evident = [
-        all(side.startswith(prompt.rstrip()) for side in responses)
-        for prompt, *responses in zip(prompts, *sides, strict=True)
-        if all((prompt, *responses)) and len(prompt.strip()) >= _EVIDENT
-    ]
-    return bool(evident) and sum(evident) >= 0.9 * len(evident)
-
-
 def _undoubled(prompt: str, chosen: str, rejected: str, repaired: set[str]) -> tuple[str, str, str]:
     """Prompt and responses whose concatenations are the texts that were given as responses."""
     said = prompt.rstrip()
@@ -167,20 +108,6 @@ def _undoubled(prompt: str, chosen: str, rejected: str, repaired: set[str]) -> t
         end += 1
     repaired.add(UNDOUBLED)
     return chosen[:end], chosen[end:], rejected[end:]
-
-
-def _settled(layout: PairLayout) -> PairLayout:
-    """Lists of texts are turns only where prompt and responses are such lists; elsewhere text stays text."""
-    columns = (layout.prompt, layout.chosen, layout.rejected)
-    if all(column is not None and column.kind == "turns" for column in columns):
-        return layout
-    prompt, chosen, rejected = (
-        replace(column, kind="text", as_it_is=True) if column is not None and column.from_text else column
-        for column in columns
-    )
-    assert chosen is not None
-    assert rejected is not None
-    return replace(layout, prompt=prompt, chosen=chosen, rejected=rejected)
 
 
 def _interleaved(prompt: Content, chosen: Content, rejected: Content) -> Mended:
@@ -208,27 +135,3 @@ def _lone_text(content: Content) -> Content:
 
 def _answer(text: Any) -> Message:
     return {"role": "assistant", "content": text}
-
-
-def _check_name(dataset: str, names: Sequence[str], role: str, name: str) -> None:
-    if name not in names and (whole := name.split(".")[0]) in names:
-        problem = f'no column "{name}", and a path into "{whole}" is not read'
-        raise PreferenceError(f"{dataset}: {problem}. Pass --{role}-column {whole}: its text is found in it.")
-    if name not in names:
-        advice = f"Its columns are {', '.join(names)}; name the right one with --{role}-column"
-        raise PreferenceError(f'{dataset}: no column "{name}". {advice}.')
-    if role in names and name != role:
-        problem = f'column "{role}" would be overwritten by "{name}"'
-        raise PreferenceError(f"{dataset}: {problem}. Rename or remove it, or leave out --{role}-column.")
-
-
-def _readable(dataset: str, source: Source, name: str) -> Column:
-    column = find_kind(source, name)
-    if column is not None:
-        return column
-    if name in source.json_columns:
-        problem = f'column "{name}" mixes types or holds too large a number'
-        raise PreferenceError(f"{dataset}: {problem}. Give it one type.")
-    problem = f'column "{name}" is {source.schema.field(name).type}'
-    advice = "It must be text, or a list of messages, each with a role and a content that are text"
-    raise PreferenceError(f"{dataset}: {problem}. {advice}.")

@@ -25,10 +25,12 @@ from .context import (
     context_columns,
 )
 from .endings import NOWHERE, UNCUT, EndColumns, end_columns
+from .finding import HUMAN, find_pair, with_pairs
+from .marks import check_texts_alone
 from .mending import mended, reason_of
 from .opening import Source, open_source
-from .pair_layouts import HUMAN, find_pair
 from .shapes import is_dumped_conversation
+from .verdicts import Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,6 +73,7 @@ class PairColumns:
     rejected: str
     context: ContextColumns = NO_COLUMNS
     ends: EndColumns = NOWHERE
+    verdict: Verdict | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,6 +96,8 @@ class PairColumns:
             Unusable(reason=<Reason.LAST_NOT_ASSISTANT: "last message is not the assistant's">, detail='')
         """
         if unusable := reason_of(row):
+            return unusable
+        if self.verdict is not None and (unusable := self.verdict.judge(self.verdict.margin(row))):
             return unusable
         chosen, rejected = row[self.chosen], row[self.rejected]
         prompt = row[self.prompt] if self.prompt else None
@@ -140,17 +145,24 @@ def open_pairs(dataset: str, spec: DatasetSpec = DEFAULT_SPEC) -> tuple[Source, 
         HubError: If the Hub refuses, or cannot be reached.
     """
     source = open_source(dataset, spec)
-    layout = find_pair(dataset, source, spec)
+    check_texts_alone(dataset, source, spec)
+    source = with_pairs(dataset, source, spec)
+    layout, verdict = find_pair(dataset, source, spec)
     context = context_columns(dataset, source.schema, spec)
     ends = end_columns(dataset, source.schema, spec)
     prompt = layout.prompt.name if layout.prompt is not None else None
     if layout.as_it_is:
-        return source, PairColumns(prompt, layout.chosen.name, layout.rejected.name, context, ends)
+        return source, PairColumns(prompt, layout.chosen.name, layout.rejected.name, context, ends, verdict)
     origins = {"prompt": prompt, "chosen": layout.chosen.name, "rejected": layout.rejected.name}
     used = [column.name for column in layout.columns]
-    source = replace(mended(source, used, layout.make, repr(layout)), origins=origins)
+    read = [*used, *(layout.verdict.columns if layout.verdict is not None else ())]
+    source = replace(
+        mended(source, read, used, layout.make, repr(layout)),
+        origins=origins,
+        pairs_from=source.pairs_from or layout.decided_by,
+    )
     in_column = "prompt" if "prompt" in source.schema.names else None
-    return source, PairColumns(in_column, "chosen", "rejected", context, ends)
+    return source, PairColumns(in_column, "chosen", "rejected", context, ends, verdict)
 
 
 def pair_types(source: Source, columns: PairColumns) -> dict[str, "pa.DataType"]:

@@ -182,6 +182,13 @@ def _message(item: Any, repaired: set[str]) -> Message | Unusable:
     return {"role": message.pop("role"), **message, "content": content}
 
 
+def is_trained(message: Message | None) -> bool:
+    """Whether a message is to be trained on: ``weight: 0`` and ``train: false`` say that it is not."""
+    return not message or not any(
+        message.get(key) is not None and not message[key] for key in ("weight", "train")
+    )
+
+
 def plain_role(role: str) -> str:
     """The role by the name that chat templates know."""
     return ROLES.get(role.strip().lower(), role)

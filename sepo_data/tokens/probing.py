@@ -17,6 +17,7 @@ from ..reasons import Reason, Unusable
 from ..schema import Message
 from ..settings import Reasoning
 from ..sources.context import Context
+from ..sources.shapes import is_trained
 from .rendered import Part, RenderedChat
 from .segments import Segment, choose_marks, mark_typed, spoken, unmark
 from .turns import Slot, part_of_calls, slots_of, with_probes
@@ -53,12 +54,16 @@ class Conversation:
     control: re.Pattern[str]
     context: Context
 
+    def asks_for(self, index: int, turn: Message) -> bool:
+        """Whether what a message says may be scored."""
+        return index >= self.first and turn["role"] == "assistant" and is_trained(turn)
+
     def slots(self, reasoning: Reasoning) -> list[Slot] | Unusable:
         """The texts of the assistant's messages, or why the conversation cannot be used."""
         takes_apart = BLOCK_END in self.tokenizer.get_chat_template(tools=self.context.tools)
         slots: list[Slot] = []
         for i, turn in enumerate(self.turns):
-            if i >= self.first and turn["role"] == "assistant":
+            if self.asks_for(i, turn):
                 found = slots_of(i, turn, reasoning, takes_apart=takes_apart)
                 if isinstance(found, Unusable):
                     return found
@@ -165,7 +170,7 @@ def _found(marked: Conversation, slots: list[Slot]) -> tuple[str, list[_Cut]] | 
         lo, end = end + len(segment), end + len(segment) + len(probe)
         cuts.append(_Cut(lo, end, slot))
     for i, turn in enumerate(with_x):
-        if i >= marked.first and turn["role"] == "assistant" and turn.get(TOOL_CALLS):
+        if marked.asks_for(i, turn) and turn.get(TOOL_CALLS):
             said = [cut.hi for cut in cuts if cut.slot.turn == i]
             at = said[-1] if said else _begins_at(marked, with_x, i, first)
             if at is not None:

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# what the prompts of other models begin with that were rendered before
+_OF_A_TEMPLATE = re.compile(
+    r"\s*(<s>\s*)?(<\|(im_start|user|system|begin_of_text|start_header_id|endoftext|prompter)\|>|<bos>"
+    r"|\[INST\]|<start_of_turn>|<｜)"
+)
 _TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 
 
@@ -64,7 +69,7 @@ def render(
     """
     if not chat_template:
         return _as_it_stands(tokenizer, prompt, response, context, reasoning)
-    if isinstance(prompt, str) and control.match(prompt.lstrip()):
+    if isinstance(prompt, str) and (control.match(prompt.lstrip()) or _OF_A_TEMPLATE.match(prompt)):
         return Unusable(Reason.ALREADY_RENDERED)
     turns = _turns(prompt) if isinstance(prompt, str) else prompt
     if context.system is not None:

@@ -1,0 +1,239 @@
+"""Pairs made of several answers to a prompt with scores or ranks: a list in one row, or rows of their own.
+
+Of answers in a list the row gives the pairs; of answers in rows, the rows of one prompt give them. What
+belongs to an answer, its score first of all, is kept with ``chosen_`` and ``rejected_`` before its name.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..dataset_spec import DatasetSpec, PairsOf
+from ..errors import PreferenceError
+from ..files import text_sha256
+from ..reasons import Reason, Unusable
+from .column_kinds import ANSWER_KEYS, sampled
+from .column_names import ANSWERS, COMPLETIONS, PROMPTS
+from .mending import UNUSABLE, made_anew
+from .opening import Source
+from .verdicts import number
+
+if TYPE_CHECKING:
+    import datasets
+
+SCORES = (
+    "overall_score", "score", "scores", "rating", "ratings", "quality", "reward", "rewards", "rm_scores",
+    "fine-grained_score", "pm_score", "helpfulness", "label", "rank", "ranks",
+)  # fmt: skip
+TIES = "pairs of answers with equal scores, left out"
+SMALL = "pairs of answers with a margin below --min-margin, left out"
+_BATCH_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of several answers.
+
+    Attributes:
+        content: Its text or messages.
+        score: The higher, the better.
+        about: What else is known of it: its score as it stands there, the model, …
+    """
+
+    content: Any
+    score: float
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AnswerLayout:
+    """Where a source keeps several answers to a prompt.
+
+    Attributes:
+        answers: The column of the list, or of the one answer of a row.
+        score: Column of the scores, or the key of a score in the objects of ``answers``.
+        inside: Whether it is such a key.
+        prompts: Columns that rows of one prompt share; none: a row has all of the answers.
+        pairs: Which of them make pairs.
+        min_margin: Least difference in score.
+    """
+
+    answers: str
+    score: str
+    inside: bool
+    prompts: tuple[str, ...]
+    pairs: PairsOf
+    min_margin: float | None
+
+    @property
+    def words(self) -> str:
+        """What the manifest says."""
+        of = f"{self.answers} of one prompt" if self.prompts else self.answers
+        least = "" if self.min_margin is None else f", from a margin of {self.min_margin:g}"
+        return f"{self.pairs} of {of}, by {self.score}{least}"
+
+
+def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> AnswerLayout | None:
+    """Find several answers by the names and values of columns; None if there are none with scores."""
+    lists = [name for name in ANSWERS if name in names]
+    for name in lists:
+        values = [value for value in sampled(source.rows, name) if value]
+        if not values or not all(isinstance(value, list) for value in values):
+            continue
+        items = [item for value in values for item in value if item]
+        for score in SCORES:
+            if all(isinstance(item, Mapping) and number(item.get(score)) is not None for item in items):
+                return AnswerLayout(name, score, True, (), spec.pairs, spec.min_margin)
+        for score in SCORES:
+            if score in names and _are_score_lists(sampled(source.rows, score)):
+                return AnswerLayout(name, score, False, (), spec.pairs, spec.min_margin)
+    prompts = tuple(name for name in ("prompt", *PROMPTS) if name in names and name not in COMPLETIONS)
+    for name in COMPLETIONS:
+        if name in names and prompts:
+            for score in SCORES:
+                values = sampled(source.rows, score) if score in names else []
+                if any(value is not None for value in values) and _are_scores(values):
+                    return AnswerLayout(name, score, False, prompts, spec.pairs, spec.min_margin)
+    return None
+
+
+def paired(dataset: str, source: Source, layout: AnswerLayout) -> Source:
+    """The source with a pair in every row, under ``chosen`` and ``rejected``; its answers are left out.
+
+    Raises:
+        PreferenceError: If no prompt has two answers, or the cache cannot be written.
+    """
+    made = made_anew(source, partial(_batches, source.rows, layout), repr(layout))
+    if layout.prompts and not made.rows.data.column(UNUSABLE).null_count:
+        problem = f"no prompt has two answers in {layout.answers} that differ in {layout.score}"
+        raise PreferenceError(f"{dataset}: {problem}, so its rows make no pairs. Take a dataset with pairs.")
+    return replace(made, pairs_from=layout.words)
+
+
+def _batches(
+    rows: "datasets.Dataset", layout: AnswerLayout, repairs: dict[str, int]
+) -> Iterator[list[dict[str, Any]]]:
+    for groups in _groups(rows, layout):
+        batch: list[dict[str, Any]] = []
+        for group in groups:
+            answers = _answers(group, layout)
+            others = _others(group[0], layout)
+            pairs = [] if isinstance(answers, Unusable) else list(_pairs(answers, layout, repairs))
+            batch += [
+                {
+                    **others,
+                    "chosen": better.content,
+                    "rejected": worse.content,
+                    **{f"chosen_{key}": value for key, value in better.about.items()},
+                    **{f"rejected_{key}": value for key, value in worse.about.items()},
+                    UNUSABLE: None,
+                }
+                for better, worse in pairs
+            ]
+            if not pairs:
+                reason = answers.reason if isinstance(answers, Unusable) else Reason.TIE
+                batch.append({**others, UNUSABLE: str(reason)})
+        yield batch
+
+
+def _groups(rows: "datasets.Dataset", layout: AnswerLayout) -> Iterator[list[list[dict[str, Any]]]]:
+    """Rows that give pairs together, some groups at a time, in the order of their first rows."""
+    table = rows.with_format("arrow")
+    if not layout.prompts:
+        for batch in table.iter(batch_size=_BATCH_ROWS):
+            yield [[row] for row in batch.to_pylist()]
+        return
+    hashes = np.concatenate(
+        [
+            np.array([int(text_sha256(repr(row))[:15], 16) for row in batch.to_pylist()], dtype=np.int64)
+            for batch in rows.select_columns(list(layout.prompts)).with_format("arrow").iter(_BATCH_ROWS)
+        ]
+    )
+    order = np.argsort(hashes, kind="stable")
+    starts = np.flatnonzero(np.diff(hashes[order], prepend=-1))
+    ends = np.append(starts[1:], len(order))
+    by_first_row = np.argsort(order[starts])
+    for some in np.array_split(by_first_row, -(-len(starts) // _BATCH_ROWS)):
+        members = [order[starts[group] : ends[group]] for group in some]
+        found = iter(table[np.concatenate(members).tolist()].to_pylist())
+        yield [[next(found) for _ in group] for group in members]
+
+
+def _answers(group: Sequence[Mapping[str, Any]], layout: AnswerLayout) -> list[Answer] | Unusable:
+    """The answers of a row or of the rows of a prompt, without those that have no text or no score."""
+    row = group[0]
+    if layout.prompts:
+        own = (layout.answers, *layout.prompts)
+        given = [
+            (one[layout.answers], one[layout.score], {k: v for k, v in one.items() if k not in own})
+            for one in group
+        ]
+    elif layout.inside:
+        given = [(item, item.get(layout.score), _scalars(item)) for item in row[layout.answers] or [] if item]
+    else:
+        scores = row[layout.score] or []
+        given = [
+            (item, score, {layout.score.removesuffix("s"): score})
+            for item, score in zip(row[layout.answers] or [], scores, strict=False)
+        ]
+    sign = -1 if layout.score.startswith("rank") else 1
+    answers = [
+        Answer(content, sign * value, about)
+        for item, score, about in given
+        if (content := _content(item)) and (value := number(score)) is not None
+    ]
+    return answers if len(answers) > 1 else Unusable(Reason.ONE_ANSWER)
+
+
+def _pairs(
+    answers: Sequence[Answer], layout: AnswerLayout, repairs: dict[str, int]
+) -> Iterator[tuple[Answer, Answer]]:
+    """Better and worse, as the layout asks for; of equal scores the earlier answer stands first."""
+    ranked = sorted(answers, key=lambda answer: -answer.score)
+    found = {
+        "best-worst": [(ranked[0], ranked[-1])],
+        "adjacent": list(pairwise(ranked)),
+        "all": list(combinations(ranked, 2)),
+    }[layout.pairs]
+    for better, worse in found:
+        margin = better.score - worse.score
+        left_out = TIES if margin == 0 else SMALL if margin < (layout.min_margin or 0) else None
+        if left_out is None:
+            yield better, worse
+        else:
+            repairs[left_out] = repairs.get(left_out, 0) + 1
+
+
+def _content(item: Any) -> Any:
+    """The text or the messages of an answer."""
+    if not isinstance(item, Mapping):
+        return item
+    return next((item[key] for key in ANSWER_KEYS if item.get(key)), None)
+
+
+def _scalars(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in item.items()
+        if key not in ANSWER_KEYS and not isinstance(value, list | dict)
+    }
+
+
+def _others(row: Mapping[str, Any], layout: AnswerLayout) -> dict[str, Any]:
+    """What a row says beside its answers."""
+    if layout.prompts:
+        return {name: row[name] for name in layout.prompts}
+    left_out = (layout.answers,) if layout.inside else (layout.answers, layout.score)
+    return {name: value for name, value in row.items() if name not in left_out}
+
+
+def _are_scores(values: Sequence[Any]) -> bool:
+    return all(value is None or number(value) is not None for value in values)
+
+
+def _are_score_lists(values: Sequence[Any]) -> bool:
+    return all(value is None or (isinstance(value, list) and _are_scores(value)) for value in values)

@@ -1,0 +1,196 @@
+"""Which columns hold the pair: found by names, types and values, or named by the user."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..dataset_spec import DatasetSpec
+from ..errors import PreferenceError
+from ..schema import PAIR_COLUMNS
+from .answers import find_answers, paired
+from .column_kinds import SAMPLE_ROWS, Column, find_kind, sampled
+from .column_names import PROMPTS, Tags, response_pairs, sides_by_name, tags_of
+from .opening import Source
+from .pair_layouts import PairLayout
+from .verdicts import Verdict, find_verdict
+
+HUMAN = "\n\nHuman:"
+_EVIDENT = 8  # a shorter prompt may begin two answers by chance
+
+
+def with_pairs(dataset: str, source: Source, spec: DatasetSpec) -> Source:
+    """The source itself, or the pairs that its answers make where it holds no pairs but several answers.
+
+    Raises:
+        PreferenceError: If no prompt has two answers.
+    """
+    names = [name for name in source.schema.names if name not in spec.ignore_columns]
+    if spec.chosen_column or spec.rejected_column or sides_by_name(names):
+        return source
+    answers = find_answers(source, spec, names)
+    return source if answers is None else paired(dataset, source, answers)
+
+
+def find_pair(dataset: str, source: Source, spec: DatasetSpec) -> tuple[PairLayout, Verdict | None]:
+    """Find the columns of the pair by their names, types and values.
+
+    Returns:
+        Where it is, and what a row is checked against: columns that say again which response is better.
+
+    Raises:
+        PreferenceError: If there is no pair, or a column holds neither texts nor messages.
+    """
+    names = [name for name in source.schema.names if name not in spec.ignore_columns]
+    sides, tags, decides = _find_sides(dataset, source, spec, names)
+    chosen, rejected = (_readable(dataset, source, name) for name in sides)
+    prompt, more = _find_prompt(dataset, source, spec, names, (chosen, rejected))
+    used = [column.name for column in (prompt, chosen, rejected) if column is not None]
+    if len(set(used)) < len(used):
+        raise PreferenceError(f"{dataset}: prompt, chosen and rejected must be three columns, not {used}.")
+    layout = _settled(PairLayout(prompt, chosen, rejected, more))
+    if layout.prompt is not None and {column.kind for column in layout.columns} == {"text"}:
+        repeated = _repeat_prompt(source, layout)
+        transcripts = not repeated and all(_is_whole(source, side) for side in (chosen, rejected))
+        layout = replace(layout, repeats_prompt=repeated, transcripts=transcripts)
+    verdict = _find_verdict(dataset, source, spec, names, sides, tags, decides=decides)
+    return (replace(layout, verdict=verdict), None) if decides else (layout, verdict)
+
+
+def _find_sides(
+    dataset: str, source: Source, spec: DatasetSpec, names: Sequence[str]
+) -> tuple[tuple[str, str], Tags, bool]:
+    """The columns of the two responses, what tells them apart, and whether a verdict has to."""
+    usual = sides_by_name(names)
+    if spec.chosen_column is None and spec.rejected_column is None and usual is None:
+        for first, second, tags in response_pairs(names):
+            if find_kind(source, first) is not None and find_kind(source, second) is not None:
+                return (first, second), tags, True
+    chosen, rejected = usual or PAIR_COLUMNS[1:]
+    sides = (spec.chosen_column or chosen, spec.rejected_column or rejected)
+    for role, name in zip(PAIR_COLUMNS[1:], sides, strict=True):
+        _check_name(dataset, names, role, name)
+    named_tags = tags_of(*sides)
+    if named_tags is None:
+        return sides, ("chosen", "rejected"), False
+    return sides, named_tags, find_verdict(dataset, source, names, named_tags, decides=True) is not None
+
+
+def _find_verdict(
+    dataset: str,
+    source: Source,
+    spec: DatasetSpec,
+    names: Sequence[str],
+    sides: tuple[str, str],
+    tags: Tags,
+    *,
+    decides: bool,
+) -> Verdict | None:
+    """What says which response is better, or confirms it."""
+    others = [name for name in names if name not in sides]
+    verdict = find_verdict(dataset, source, others, tags, decides=decides)
+    if verdict is None:
+        if decides:
+            problem = f"{sides[0]} and {sides[1]} are two responses, and no column says which is better"
+            raise PreferenceError(f"{dataset}: {problem}. Pass --chosen-column and --rejected-column.")
+        if spec.min_margin is not None:
+            raise PreferenceError(
+                f"{dataset}: --min-margin needs scores of both responses, and none of its columns "
+                f"{', '.join(names)} are such. Leave it out."
+            )
+        return None
+    verdict = replace(verdict, min_margin=spec.min_margin, decides=decides)
+    rows = source.rows.select_columns(list(verdict.columns)).with_format("arrow")
+    step = max(1, len(rows) // SAMPLE_ROWS)
+    margins = [verdict.margin(row) for row in rows[list(range(0, len(rows), step))].to_pylist()]
+    if not decides and 2 * sum((margin or 0) < 0 for margin in margins) > len(margins):
+        problem = f"{verdict.words} prefer the rejected response in most rows"
+        swap = f"--chosen-column {sides[1]} --rejected-column {sides[0]}"
+        ignore = f"--ignore-columns {','.join(verdict.columns)}"
+        raise PreferenceError(f"{dataset}: {problem}. Swap them with {swap}, or pass {ignore}.")
+    return verdict
+
+
+def _find_prompt(
+    dataset: str, source: Source, spec: DatasetSpec, names: Sequence[str], sides: Sequence[Column]
+) -> tuple[Column | None, Column | None]:
+    """The column of the prompt, and of a text behind it."""
+    if spec.prompt_column is not None or "prompt" in names:
+        name = spec.prompt_column or "prompt"
+        _check_name(dataset, names, "prompt", name)
+        return _readable(dataset, source, name), None
+    if all(_is_whole(source, side) for side in sides):
+        return None, None
+    taken = {side.name for side in sides}
+    found = [
+        column
+        for name in PROMPTS
+        if name in names and name not in taken and (column := find_kind(source, name)) is not None
+    ]
+    if [column.name for column in found] == ["instruction", "input"]:
+        return found[0], found[1]
+    if len(found) > 1:
+        which = ", ".join(column.name for column in found)
+        raise PreferenceError(
+            f"{dataset}: the prompt may be in any of its columns {which}. Name it with --prompt-column, or "
+            "leave the others out with --ignore-columns."
+        )
+    return (found[0] if found else None), None
+
+
+def _is_whole(source: Source, side: Column) -> bool:
+    """Whether a column holds whole conversations or transcripts, the prompt included."""
+    contents = [side.read({side.name: value}, set()) for value in sampled(source.rows, side.name) if value]
+    if side.kind == "text":
+        whole = [isinstance(text, str) and text.lstrip().startswith(HUMAN.lstrip()) for text in contents]
+    else:
+        whole = [isinstance(turns, list) and len(turns) > 1 for turns in contents]
+    return bool(whole) and 2 * sum(whole) > len(whole)
+
+
+def _repeat_prompt(source: Source, layout: PairLayout) -> bool:
+    assert layout.prompt is not None
+    names = (layout.prompt.name, layout.chosen.name, layout.rejected.name)
+    prompts, *sides = (sampled(source.rows, name) for name in names)
+    evident = [
+        all(side.startswith(prompt.rstrip()) for side in responses)
+        for prompt, *responses in zip(prompts, *sides, strict=True)
+        if all((prompt, *responses)) and len(prompt.strip()) >= _EVIDENT
+    ]
+    return bool(evident) and sum(evident) >= 0.9 * len(evident)
+
+
+def _settled(layout: PairLayout) -> PairLayout:
+    """Lists of texts are turns only where prompt and responses are such lists; elsewhere text stays text."""
+    columns = (layout.prompt, layout.chosen, layout.rejected)
+    if all(column is not None and column.kind == "turns" for column in columns):
+        return layout
+    prompt, chosen, rejected = (
+        replace(column, kind="text", as_it_is=True) if column is not None and column.from_text else column
+        for column in columns
+    )
+    assert chosen is not None
+    assert rejected is not None
+    return replace(layout, prompt=prompt, chosen=chosen, rejected=rejected)
+
+
+def _check_name(dataset: str, names: Sequence[str], role: str, name: str) -> None:
+    if name not in names and (whole := name.split(".")[0]) in names:
+        problem = f'no column "{name}", and a path into "{whole}" is not read'
+        raise PreferenceError(f"{dataset}: {problem}. Pass --{role}-column {whole}: its text is found in it.")
+    if name not in names:
+        advice = f"Its columns are {', '.join(names)}; name the right one with --{role}-column"
+        raise PreferenceError(f'{dataset}: no column "{name}". {advice}.')
+    if role in names and name != role:
+        problem = f'column "{role}" would be overwritten by "{name}"'
+        raise PreferenceError(f"{dataset}: {problem}. Rename or remove it, or leave out --{role}-column.")
+
+
+def _readable(dataset: str, source: Source, name: str) -> Column:
+    column = find_kind(source, name)
+    if column is not None:
+        return column
+    if name in source.json_columns:
+        problem = f'column "{name}" mixes types or holds too large a number'
+        raise PreferenceError(f"{dataset}: {problem}. Give it one type.")
+    problem = f'column "{name}" is {source.schema.field(name).type}'
+    advice = "It must be text, or a list of messages, each with a role and a content that are text"
+    raise PreferenceError(f"{dataset}: {problem}. {advice}.")

@@ -1,0 +1,249 @@
+"""Which of two responses is better, as columns of a dataset say: scores, words, indices, signed strengths.
+
+A column of known meaning is used, or the dataset is refused with its name: a verdict that nobody looked at
+makes reversed pairs and keeps ties.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import PreferenceError
+from ..reasons import Reason, Unusable
+from .column_kinds import sampled
+from .column_names import Tags
+from .opening import Source
+
+VERDICTS = (
+    "winner", "better_response_id", "safer_response_id", "preference", "overall_preference",
+    "preference_strength", "labels", "label", "choice", "verdict", "status",
+)  # fmt: skip
+SCORES = (
+    "score", "rating", "avg_rating", "overall_score", "quality", "helpfulness", "reward", "winner_model",
+    "winner", "label", "rank",
+)  # fmt: skip
+_SIGNED = ("overall_preference", "preference_strength")  # HelpSteer: from -3, the first is better, to 3
+_OF_TOPICS = ("label", "labels", "choice", "preference")  # may be, beside chosen and rejected
+_LOWER_IS_BETTER = "rank"
+_OURS = "chosen_token_rewards"  # an annotated dataset's chosen_reward is no verdict
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a row says of its two responses.
+
+    Attributes:
+        tags: What tells the names of the two apart: ``a`` and ``b``, ``chosen`` and ``rejected``.
+        column: Where it says so in a word, an index or a signed number.
+        how: How that is read.
+        scores: Columns of a score for each.
+        min_margin: Least difference that counts.
+        decides: Whether it tells chosen from rejected, or only confirms what their names say.
+    """
+
+    tags: Tags
+    column: str | None = None
+    how: str | None = None
+    scores: tuple[str, str] | None = None
+    min_margin: float | None = None
+    decides: bool = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Where it stands."""
+        return (*((self.column,) if self.column else ()), *(self.scores or ()))
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return self.column or " and ".join(self.scores or ())
+
+    def margin(self, row: Mapping[str, Any]) -> float | None:
+        """By how much the first is better, negative if the second is; None if the row does not say."""
+        by_score = self._difference(row)
+        if self.column is None:
+            return by_score
+        said = None if self.how is None else _READERS[self.how](row[self.column], self.tags)
+        return said * abs(by_score) if said and by_score else said
+
+    def judge(self, margin: float | None) -> Unusable | None:
+        """Why a pair with such a margin is not used."""
+        if margin is None:
+            return Unusable(Reason.NO_VERDICT) if self.decides else None
+        if margin == 0:
+            return Unusable(Reason.TIE)
+        if margin < 0 and not self.decides:
+            return Unusable(Reason.VERDICT_DISAGREES)
+        return Unusable(Reason.SMALL_MARGIN) if abs(margin) < (self.min_margin or 0) else None
+
+    def _difference(self, row: Mapping[str, Any]) -> float | None:
+        if self.scores is None:
+            return None
+        first, second = (number(row[name]) for name in self.scores)
+        if first is None or second is None:
+            return None
+        return second - first if _LOWER_IS_BETTER in self.scores[0].lower() else first - second
+
+
+def find_verdict(
+    dataset: str, source: Source, names: Sequence[str], tags: Tags, *, decides: bool
+) -> Verdict | None:
+    """Find the columns that say which response is better.
+
+    Args:
+        dataset: What messages call it.
+        source: Its rows.
+        names: Columns that may be looked at.
+        tags: What tells the names of the two responses apart.
+        decides: Whether the verdict is needed to tell chosen from rejected.
+
+    Raises:
+        PreferenceError: If a column of known meaning cannot be read, or two of them contradict each other.
+    """
+    if _OURS in names:
+        return None
+    scores = _score_columns(source, names, tags)
+    found = []
+    for name in VERDICTS:
+        values = [value for value in sampled(source.rows, name) if value is not None] if name in names else []
+        if not values or (name == "status" and not any(_word(value) == "tie" for value in values)):
+            continue
+        how = _how(source, name, values, tags, scores, decides=decides)
+        if how is not None:
+            found.append(Verdict(tags, name, how, scores))
+        elif decides or name not in _OF_TOPICS or _is_zero_or_one(values):
+            shown = ", ".join(sorted({repr(value) for value in values})[:3])
+            problem = f'column "{name}" may say which response is better, and its values are {shown}'
+            raise PreferenceError(f"{dataset}: {problem}. Pass --ignore-columns {name} to go on without it.")
+    if len(found) > 1:
+        _check_agree(dataset, source, found)
+    return found[0] if found else (Verdict(tags, scores=scores) if scores else None)
+
+
+def _score_columns(source: Source, names: Sequence[str], tags: Tags) -> tuple[str, str] | None:
+    import pyarrow as pa
+
+    by_stem = {}
+    for name in names:
+        parts = re.split(r"[_\-. ]", name.lower())
+        if tags[0] in parts and not pa.types.is_nested(source.schema.field(name).type):
+            by_stem["_".join(part for part in parts if part != tags[0])] = name
+    lower = {name.lower(): name for name in names}
+    for stem in SCORES:
+        if stem in by_stem:
+            pattern = rf"(?<![a-z0-9]){tags[0]}(?![a-z0-9])"
+            other = lower.get(re.sub(pattern, tags[1], by_stem[stem].lower()))
+            if other and all(
+                number(value) is not None
+                for name in (by_stem[stem], other)
+                for value in _values(source, name)
+            ):
+                return by_stem[stem], other
+    return None
+
+
+def _values(source: Source, name: str) -> list[Any]:
+    return [value for value in sampled(source.rows, name) if value is not None]
+
+
+def _how(
+    source: Source,
+    name: str,
+    values: list[Any],
+    tags: Tags,
+    scores: tuple[str, str] | None,
+    *,
+    decides: bool,
+) -> str | None:
+    """The way in which all values can be read; None if there is none."""
+    if name in _SIGNED and decides and all(number(value) is not None for value in values):
+        return "signed"
+    if name in ("labels", "label") and all(value in (0, 1) for value in values):
+        return _label_means(source, name, tags, scores) if decides else None
+    return "words" if all(_by_word(value, tags) is not None for value in values) else None
+
+
+def _label_means(source: Source, name: str, tags: Tags, scores: tuple[str, str] | None) -> str | None:
+    """Whether a label of 1 means the first or the second one: the scores beside it tell."""
+    if scores is None:
+        return "index" if set(tags) == {"0", "1"} else None
+    labels, *both = (sampled(source.rows, column) for column in (name, *scores))
+    told = [(label, one - two) for label, one, two in zip(labels, *both, strict=True) if label is not None]
+    for how in ("one is a", "index"):
+        margins = [(_READERS[how](label, tags), gap) for label, gap in told if gap]
+        if margins and all((said or 0) * gap > 0 for said, gap in margins):
+            return how
+    return None
+
+
+def _check_agree(dataset: str, source: Source, found: Sequence[Verdict]) -> None:
+    names = [verdict.words for verdict in found]
+    for table in source.rows.select_columns(names).with_format("arrow").iter(batch_size=10_000):
+        for row in table.to_pylist():
+            if len({_READERS[str(one.how)](row[one.words], one.tags) for one in found}) > 1:
+                problem = f"{' and '.join(names)} contradict each other on which response is better"
+                raise PreferenceError(
+                    f"{dataset}: {problem}. Leave all but one out, for instance --ignore-columns {names[-1]}."
+                )
+
+
+def _is_zero_or_one(values: Sequence[Any]) -> bool:
+    return 0 in values and all(value in (0, 1) for value in values)
+
+
+def _word(value: Any) -> str | None:
+    """``tie`` for all that means one, else the value in lower case."""
+    text = str(value).strip(" \"'").lower()
+    tie = text.startswith(("tie", "both", "equal", "draw", "same", "neither", "no preference"))
+    return "tie" if tie or "both" in text.split() else text
+
+
+def _by_word(value: Any, tags: Tags) -> float | None:
+    """1 for the first, -1 for the second, 0 for neither; None if the value is none of them."""
+    if value is None or isinstance(value, bool):
+        return None
+    text = _word(int(value) if isinstance(value, float) and value.is_integer() else value)
+    if text == "tie":
+        return 0.0
+    if text in ("unchanged", "swapped"):  # distilabel's status: what it did to a pair that is right now
+        return 1.0
+    order = re.search(r"([a-z0-9])\s*(>+|<+|=+)\s*([a-z0-9])", text or "")
+    if order and {order[1], order[3]} == set(tags):
+        return {">": 1.0, "<": -1.0, "=": 0.0}[order[2][0]] * (1 if order[1] == tags[0] else -1)
+    parts = re.findall(r"[a-z0-9]+", text or "")
+    hits = [tag in parts for tag in tags]
+    return None if hits[0] == hits[1] else 1.0 if hits[0] else -1.0
+
+
+def _signed(value: Any, tags: Tags) -> float | None:
+    strength = number(value)
+    return None if strength is None else strength * (1 if tags[0] > tags[1] else -1)
+
+
+def _one_is_a(value: Any, tags: Tags) -> float | None:
+    return None if value not in (0, 1) else (1.0 if (value == 1) == (tags[0] < tags[1]) else -1.0)
+
+
+def _index(value: Any, tags: Tags) -> float | None:
+    return None if value not in (0, 1) else (1.0 if (value == 0) == (tags[0] < tags[1]) else -1.0)
+
+
+def number(value: Any) -> float | None:
+    """A value as a number; None if it is none."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    found = float(value) if isinstance(value, int | float) else math.nan
+    return None if math.isnan(found) else found
+
+
+_READERS: dict[str, Callable[[Any, Tags], float | None]] = {
+    "signed": _signed,
+    "words": _by_word,
+    "one is a": _one_is_a,
+    "index": _index,
+}

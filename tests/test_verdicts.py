@@ -1,0 +1,308 @@
+"""Tests of columns that decide which response is better, and of pairs made of several answers."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from tiny_pair import write_jsonl
+
+from sepo_data.dataset_spec import DatasetSpec
+from sepo_data.errors import PreferenceError
+from sepo_data.reasons import Reason, Unusable
+from sepo_data.sources.answers import SMALL, TIES
+from sepo_data.sources.conversations import Chat, open_chats
+from sepo_data.sources.opening import Source
+from sepo_data.sources.preferences import Pair, PairColumns, open_pairs
+
+Row = dict[str, Any]
+GOOD_BAD = Pair("Hi", "good", "bad")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def opened(folder: Path, *rows: Row, **options: Any) -> tuple[Source, PairColumns]:
+    return open_pairs(write_jsonl(folder / "rows.jsonl", list(rows)), DatasetSpec(**options))
+
+
+def text(side: str | list[Row]) -> Any:
+    return side if isinstance(side, str) else side[-1]["content"]
+
+
+def pairs(folder: Path, *rows: Row, **options: Any) -> list[Any]:
+    """Of every row its two responses, or why it gives none."""
+    source, columns = opened(folder, *rows, **options)
+    found = map(columns.read, source.rows)
+    return [
+        pair.reason if isinstance(pair, Unusable) else (text(pair.chosen), text(pair.rejected))
+        for pair in found
+    ]
+
+
+def ab(first: str, second: str, names: tuple[str, str] = ("response_a", "response_b"), **more: Any) -> Row:
+    return {"prompt": "Hi", names[0]: first, names[1]: second, **more}
+
+
+# Two responses of which neither is called the better one ----------------------------------------------------
+
+NUMBERED, FROM_ZERO = ("response1", "response2"), ("response_0", "response_1")
+VERDICTS: list[tuple[tuple[str, str], Row, Row, Row]] = [
+    # names, what says that the first is better, that the second is, that neither is
+    (("response_a", "response_b"), {"winner": "model_a"}, {"winner": "model_b"}, {"winner": "tie (bothbad)"}),
+    (("answer_A", "answer_B"), {"winner": "A"}, {"winner": "B"}, {"winner": "both_bad"}),
+    (("output_a", "output_b"), {"preference": "[[A>>B]]"}, {"preference": "[[B>A]]"}, {"preference": "A=B"}),
+    (NUMBERED, {"overall_preference": -2}, {"overall_preference": 1}, {"overall_preference": 0}),
+    (("response_1", "response_2"), *({"preference_strength": n} for n in (-1, 3, 0))),
+    (("response_1", "response_2"), {"preference": 1}, {"preference": 2}, {"preference": "tie"}),
+    (FROM_ZERO, {"better_response_id": 0}, {"better_response_id": 1}, {"better_response_id": None}),
+    (
+        FROM_ZERO,
+        {"score_0": 0.5, "score_1": -0.5},
+        {"score_0": -1, "score_1": 1},
+        {"score_0": 0, "score_1": 0},
+    ),
+    (
+        ("human_ref_A", "human_ref_B"),
+        {"labels": 1, "score_A": 9, "score_B": 2},
+        {"labels": 0, "score_A": 2, "score_B": 9},
+        {"labels": None, "score_A": 2, "score_B": 2},
+    ),
+    (
+        ("response_a", "response_b"),
+        {"winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0},
+        {"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0},
+        {"winner_model_a": 0, "winner_model_b": 0, "winner_tie": 1},
+    ),
+    (("answer_0", "answer_1"), *({"label_0": n, "label_1": 1 - n} for n in (1.0, 0.0, 0.5))),
+    (("completion_a", "completion_b"), *({"rank_a": n, "rank_b": 3 - n} for n in (1, 2, 1.5))),
+]
+
+
+@pytest.mark.parametrize(("names", "first", "second", "neither"), VERDICTS)
+def test_the_better_response_is_the_one_that_the_verdict_names(
+    tmp_path: Path, names: tuple[str, str], first: Row, second: Row, neither: Row
+) -> None:
+    rows = [
+        ab("good", "bad", names, **first),
+        ab("bad", "good", names, **second),
+        ab("same", "other", names, **neither),
+    ]
+    found = pairs(tmp_path, *rows)
+    assert found[:2] == [("good", "bad")] * 2
+    assert found[2] in (Reason.TIE, Reason.NO_VERDICT)
+    named = {"chosen_column": names[1], "rejected_column": names[0]}
+    assert pairs(tmp_path, *rows, **named)[:2] == [("good", "bad")] * 2  # whatever the user calls chosen
+
+
+def test_what_decided_is_recorded_and_the_columns_stay(tmp_path: Path) -> None:
+    source, columns = opened(tmp_path, ab("good", "bad", winner="model_a"))
+    assert columns.read(source.rows[0]) == GOOD_BAD
+    assert source.pairs_from == "response_a and response_b, by winner"
+    assert source.rows["winner"][:] == ["model_a"]
+
+
+def test_whole_conversations_with_a_verdict_are_compared_too(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
+    sides = [
+        [asked, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
+        for text in ("bad", "good")
+    ]
+    row = {"conversation_a": sides[0], "conversation_b": sides[1], "winner": "model_b", "model_a": "x"}
+    assert pairs(tmp_path, row) == [("good", "bad")]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({}, "response_a and response_b are two responses, and no column says which is better"),
+        ({"winner": "gpt-4"}, "\"winner\" may say .* its values are 'gpt-4'. Pass --ignore-columns winner"),
+        ({"labels": 1}, '"labels" may say which'),
+        (
+            {"winner": "a", "preference": "b"},
+            "winner and preference contradict .* --ignore-columns preference",
+        ),
+    ],
+)
+def test_a_verdict_that_cannot_be_read_is_refused_by_name(tmp_path: Path, more: Row, message: str) -> None:
+    with pytest.raises(PreferenceError, match=message):
+        opened(tmp_path, ab("x", "y", **more))
+
+
+def test_helpful_and_safe_are_two_verdicts_unless_they_agree(tmp_path: Path) -> None:
+    rows = [
+        ab("good", "bad", FROM_ZERO, better_response_id=0, safer_response_id=0),
+        ab("bad", "good", FROM_ZERO, better_response_id=1, safer_response_id=1),
+    ]
+    assert pairs(tmp_path, *rows) == [("good", "bad")] * 2
+    rows[0]["safer_response_id"] = 1
+    with pytest.raises(PreferenceError, match="--ignore-columns safer_response_id"):
+        opened(tmp_path, *rows)
+    assert pairs(tmp_path, *rows, ignore_columns=("safer_response_id",)) == [("good", "bad")] * 2
+    assert pairs(tmp_path, *rows, ignore_columns=("better_response_id",))[0] == ("bad", "good")
+
+
+# Chosen and rejected, and what says so again ----------------------------------------------------------------
+
+
+def chosen(**more: Any) -> Row:
+    return {"prompt": "Hi", "chosen": "good", "rejected": "bad", **more}
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["score_chosen score_rejected", "chosen-rating rejected-rating", "chosen_avg_rating rejected_avg_rating"],
+)
+def test_scores_confirm_the_pair_or_drop_it(tmp_path: Path, names: str) -> None:
+    first, second = names.split()
+    scores = [(5, 3), (4.5, 4.0), (4, 4), (3, 5), (None, 2)]
+    rows = [chosen(**{first: one, second: two}) for one, two in scores]
+    good = ("good", "bad")
+    assert pairs(tmp_path, *rows) == [good, good, Reason.TIE, Reason.VERDICT_DISAGREES, good]
+    assert pairs(tmp_path, *rows, min_margin=1)[:2] == [good, Reason.SMALL_MARGIN]
+    assert pairs(tmp_path, *rows, ignore_columns=(first,)) == [good] * 5
+
+
+def test_scores_that_prefer_the_rejected_ones_are_refused(tmp_path: Path) -> None:
+    rows = [chosen(chosen_score=1, rejected_score=2) for _ in range(3)]
+    with pytest.raises(PreferenceError, match=r"in most rows\. Swap .* --ignore-columns chosen_score,rej"):
+        opened(tmp_path, *rows)
+
+
+def test_a_status_of_tie_drops_the_row(tmp_path: Path) -> None:
+    rows = [chosen(status=status) for status in ("tie", "unchanged", "swapped")]
+    assert pairs(tmp_path, *rows) == [Reason.TIE, ("good", "bad"), ("good", "bad")]
+    assert pairs(tmp_path, *[chosen(status="done")] * 2) == [("good", "bad")] * 2
+
+
+def test_a_least_margin_needs_scores(tmp_path: Path) -> None:
+    with pytest.raises(PreferenceError, match="--min-margin needs scores"):
+        opened(tmp_path, chosen(), min_margin=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("images", ["x.png"]), ("history", [["a", "b"]]), ("video", "v.mp4")]
+)
+def test_what_belongs_to_the_prompt_and_is_not_read_is_refused_by_name(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    with pytest.raises(PreferenceError, match=f'"{name}" holds .* Pass --ignore-columns {name}'):
+        opened(tmp_path, chosen(**{name: value}))
+    assert pairs(tmp_path, chosen(**{name: value}), ignore_columns=(name,)) == [("good", "bad")]
+    assert pairs(tmp_path, chosen(**{name: None})) == [("good", "bad")]
+
+
+# Several answers --------------------------------------------------------------------------------------------
+
+SCORED = [{"response": text, "overall_score": score, "model": text[:1]} for text, score in
+          (("mid", 5.0), ("good", 8.5), ("bad", 2.0), ("also bad", 2.0))]  # fmt: skip
+
+
+def test_the_best_and_the_worst_answer_make_a_pair(tmp_path: Path) -> None:
+    source, columns = opened(tmp_path, {"instruction": "Hi", "completions": SCORED, "id": 7})
+    assert columns.read(source.rows[0]) == Pair("Hi", "good", "also bad")
+    assert source.pairs_from == "best-worst of completions, by overall_score"
+    row = source.rows[0]
+    assert (row["id"], row["chosen_overall_score"], row["rejected_model"]) == (7, 8.5, "a")
+
+
+def test_other_pairs_are_made_when_asked_for_and_ties_are_counted(tmp_path: Path) -> None:
+    row = {"prompt": "Hi", "completions": SCORED}
+    assert pairs(tmp_path, row, pairs="adjacent") == [("good", "mid"), ("mid", "bad")]
+    everything = [("good", "mid"), ("good", "bad"), ("good", "also bad"), ("mid", "bad"), ("mid", "also bad")]
+    assert pairs(tmp_path, row, pairs="all") == everything
+    assert opened(tmp_path, row, pairs="all")[0].repairs == {TIES: 1}
+    assert pairs(tmp_path, row, pairs="all", min_margin=4) == [("good", "bad"), ("good", "also bad")]
+    assert opened(tmp_path, row, pairs="all", min_margin=4)[0].repairs == {TIES: 1, SMALL: 3}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"answers": [{"answer": "bad", "rank": 2.0}, {"answer": "good", "rank": 1.0}]},
+        {"responses": ["bad", "good"], "scores": [0.1, 0.9]},
+        {"generations": ["bad", "good"], "ratings": ["1", "5"]},
+        {"completions": ["bad", "good"], "ranks": [2, 1]},
+        {"completions": [{"rank": i, "completion": [{"role": "assistant", "content": text}]}
+                         for i, text in enumerate(("good", "bad"))]},
+    ],
+)  # fmt: skip
+def test_answers_with_scores_or_ranks_are_read_in_every_form(tmp_path: Path, row: Row) -> None:
+    for prompt in ("prompt", "question", "context"):
+        assert pairs(tmp_path, {prompt: "Hi", **row}) == [("good", "bad")]
+
+
+def test_answers_that_do_not_differ_or_stand_alone_are_dropped(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Hi", "responses": texts, "scores": scores}
+        for texts, scores in ((["a", "b"], [1, 1]), (["a"], [1]), (["a", "b", None], [1, None, 2]), ([], []))
+    ]
+    one = Reason.ONE_ANSWER
+    assert pairs(tmp_path, {**rows[0], "scores": [2, 1]}, *rows) == [("a", "b"), Reason.TIE, one, one, one]
+
+
+def test_pairs_that_stand_there_win_over_answers_beside_them(tmp_path: Path) -> None:
+    row = {**chosen(), "completions": SCORED, "answers": ["x", "y"], "ranks": [1, 2]}
+    assert pairs(tmp_path, row) == [("good", "bad")]
+
+
+def test_labelled_rows_of_a_prompt_make_a_pair_wherever_they_stand(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Q{i}"}],
+            "completion": f"{word} {i}",
+            "label": word == "good",
+        }
+        for i in range(300)
+        for word in ("good", "bad")
+    ]
+    random.Random(0).shuffle(rows)
+    rows.insert(0, {**rows[0], "prompt": [{"role": "user", "content": "alone"}]})
+    found = pairs(tmp_path, *rows)
+    assert found[0] == Reason.ONE_ANSWER
+    assert sorted(found[1:]) == sorted((f"good {i}", f"bad {i}") for i in range(300))
+    order = list(dict.fromkeys(row["completion"].split()[1] for row in rows[1:]))
+    assert [one[0].split()[1] for one in found[1:]] == order
+
+
+def test_labelled_rows_without_a_second_answer_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PreferenceError, match="no prompt has two answers in completion that differ in label"):
+        opened(tmp_path, {"prompt": "Hi", "completion": "good", "label": True})
+
+
+# Fine-tuning ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", [{"label": False}, {"weight": 0}, {"train": False}])
+def test_rows_marked_as_not_to_be_trained_on_are_dropped(tmp_path: Path, mark: Row) -> None:
+    (name, value), row = next(iter(mark.items())), {"prompt": "Hi", "completion": "good"}
+    rows = [{**row, **mark}, {**row, name: type(value)(1)}, {**row, name: None}]
+    source, columns = open_chats(write_jsonl(tmp_path / "rows.jsonl", rows))
+    kept = Chat("Hi", "good")
+    assert [columns.read(row) for row in source.rows] == [Unusable(Reason.NOT_FOR_TRAINING), kept, kept]
+
+
+def test_weights_that_are_not_read_are_refused(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "Hi", "completion": "a", "weight": 0.5}])
+    with pytest.raises(PreferenceError, match="weights other than 0 and 1"):
+        open_chats(path)
+    assert open_chats(path, DatasetSpec(ignore_columns=("weight",)))[1].marks == ()
+
+
+def test_a_topic_called_label_marks_nothing(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "Hi", "completion": "a", "label": "maths"}])
+    assert open_chats(path)[1].marks == ()
+
+
+def test_a_conversation_ends_with_its_last_trained_message(tmp_path: Path) -> None:
+    hi = {"role": "user", "content": "Hi"}
+    said = [{"role": "assistant", "content": text, "weight": weight} for text, weight in (("a", 1), ("b", 0))]
+    rows = [{"messages": [hi, *said]}, {"messages": [hi, said[1]]}]
+    source, columns = open_chats(write_jsonl(tmp_path / "rows.jsonl", rows))
+    first, second = map(columns.read, source.rows)
+    assert isinstance(first, Chat)
+    assert (first.response[-1]["content"], first.shortened) == ("a", True)
+    assert second == Unusable(Reason.NOT_FOR_TRAINING)
