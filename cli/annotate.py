@@ -27,6 +27,7 @@ from .shared import (
     max_length,
     push_options,
     read_pairs,
+    reasoning,
     seed,
 )
 
@@ -135,6 +136,7 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
     panel(
         "Scoring",
         max_length(),
+        reasoning(AnnotateSettings, "score"),
         DTYPE,
         DEVICE,
         option(

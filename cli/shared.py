@@ -63,6 +63,15 @@ COLUMNS = [
 ]
 
 
+def reasoning(settings: type, verb: str) -> Option:
+    """What becomes of the responses' reasoning."""
+    return option(
+        "--reasoning",
+        f"Reasoning of responses: {verb} it, let it be context only, or drop such rows.",
+        settings,
+    )
+
+
 def max_length(description: str = "Most tokens of prompt and response.", least: int = 2) -> Option:
     """``--max-length``, with the default of all settings that have it."""
     return option(

@@ -24,6 +24,7 @@ from .shared import (
     max_length,
     push_options,
     read_pairs,
+    reasoning,
     seed,
     weights,
 )
@@ -85,6 +86,7 @@ def _data(*columns: Option) -> list[click.Parameter]:
             metavar="F",
         ),
         max_length("Most tokens of a sequence."),
+        reasoning(TrainSettings, "train on"),
         DATA_REVISION,
         *columns,
     )

@@ -74,7 +74,9 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
     step = max(1, -(-rows // SAMPLE_ROWS))
     for lo in starts[::step]:
         hi = min(lo + CHUNK_ROWS, rows)
-        encoded = encode_pairs(job.source.rows, job.columns, job.encoder, job.max_length, lo, hi)
+        encoded = encode_pairs(
+            job.source.rows, job.columns, job.encoder, job.max_length, lo, hi, job.settings.reasoning
+        )
         pairs += encoded.pairs
         sampled += hi - lo
         dropped.extend(encoded.dropped)

@@ -29,7 +29,7 @@ U = TypeVar("U")
 Message = dict[str, Any]  # {"role": ..., "content": ..., possibly further keys}
 Side = Literal["chosen", "rejected"]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 MANIFEST_NAME = "sepo_manifest.json"
 SIDES: tuple[Side, ...] = ("chosen", "rejected")
 PAIR_COLUMNS = ("prompt", "chosen", "rejected")

@@ -95,12 +95,14 @@ class ProjectionSettings:
             least half, whatever ``selection`` is.
         weights: ``mask`` weighs all selected tokens the same, the others as `rules.weights` says.
         max_length: Most tokens of prompt and response together; responses are cut.
+        reasoning: ``skip`` selects no token of the responses' reasoning, ``refuse`` drops rows that have any.
     """
 
     selection: SelectionRule = DEFAULT_SELECTION
     projection: Projection = "sum"
     weights: Weights = "mask"
     max_length: int = 2048
+    reasoning: Reasoning = "score"
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -108,7 +110,7 @@ class ProjectionSettings:
         Raises:
             SettingsError: Naming the setting, its value and what it may be.
         """
-        for name, known in (("projection", PROJECTIONS), ("weights", WEIGHTS)):
+        for name, known in (("projection", PROJECTIONS), ("weights", WEIGHTS), ("reasoning", REASONINGS)):
             if getattr(self, name) not in known:
                 raise SettingsError(f'{name} "{getattr(self, name)}" is not one of {", ".join(known)}.')
         if self.max_length < 1:
@@ -136,6 +138,7 @@ class AnnotateSettings(DatasetSpec):
         chat_template: A Jinja file to render prompts with; True: the oracle's own template, if it has
             one; False: none.
         max_length: Most tokens of prompt and response together; responses are cut.
+        reasoning: Whether the reasoning of responses is scored, only context, or a reason to drop the row.
         dtype: What the models compute in; the log-softmax is float32 always.
         device: ``auto``, or a torch device such as ``cuda:1`` or ``cpu``.
         batch_tokens: Most tokens in a forward pass; None: what suits the device.
@@ -158,6 +161,7 @@ class AnnotateSettings(DatasetSpec):
     selection: SelectionRule = DEFAULT_SELECTION
     chat_template: bool | Path = True
     max_length: int = 2048
+    reasoning: Reasoning = "score"
     dtype: Dtype = "float32"
     device: str = "auto"
     batch_tokens: int | None = None
@@ -175,8 +179,9 @@ class AnnotateSettings(DatasetSpec):
         Raises:
             SettingsError: Naming the setting, its value and what it may be.
         """
-        if self.dtype not in DTYPES:
-            raise SettingsError(f'dtype "{self.dtype}" is not one of {", ".join(DTYPES)}.')
+        for name, known in (("dtype", DTYPES), ("reasoning", REASONINGS)):
+            if getattr(self, name) not in known:
+                raise SettingsError(f'{name} "{getattr(self, name)}" is not one of {", ".join(known)}.')
         for name in ("max_length", "batch_tokens", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -108,7 +108,13 @@ def verify(
         read_chat_template(facts.tokenizer, chat_template)
     encoder = response_encoder(facts.tokenizer, chat_template=scoring.chat_template_sha256 is not None)
     encoded = encode_pairs(
-        sample, annotated_columns(sample.column_names), encoder, how.longest, 0, len(sample)
+        sample,
+        annotated_columns(sample.column_names),
+        encoder,
+        how.longest,
+        0,
+        len(sample),
+        scoring.reasoning,
     )
     stored = read_annotations(sample.with_format("arrow")[:])
     ended_alike = [_ended_as(pair, stored[pair.row]) for pair in encoded.pairs]

@@ -15,7 +15,15 @@ from sepo_data.errors import SettingsError
 from sepo_data.rules.weights import PAIR_WEIGHTS, PairWeight, Weights
 from sepo_data.schema import Side
 from sepo_data.selection import Selection, SelectionRule, check_ratio
-from sepo_data.settings import DTYPES, Dtype, Projection, ProjectionSettings, SelectionChange
+from sepo_data.settings import (
+    DTYPES,
+    REASONINGS,
+    Dtype,
+    Projection,
+    ProjectionSettings,
+    Reasoning,
+    SelectionChange,
+)
 
 Loss = Literal["sepo", "dpo"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
@@ -33,6 +41,7 @@ class TrainSettings:
         chat_template: A Jinja file to use; True: the model's own template, or for messages a
             default one; False: none.
         max_length: Most tokens of a sequence; responses are cut.
+        reasoning: Whether the reasoning of responses is trained, only context, or a reason to drop the row.
         fraction: Share of the rows to use, drawn with ``seed``, in ``(0, 1]``.
         eval_fraction: Share of the used rows that are held out, in ``[0, 1)``.
         seed: For the draws above, the order of the data, dropout, and ``random`` selection,
@@ -54,6 +63,7 @@ class TrainSettings:
     trust_remote_code: bool = False
     chat_template: bool | Path = True
     max_length: int = 2048
+    reasoning: Reasoning = "score"
     fraction: float = 1.0
     eval_fraction: float = 0.0
     seed: int = 0
@@ -77,8 +87,9 @@ class TrainSettings:
         check_ratio(self.fraction, "fraction")
         if not 0 <= self.eval_fraction < 1:
             raise SettingsError(f"eval fraction must be in [0, 1), got {self.eval_fraction}.")
-        if self.dtype not in DTYPES:
-            raise SettingsError(f'dtype "{self.dtype}" is not one of {", ".join(DTYPES)}.')
+        for name, known in (("dtype", DTYPES), ("reasoning", REASONINGS)):
+            if getattr(self, name) not in known:
+                raise SettingsError(f'{name} "{getattr(self, name)}" is not one of {", ".join(known)}.')
         for name in ("max_length", "batch_size", "micro_batch_size", "lora_rank"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -209,7 +220,7 @@ class SepoSettings(TrainSettings):
         """
         rule = self._change().of(annotated_with)
         return ProjectionSettings(
-            replace(rule, seed=self.seed), self.projection, self.weights, max_length=max_length
+            replace(rule, seed=self.seed), self.projection, self.weights, max_length, self.reasoning
         )
 
     def with_selection(self, rule: SelectionRule) -> "SepoSettings":

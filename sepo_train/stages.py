@@ -55,7 +55,14 @@ def train_sft(
     source, columns = open_chats(dataset, settings, settings.side)
     source = replace(source, rows=drawn_rows(source.rows, settings))
     start = prepare_start(model, source.rows, columns.names, settings)
-    encode = partial(encode_chats, source.rows, columns, start.encoder, start.max_length)
+    encode = partial(
+        encode_chats,
+        source.rows,
+        columns,
+        start.encoder,
+        start.max_length,
+        reasoning=settings.reasoning,
+    )
     data = read_examples(
         source, encode, lambda encoded: [conversation_example(chat) for chat in encoded.chats]
     )
@@ -81,7 +88,14 @@ def train_dpo(
     source, columns = open_pairs(dataset, settings)
     source = replace(source, rows=drawn_rows(source.rows, settings))
     start = prepare_start(model, source.rows, columns.names, settings)
-    encode = partial(encode_pairs, source.rows, columns, start.encoder, start.max_length)
+    encode = partial(
+        encode_pairs,
+        source.rows,
+        columns,
+        start.encoder,
+        start.max_length,
+        reasoning=settings.reasoning,
+    )
     weight = pair_weights(source.rows, source.name, settings.pair_weight)
     data = read_examples(
         source, encode, lambda encoded: [pair_example(pair, weight(pair.row)) for pair in encoded.pairs]

@@ -70,6 +70,7 @@ def run_record(rows: int = 600, *, selection: SelectionRule | None = None, **sco
         "chat_template_sha256": None,
         "dtype": "float32",
         "max_length": 64,
+        "reasoning": "score",
         "store_logps": False,
     }
     return RunRecord(

@@ -15,7 +15,7 @@ from ..files import file_sha256
 from ..hub.errors import line_of
 from ..schema import MANIFEST_NAME, SPLIT_NAME, check_version
 from ..selection import SelectionRule
-from ..settings import Dtype
+from ..settings import Dtype, Reasoning
 from .from_json import Count, NotAsItMustBeError, from_json, matching
 from .health import Health
 from .precision import Precision
@@ -82,6 +82,7 @@ class Scoring:
     chat_template_sha256: str | None
     dtype: Dtype
     max_length: Count
+    reasoning: Reasoning
     store_logps: bool
 
 

@@ -58,7 +58,7 @@ class ProjectedSide:
             None if ``max_length`` cuts it off here.
         eos_mask: Whether it is selected; None if it is cut off.
         weights: Weight of each position in the loss, 0 or more, ``(n,)``; 0 where not selected.
-        dropped_reward: Sum of |reward| of what ``max_length`` cuts off here, in nats.
+        dropped_reward: Sum of |reward| of what ``max_length`` cuts off here, or the template leaves out.
     """
 
     input_ids: Ids
@@ -114,7 +114,7 @@ def project_rows(
     """
     columns = annotated_columns(rows.column_names)
     texts = rows.select_columns([*columns.names, *(column for _, column in columns.context.items())])
-    encoded = encode_pairs(texts, columns, encoder, settings.max_length, lo, hi)
+    encoded = encode_pairs(texts, columns, encoder, settings.max_length, lo, hi, settings.reasoning)
     table: pa.Table = rows.with_format("arrow")[lo:hi]
     annotations, groups = read_annotations(table), group_values(table, settings.selection)
     pairs = []
@@ -163,7 +163,8 @@ def project_row(
     table = _one_row(row)
     encoder = _encoder(tokenizer, chat_template, f"{tokenizer!r}{tokenizer.chat_template}")
     rows = datasets.Dataset(table, fingerprint="row")  # to hash it takes longer
-    encoded = encode_pairs(rows, annotated_columns(table.column_names), encoder, settings.max_length, 0, 1)
+    columns = annotated_columns(table.column_names)
+    encoded = encode_pairs(rows, columns, encoder, settings.max_length, 0, 1, settings.reasoning)
     (annotation,) = read_annotations(table)
     reasons = list(encoded.dropped)
     for item in encoded.pairs:
@@ -191,7 +192,9 @@ def _project_side(
     row: int,
     settings: ProjectionSettings,
 ) -> ProjectedSide:
+    stored = float(np.abs(annotation.token_rewards).sum())
     annotation = annotation.over(response.pieces)
+    elsewhere = stored - float(np.nansum(np.abs(annotation.token_rewards)))  # in texts that are not rendered
     bounds = partition(response.token_start, response.token_end)
     projected = project(annotation.token_rewards, annotation.bounds, bounds)
     if response.ended:  # an end that the oracle never saw has no reward
@@ -211,7 +214,7 @@ def _project_side(
         eos_reward=float(rewards[-1]) if response.ended else None,
         eos_mask=bool(mask[-1]) if response.ended else None,
         weights=weigh_tokens(rewards, mask, settings.weights, highest=side == "chosen"),
-        dropped_reward=_dropped_reward(annotation, bounds, ended=response.ended),
+        dropped_reward=elsewhere + _dropped_reward(annotation, bounds, ended=response.ended),
     )
 
 

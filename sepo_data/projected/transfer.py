@@ -213,13 +213,13 @@ def transfer_report(
 
 def _counts(side: ProjectedSide, annotation: Annotation, unknown_id: int | None) -> list[float]:
     """What one response adds, in the order of ``_SUMS``."""
+    rewards = np.append(annotation.token_rewards, annotation.eos_reward or 0.0)
     annotation = annotation.over(side.pieces)
     source, target = annotation.bounds, partition(side.token_start, side.token_end)
     shared = overlaps(source, target)
     pieces = np.bincount(shared.target, minlength=target.size - 1)  # 0 where the oracle was cut
     whole = np.isin(target[:-1], source) & np.isin(target[1:], source)
     by_oracle, by_policy = annotation.token_mask[shared.source], side.token_mask[shared.target]
-    rewards = np.append(annotation.token_rewards, annotation.eos_reward or 0.0)
     eos_unknown = side.eos_reward is not None and np.isnan(side.eos_reward)
     return [
         side.positions.size,
@@ -232,7 +232,7 @@ def _counts(side: ProjectedSide, annotation: Annotation, unknown_id: int | None)
         np.diff(source)[annotation.token_mask].sum(),
         np.diff(target)[side.token_mask].sum(),
         shared.ticks[by_oracle & by_policy].sum(),
-        np.nansum(np.abs(rewards)),
+        np.abs(rewards).sum(),
         side.dropped_reward,
         np.isnan(side.token_rewards).sum() + eos_unknown,
         0 if unknown_id is None else (side.token_ids == unknown_id).sum(),

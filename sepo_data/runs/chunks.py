@@ -88,7 +88,8 @@ class Work:
     def encode(self, chunk: Chunk) -> EncodedPairs:
         """Read and tokenise the rows of a chunk."""
         job = self.job
-        return encode_pairs(job.source.rows, job.columns, job.encoder, job.max_length, *chunk)
+        reasoning = job.settings.reasoning
+        return encode_pairs(job.source.rows, job.columns, job.encoder, job.max_length, *chunk, reasoning)
 
     def on_share(self, chunk: Chunk, encoded: EncodedPairs, share: float = 1.0) -> Callable[[float], None]:
         """Reports shares of a chunk's work, which is itself a share of the chunk's."""

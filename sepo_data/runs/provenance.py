@@ -46,6 +46,7 @@ def run_record(
             chat_template_sha256=None if template is None else text_sha256(template),
             dtype=settings.dtype,
             max_length=max_length,
+            reasoning=settings.reasoning,
             store_logps=settings.store_logps,
         ),
         selection=settings.selection,
