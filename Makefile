@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo pipeline test slow torture peers check fix wheel docs
+.PHONY: demo pipeline test slow torture peers evidence evidence-quick check fix wheel docs
 
 # Annotate the bundled sample with the bundled models and show what came out.
 demo: $(INSTALLED)
@@ -40,6 +40,23 @@ peers: $(INSTALLED) .peers/llama-factory .peers/ms-swift .peers/tinker
 .peers/tinker:
 	$(PYTHON) -m venv $@
 	$@/bin/pip install --quiet tinker==0.38.0 || (rm -rf $@; false)
+
+# Train, annotate and measure everything that docs/evidence.md says, and write it again: an hour on two cores.
+evidence: $(INSTALLED)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[evidence]'
+	$(BIN)/python benchmarks/evidence/grid.py
+	$(BIN)/python benchmarks/evidence/tokens.py
+	$(BIN)/python benchmarks/evidence/report.py
+
+# The same machinery in minutes; its numbers say nothing.
+evidence-quick: $(INSTALLED)
+	rm -rf out/evidence-quick
+	mkdir -p out/evidence-quick/docs
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[evidence]'
+	$(BIN)/python benchmarks/evidence/grid.py --plan benchmarks/evidence/quick.yaml --output out/evidence-quick
+	$(BIN)/python benchmarks/evidence/tokens.py --output out/evidence-quick
+	$(BIN)/python benchmarks/evidence/report.py --plan benchmarks/evidence/quick.yaml --output out/evidence-quick \
+		--docs out/evidence-quick/docs
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -23,19 +23,39 @@ from .selection import SelectionRule, select_tokens
 from .settings import AnnotateSettings, ProjectionSettings
 
 if TYPE_CHECKING:
-    from .annotated.opening import load_annotated
+    from .annotated.opening import Annotated, load_annotated, open_annotated
     from .annotated.publishing import push_annotated
     from .annotation import Report, annotate
-    from .projected.pairs import ProjectedPair, project_row
+    from .comparison import Comparison, compare_annotations
+    from .evaluation.evaluating import evaluate
+    from .evaluation.figures import Evaluation
+    from .evaluation.settings import EvaluateSettings
+    from .exports.exporting import export
+    from .exports.targets import ExportReport, ExportSettings
+    from .generation.generating import GenerateSettings, generate
+    from .planning import Plan, plan
+    from .projected.pairs import ProjectedPair, ProjectedRows, project_row, project_rows
+    from .reselection import reselect
+    from .tokens.encoder import response_encoder
+    from .verification import Verification, verify
 
 __all__ = [
     "AnnotateSettings",
+    "Annotated",
+    "Comparison",
+    "EvaluateSettings",
+    "Evaluation",
+    "ExportReport",
+    "ExportSettings",
+    "GenerateSettings",
     "HubError",
     "ModelError",
     "OutputError",
+    "Plan",
     "PreferenceError",
     "Progress",
     "ProjectedPair",
+    "ProjectedRows",
     "ProjectionSettings",
     "Report",
     "SchemaError",
@@ -46,22 +66,53 @@ __all__ = [
     "SettingsError",
     "TokenizerError",
     "TrainingError",
+    "Verification",
     "annotate",
+    "compare_annotations",
+    "evaluate",
+    "export",
+    "generate",
     "load_annotated",
+    "open_annotated",
+    "plan",
     "project_row",
+    "project_rows",
     "push_annotated",
+    "reselect",
+    "response_encoder",
     "select_tokens",
     "validate",
+    "verify",
     "weigh_tokens",
 ]
 
 _MODULES = {
+    "Annotated": "annotated.opening",
+    "Comparison": "comparison",
+    "EvaluateSettings": "evaluation.settings",
+    "Evaluation": "evaluation.figures",
+    "ExportReport": "exports.targets",
+    "ExportSettings": "exports.targets",
+    "GenerateSettings": "generation.generating",
+    "Plan": "planning",
     "ProjectedPair": "projected.pairs",
+    "ProjectedRows": "projected.pairs",
     "Report": "annotation",
+    "Verification": "verification",
     "annotate": "annotation",
+    "compare_annotations": "comparison",
+    "evaluate": "evaluation.evaluating",
+    "export": "exports.exporting",
+    "generate": "generation.generating",
     "load_annotated": "annotated.opening",
+    "open_annotated": "annotated.opening",
+    "plan": "planning",
     "project_row": "projected.pairs",
+    "project_rows": "projected.pairs",
     "push_annotated": "annotated.publishing",
+    "reselect": "reselection",
+    "response_encoder": "tokens.encoder",
+    "verify": "verification",
 }
 
 

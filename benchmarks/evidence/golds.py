@@ -1,0 +1,45 @@
+"""The two gold rewards: known functions of a text, so that better needs no judge.
+
+``valence`` is the sum of VADER's valences over whole words; everything is chosen on it. ``brevity`` is the
+number of finished sentences of three words or more; nothing is ever chosen on it. The texts are cut at a
+number of tokens, so the last word counts only if something follows it.
+"""
+
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+
+WORD = re.compile(r"[A-Za-z']+")
+SENTENCE = re.compile(r"[^.!?]*[.!?]")
+
+
+@cache
+def valences() -> dict[str, float]:
+    """VADER's lexicon (Hutto and Gilbert 2014; MIT), the entries that are words."""
+    lines = (files("vaderSentiment") / "vader_lexicon.txt").read_text(encoding="utf-8").splitlines()
+    entries = (line.split("\t")[:2] for line in lines if line)
+    return {word: float(valence) for word, valence in entries if WORD.fullmatch(word)}
+
+
+def valued_words(text: str) -> list[tuple[int, int, float]]:
+    """Start, end and valence of the words that have one; a word at the very end may be cut."""
+    found = ((match, valences().get(match[0].lower())) for match in WORD.finditer(text))
+    return [
+        (match.start(), match.end(), valence)
+        for match, valence in found
+        if valence is not None and match.end() < len(text)
+    ]
+
+
+def valence(text: str) -> float:
+    """Sum of the valences of a text's words."""
+    return sum(value for _, _, value in valued_words(text))
+
+
+def brevity(text: str) -> float:
+    """Number of finished sentences that have at least three words."""
+    return float(sum(len(WORD.findall(sentence)) >= 3 for sentence in SENTENCE.findall(text)))
+
+
+GOLDS: dict[str, Callable[[str], float]] = {"valence": valence, "brevity": brevity}

@@ -1,0 +1,290 @@
+"""Run the experiment of ``arms.yaml``: data, oracles, annotations, policies, their measures as JSON lines.
+
+    python benchmarks/evidence/grid.py [--output out/evidence] [--workers 2] [--plan FILE]
+
+Everything is done with sepo's own commands, called in this process. What is in the output already is not done
+again, so the same command goes on where it stopped. `report.py` makes tables, figures and the page of it.
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # a worker a core, and the same numbers on every machine with these kernels
+)
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import argparse
+import json
+import multiprocessing
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from data import flipped, make_data, other_prompts, read_rows, write_rows
+from filelock import FileLock
+from frontier import score
+from stories import Stories, load, measured, response_logps
+
+HERE = Path(__file__).parent
+SAMPLING_SEED = 7
+PAIRS_SCORED = 200
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The file, and where its results go."""
+
+    plan: dict[str, Any]
+    output: Path
+
+    @property
+    def results(self) -> Path:
+        """One line a checkpoint."""
+        return self.output / "results.jsonl"
+
+    @cached_property
+    def references(self) -> dict[str, Stories]:
+        """The models, loaded once a process."""
+        return {name: load(model["folder"]) for name, model in self.plan["models"].items()}
+
+    def folder(self, model: str) -> Path:
+        """Of a model's data, oracles and annotations."""
+        return self.output / model
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and its measures."""
+
+    model: str
+    gold: str
+    arm: str
+    rate: float
+    seed: int
+    split: str
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells it from others in the results."""
+        return {name: getattr(self, name) for name in ("model", "gold", "arm", "rate", "seed", "split")}
+
+
+def main() -> None:
+    """Do all questions in the order of the file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("out/evidence"))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--plan", type=Path, default=HERE / "arms.yaml")
+    chosen = parser.parse_args()
+    experiment = Experiment(yaml.safe_load(chosen.plan.read_text()), chosen.output)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(chosen.workers, _quiet, (chosen.output,)) as pool:
+        each: Callable[..., list[Any]] = partial(_each, pool)
+        for model in experiment.plan["models"]:  # in order: one may take the data of another
+            each(partial(prepare_data, experiment), [model])
+        for name, question in experiment.plan["questions"].items():
+            began = time.monotonic()
+            arms = [(question["model"], question["gold"], arm) for arm in question["arms"]]
+            of_arm = experiment.plan["arms"]
+            needed = {
+                (of_arm[arm].get("from", model), gold, of_arm[arm].get("oracle", "full"))
+                for model, gold, arm in arms
+            }
+            each(partial(prepare_oracle, experiment), sorted(needed))
+            rates = dict(zip(arms, each(partial(climb, experiment), arms), strict=True))
+            runs = [
+                Run(*arm, rates[arm], seed, question.get("split", "report"))
+                for seed in range(question["seeds"])
+                for arm in arms
+            ]
+            each(partial(perform, experiment), runs)
+            print(f"{name}: {len(arms)} arms, {len(runs)} runs, {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _each(pool: Any, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    return list(pool.imap(work, items))
+
+
+def _quiet(output: Path) -> None:
+    """What the commands say goes to a file of the worker's own."""
+    output.mkdir(parents=True, exist_ok=True)
+    log = (output / f"worker-{os.getpid()}.log").open("a", buffering=1)
+    os.dup2(log.fileno(), sys.stdout.fileno())
+    os.dup2(log.fileno(), sys.stderr.fileno())
+    os.environ["HF_DATASETS_CACHE"] = str(output / "cache")
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def command(*arguments: object) -> None:
+    """One of sepo's commands, as a shell would call it."""
+    from sepo_cli.main import main as sepo
+
+    try:
+        sepo([*map(str, arguments)])
+    except SystemExit as stopped:
+        if stopped.code:
+            raise RuntimeError(f"sepo {' '.join(map(str, arguments))}: exit {stopped.code}") from None
+
+
+def prepare_data(experiment: Experiment, model: str) -> None:
+    """Prompts and pairs of both golds, and what the reference itself scores."""
+    spec, folder = experiment.plan["models"][model], experiment.folder(model)
+    if "data_of" not in spec:
+        make_data(experiment.references[model], folder, spec["prompts"], spec["new_tokens"])
+        return
+    other = experiment.folder(spec["data_of"])
+    for file in (path for path in other.rglob("*.json*") if "oracles" not in path.parts):
+        copy = folder / file.relative_to(other)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+
+
+def prepare_oracle(experiment: Experiment, which: tuple[str, str, str]) -> None:
+    """Train an oracle, and annotate all training pairs with it."""
+    model, gold, name = which
+    spec, folder = experiment.plan["oracles"][name], experiment.folder(model) / gold
+    reference = experiment.plan["models"][model]["folder"]
+    place = folder / "oracles" / name.replace(" ", "-").replace("%", "pc")
+    if (place / "annotated" / "README.md").exists():
+        return
+    place.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(folder / "train.jsonl")
+    if spec.get("ends"):  # as if the texts were whole
+        rows = [{**row, "truncated": False} for row in rows]
+    write_rows(place / "annotate.jsonl", rows)
+    rows = flipped(rows, spec.get("flipped", 0))
+    rows = rows[: round(spec.get("fraction", 1) * len(rows))]
+    write_rows(place / "pairs.jsonl", rows)
+    command(
+        "train", "dpo", "--model", reference, "--dataset", place / "pairs.jsonl", "--output-dir",
+        place / "oracle", "--no-chat-template", "--batch-size", 64, "--micro-batch-size", 32,
+        "--learning-rate", 3e-4, "--epochs", 2,
+    )  # fmt: skip
+    oracle, ref = (reference, place / "oracle") if spec.get("swapped") else (place / "oracle", reference)
+    command(
+        "annotate", "--oracle", oracle, "--ref", ref, "--dataset", place / "annotate.jsonl", "--output",
+        place / "annotated", "--no-chat-template",
+    )  # fmt: skip
+
+
+def climb(experiment: Experiment, arm: tuple[str, str, str]) -> float:
+    """The learning rate of an arm: the same climb for all, on the choosing prompts and the first gold."""
+    plan = experiment.plan
+    model, _, name = arm
+    if "rate_of" in plan["arms"][name]:
+        return climb(experiment, (model, "valence", plan["arms"][name]["rate_of"]))
+
+    def reached(rate: float) -> tuple[int, float]:
+        run = Run(model, "valence", name, rate, 0, "choosing")
+        return score(perform(experiment, run), "valence", plan["climbed_on"])
+
+    best, seen = plan["rate"], {plan["rate"]: reached(plan["rate"])}
+    for factor in (2, 0.5):
+        while best * factor not in seen:
+            seen[best * factor] = reached(best * factor)
+            if seen[best * factor] <= seen[best]:
+                break
+            best *= factor
+        if best != plan["rate"]:
+            break  # a better rate above: those below were left behind
+    return float(best)
+
+
+def perform(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
+    """Train a policy and measure its checkpoints, the reference first; or read it from the results."""
+    found = sorted(_kept(experiment, run.key), key=lambda line: line["step"])
+    if found:
+        return found
+    folder = experiment.output / "runs" / "-".join(map(str, run.key.values())).replace("/", "_")
+    shutil.rmtree(folder, ignore_errors=True)
+    began = time.monotonic()
+    command(*_training(experiment, run, folder))
+    seconds = time.monotonic() - began
+    lines = [{**line, "seconds": seconds} for line in _measures(experiment, run, folder)]
+    with FileLock(experiment.output / "results.lock"), experiment.results.open("a") as file:
+        file.writelines(json.dumps(run.key | line) + "\n" for line in lines)
+    shutil.rmtree(folder)
+    return lines
+
+
+def _kept(experiment: Experiment, key: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if experiment.results.exists():
+        for line in experiment.results.read_text().splitlines():
+            found = json.loads(line)
+            if all(found[name] == value for name, value in key.items()):
+                yield found
+
+
+def _training(experiment: Experiment, run: Run, folder: Path) -> list[object]:
+    """The command of an arm."""
+    plan = experiment.plan
+    arm, pairs = plan["arms"][run.arm], experiment.folder(run.model) / run.gold
+    annotated = experiment.folder(arm["from"]) / run.gold if "from" in arm else pairs
+    oracle = arm.get("oracle", "full").replace(" ", "-").replace("%", "pc")
+    flag, dataset = "--model", pairs / "train.jsonl"
+    if arm["stage"] == "sepo":
+        flag, dataset = "--policy", annotated / "oracles" / oracle / "annotated"
+    return [
+        "train", arm["stage"], flag, plan["models"][run.model]["folder"], "--dataset", dataset,
+        "--output-dir", folder, "--learning-rate", run.rate, "--seed", run.seed, *plan["train"],
+        *arm.get("options", []),
+    ]  # fmt: skip
+
+
+def _measures(experiment: Experiment, run: Run, folder: Path) -> Iterator[dict[str, Any]]:
+    plan, reference = experiment.plan, experiment.references[run.model]
+    if run.split == "elsewhere":
+        prompts = other_prompts(plan["elsewhere"])
+    else:
+        prompts = json.loads((experiment.folder(run.model) / "prompts.json").read_text())[run.split]
+    held_out = "choosing" if run.split == "choosing" else "report"
+    pairs = read_rows(experiment.folder(run.model) / run.gold / f"{held_out}.jsonl")[:PAIRS_SCORED]
+    before = {side: response_logps(reference, pairs, side) for side in ("chosen", "rejected")}
+    for step in (0, *plan["checkpoints"]):
+        policy = load(folder / f"checkpoint-{step}") if step else reference
+        said = measured(
+            policy,
+            reference,
+            prompts,
+            plan["models"][run.model]["new_tokens"],
+            SAMPLING_SEED + 1000 * run.seed,
+        )
+        kl = float(np.mean(said.kl))
+        is_last = step == plan["checkpoints"][-1] or kl > plan["stop_at"]
+        yield {
+            "step": step,
+            "kl": kl,
+            "golds": {name: np.round(values, 2).tolist() for name, values in said.golds.items()},
+            "nll": float(np.mean(said.nll)),
+            "distinct": float(np.mean(said.distinct)),
+            "accuracy": _accuracy(policy, pairs, before) if is_last else None,
+            "sample": said.texts[0],
+        }
+        if is_last:
+            return
+
+
+def _accuracy(
+    policy: Stories, pairs: Sequence[dict[str, Any]], before: dict[str, npt.NDArray[np.float64]]
+) -> float:
+    """Share of held-out pairs whose chosen response gained more than the rejected one, a tie a half."""
+    moved = {side: response_logps(policy, pairs, side) - before[side] for side in before}
+    margin = moved["chosen"] - moved["rejected"]
+    return float(((margin > 0) + 0.5 * (margin == 0)).mean())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Tables, figures and docs/evidence.md from the results of `grid.py`; no number in the page is typed by hand.
+
+    python benchmarks/evidence/report.py [--output out/evidence] [--docs docs]
+
+Intervals are 95%, from a paired bootstrap over prompts and seeds: an arm and the one that it is compared with
+are drawn together, on the same prompts and seeds.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+import yaml
+from frontier import Numbers, at_kl
+
+matplotlib.use("svg")
+import itertools
+
+from matplotlib import pyplot as plt
+
+HERE = Path(__file__).parent
+RESAMPLES = 2000
+COLOURS = [
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#000000",
+    "#8C6D1F",
+]  # Okabe and Ito
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of an arm on one gold, a list of checkpoints for each seed."""
+
+    name: str
+    gold: str
+    rate: float
+    runs: list[list[dict[str, Any]]]
+
+    def at(self, target: float) -> Numbers | None:
+        """Gold at a KL, ``(seeds, prompts)``; None if a run did not get there."""
+        found = [at_kl(run, self.gold, target) for run in self.runs]
+        return None if any(one is None for one in found) else np.array(found)
+
+    def beside(self, name: str, target: float) -> float | None:
+        """Another measure there, the mean of the runs."""
+        found = []
+        for run in self.runs:
+            for before, after in itertools.pairwise(run):
+                if before["kl"] <= target <= after["kl"]:
+                    low, high = np.sqrt(before["kl"]), np.sqrt(after["kl"])
+                    share = (np.sqrt(target) - low) / (high - low)
+                    found.append((1 - share) * before[name] + share * after[name])
+        return float(np.mean(found)) if len(found) == len(self.runs) else None
+
+    @cached_property
+    def accuracy(self) -> float:
+        """On held-out pairs, of the last checkpoint."""
+        return float(np.mean([run[-1]["accuracy"] for run in self.runs]))
+
+    @cached_property
+    def seconds(self) -> float:
+        """Of a training of all steps, the mean."""
+        return float(np.mean([run[0]["seconds"] for run in self.runs]))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """``+1.23 ± 0.20``: half the interval's width."""
+        return f"{self.mean:.2f} ± {(self.high - self.low) / 2:.2f}"
+
+    @property
+    def signed(self) -> str:
+        """The same of a difference; bold where the interval leaves zero out."""
+        text = f"{self.mean:+.2f} ± {(self.high - self.low) / 2:.2f}"
+        return f"**{text}**" if self.low > 0 or self.high < 0 else text
+
+
+def interval(values: Numbers) -> Interval:
+    """Of the mean of ``(seeds, prompts)``, by resampling both."""
+    draw = np.random.default_rng(0)
+    seeds, prompts = values.shape
+    means = [
+        values[draw.integers(seeds, size=seeds)].mean(0)[draw.integers(prompts, size=prompts)].mean()
+        for _ in range(RESAMPLES)
+    ]
+    return Interval(float(values.mean()), *map(float, np.quantile(means, [0.025, 0.975])))
+
+
+def read_arms(results: Path) -> dict[tuple[str, str, str, str], Arm]:
+    """By model, gold, arm and split: what was measured at the rate that was chosen."""
+    runs: dict[tuple[str, ...], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for line in map(json.loads, results.read_text().splitlines()):
+        if line["split"] != "choosing":
+            key = (line["model"], line["gold"], line["arm"], line["split"], line["rate"])
+            runs[key][line["seed"]].append(line)
+    arms = {}
+    for (model, gold, name, split, rate), by_seed in runs.items():
+        ordered = [sorted(by_seed[seed], key=lambda line: line["step"]) for seed in sorted(by_seed)]
+        arms[model, gold, name, split] = Arm(name, gold, float(rate), ordered)
+    return arms
+
+
+def difference(arm: Arm, other: Arm, target: float) -> Interval | None:
+    """Arm minus other at a KL, paired over the seeds that both have."""
+    ours, theirs = arm.at(target), other.at(target)
+    if ours is None or theirs is None:
+        return None
+    common = min(len(ours), len(theirs))
+    return interval(ours[:common] - theirs[:common])
+
+
+def table(arms: Sequence[Arm], against: Arm, targets: Sequence[float]) -> str:
+    """A row an arm: gold at each KL, the differences from one of them, and what else there is to see."""
+    head = ["arm", "rate", *(f"gold at KL {t}" for t in targets)]
+    head += [f"minus {against.name}, KL {t}" for t in targets[:3]]
+    head += [f"NLL at KL {targets[2]}", f"distinct words at KL {targets[2]}", "accuracy", "seconds"]
+    rows = []
+    for arm in arms:
+        at = [arm.at(target) for target in targets]
+        row = [arm.name, f"{arm.rate:.1e}", *("—" if one is None else str(interval(one)) for one in at)]
+        gaps = [None if arm is against else difference(arm, against, t) for t in targets[:3]]
+        row += ["—" if gap is None else gap.signed for gap in gaps]
+        beside = [arm.beside(name, targets[2]) for name in ("nll", "distinct")]
+        row += ["—" if one is None else f"{one:.2f}" for one in beside]
+        rows.append([*row, f"{arm.accuracy:.0%}", f"{arm.seconds:.0f}"])
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def figure(arms: Sequence[Arm], path: Path, limit: float, gold: str) -> None:
+    """The frontier of each arm, the mean of its seeds, with the interval at round KLs."""
+    plt.rcParams |= {"svg.hashsalt": "sepo", "svg.fonttype": "none", "font.size": 9}
+    grid = np.linspace(0.5, limit, 60)
+    drawing, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for arm, colour in zip(arms, COLOURS * 2, strict=False):
+        there = [(kl, found) for kl in grid if (found := arm.at(float(kl))) is not None]
+        if not there:
+            continue
+        bands = [interval(found) for _, found in there[:: max(1, len(there) // 12)]]
+        kls = [kl for kl, _ in there]
+        axes.plot(kls, [found.mean() for _, found in there], color=colour, label=arm.name, lw=1.6)
+        axes.fill_between(
+            kls[:: max(1, len(there) // 12)],
+            [band.low for band in bands],
+            [band.high for band in bands],
+            color=colour,
+            alpha=0.15,
+            lw=0,
+        )
+    axes.set(xlabel="KL from the reference, nats a continuation", ylabel=f"gold: {gold}", xlim=(0, limit))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    drawing.savefig(path, metadata={"Date": None})
+    plt.close(drawing)
+
+
+def main() -> None:
+    """Write the page and its figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("out/evidence"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--plan", type=Path, default=HERE / "arms.yaml")
+    chosen = parser.parse_args()
+    plan = yaml.safe_load(chosen.plan.read_text())
+    arms = read_arms(chosen.output / "results.jsonl")
+    questions: dict[str, dict[str, str]] = {}
+    for name, question in plan["questions"].items():
+        split = question.get("split", "report")
+        place = question["model"], question["gold"]
+        found = [arms[(*place, arm, split)] for arm in question["arms"] if (*place, arm, split) in arms]
+        against = arms.get((*place, question.get("against", "SePO"), split))
+        if not found or against is None:
+            continue
+        shown = found if against in found else [against, *found]
+        file = f"evidence_{name.replace(' ', '_')}.svg"
+        figure(shown, chosen.docs / file, plan["targets"][-1], question["gold"])
+        reference = interval(np.array([run[0]["golds"][question["gold"]] for run in against.runs]))
+        questions[name] = {
+            "table": table(shown, against, plan["targets"]),
+            "figure": file,
+            "seeds": str(len(found[0].runs)),
+            "reference": str(reference),
+        }
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(chosen.output.glob("*.json"))}
+    page = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(
+        (HERE / "evidence.md.j2").read_text(encoding="utf-8")
+    )
+    text = page.render(q=questions, plan=plan, arms=arms, difference=difference, **found)
+    (chosen.docs / "evidence.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
