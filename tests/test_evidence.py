@@ -1,0 +1,49 @@
+"""Tests of the arithmetic behind docs/evidence.md, by hand; `make evidence-quick` runs the rest."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "evidence"))
+
+import frontier
+import golds
+
+
+def checkpoint(kl: float, *values: float) -> dict[str, Any]:
+    return {"kl": kl, "golds": {"valence": list(values)}}
+
+
+def test_gold_at_a_kl_lies_on_a_line_in_its_square_root() -> None:
+    run = [checkpoint(0, 1, 3), checkpoint(4, 5, 3), checkpoint(16, 9, 11)]
+    # the root of 9 is half way between those of 4 and 16
+    np.testing.assert_allclose(frontier.at_kl(run, "valence", 9), [7, 7])
+    np.testing.assert_allclose(frontier.at_kl(run, "valence", 1), [3, 3])
+    assert frontier.at_kl(run, "valence", 17) is None
+    assert frontier.score(run, "valence", [1, 9, 17]) == (2, 5.0)
+    assert frontier.score(run, "valence", [17]) == (0, -np.inf)
+
+
+def test_gold_counts_whole_words_and_finished_sentences() -> None:
+    happy, sad = golds.valences()["happy"], golds.valences()["sad"]
+    assert golds.valence("Happy, and sad. She") == pytest.approx(happy + sad)
+    assert golds.valence("It was happy") == 0  # the last word may be cut: happy-go-lucky
+    assert golds.valued_words("so happy.") == [(3, 8, happy)]
+    assert golds.brevity("He ran to me. I saw. She is so big! And th") == 2
+
+
+def test_an_interval_is_that_of_resampled_seeds_and_prompts() -> None:
+    report = importlib.import_module("report")
+    same = report.interval(np.full((3, 50), 2.0))
+    assert (same.mean, same.low, same.high, str(same)) == (2.0, 2.0, 2.0, "2.00 ± 0.00")
+    values = np.random.default_rng(1).normal(0.5, 1, (1, 400))
+    found = report.interval(values)
+    # one seed: the bootstrap of a mean, 1.96 standard errors to either side
+    error = values.std() / 20
+    assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.02)
+    assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.02)
+    assert found.signed.startswith("**+")
