@@ -22,7 +22,17 @@ SHARE = click.FloatRange(0, 1, min_open=True)
 POSITIVE = click.FloatRange(0, min_open=True)
 COUNT = click.IntRange(min=1)
 FROM_ZERO = click.IntRange(min=0)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class UserPath(click.Path):
+    """A path that may begin with ``~``, which no shell reads in a config file or behind a ``=``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A `Path`."""
+        return super().convert(Path(value).expanduser(), param, ctx)
+
+
+FILE = UserPath(exists=True, dir_okay=False, path_type=Path)
 
 
 class Option(click.RichOption):
@@ -117,7 +127,7 @@ def _read(settings: type, name: str) -> dict[str, Any]:
         return {**found, "type": click.Choice(get_args(hint))}
     if get_origin(hint) is tuple:
         return {**found, "multiple": True}
-    return {**found, "type": click.Path(path_type=Path) if hint is Path else hint}
+    return {**found, "type": UserPath(path_type=Path) if hint is Path else hint}
 
 
 def _by_field(options: dict[str, Any]) -> dict[str, Any]:

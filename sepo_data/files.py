@@ -80,6 +80,17 @@ def check_empty(output: Path, *, but: Set[str]) -> None:
         leftover.unlink()
 
 
+def check_apart(output: Path, dataset: str) -> None:
+    """Refuse an output among the files of a dataset: the next run would read it as a part of that.
+
+    Raises:
+        OutputError: If the output is in the dataset's folder, or is that folder.
+    """
+    folder = Path(dataset).expanduser()
+    if folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+        raise OutputError(f"{output} is inside the dataset's folder {dataset}. Choose another --output.")
+
+
 def flush(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk."""
     number = os.open(path, os.O_RDONLY)

@@ -14,6 +14,7 @@ from functools import partial
 from transformers import TrainingArguments
 
 from sepo_data.annotated.opening import open_annotated
+from sepo_data.files import check_apart
 from sepo_data.models.description import Description
 from sepo_data.projected.pairs import ProjectedRows
 from sepo_data.projected.transfer import transfer_report
@@ -51,6 +52,7 @@ def train_sft(
         SepoError: One of its children, see `sepo_data.errors`.
     """
     check_folder(settings.output_dir)
+    check_apart(settings.output_dir, dataset)
     arguments = training_arguments(settings)
     source, columns = open_chats(dataset, settings, settings.side)
     source = replace(source, rows=drawn_rows(source.rows, settings))
@@ -84,6 +86,7 @@ def train_dpo(
         SepoError: One of its children, see `sepo_data.errors`.
     """
     check_folder(settings.output_dir)
+    check_apart(settings.output_dir, dataset)
     arguments = training_arguments(settings)
     source, columns = open_pairs(dataset, settings)
     source = replace(source, rows=drawn_rows(source.rows, settings))
@@ -127,6 +130,7 @@ def train_sepo(
         SepoError: One of its children, see `sepo_data.errors`.
     """
     check_folder(settings.output_dir)
+    check_apart(settings.output_dir, dataset)
     arguments = training_arguments(settings)
     annotated = open_annotated(dataset, revision=settings.revision)
     split = choose_split(annotated, settings.split)

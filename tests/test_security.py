@@ -38,7 +38,7 @@ from sepo_data.hub.pushing import check_push_target
 from sepo_data.models.checkpoints import Trust
 from sepo_data.models.description import describe_model, describe_pair
 from sepo_data.runs.folder import Run
-from sepo_data.sources.opening import open_source
+from sepo_data.sources.splits import open_source
 
 SECRET = "hf_ThisIsNobodysToken0123456789abcdef"
 

@@ -21,8 +21,9 @@ from sepo_data.dataset_spec import DatasetSpec
 from sepo_data.errors import HubError, PreferenceError
 from sepo_data.sources import text_files
 from sepo_data.sources.arrow_cache import KEPT_AS_JSON
-from sepo_data.sources.opening import Source, open_source
+from sepo_data.sources.opening import Source
 from sepo_data.sources.preferences import Pair, PairColumns
+from sepo_data.sources.splits import open_source
 
 EXPLICIT = PairColumns("prompt", "chosen", "rejected")
 

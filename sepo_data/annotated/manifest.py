@@ -60,6 +60,7 @@ class ScoredRows:
         rows: How many rows of it.
         columns: Where the source keeps its pair.
         pairs: What pairs were made of, or by which columns, if the source does not name chosen and rejected.
+        part: The split as it was asked for, if it is not a whole one.
     """
 
     revision: str
@@ -68,6 +69,7 @@ class ScoredRows:
     rows: Count
     columns: dict[str, str | None]
     pairs: str | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)

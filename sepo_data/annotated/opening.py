@@ -86,7 +86,7 @@ def open_annotated(name_or_folder: str, *, revision: str | None = None) -> Annot
     except Exception as error:  # datasets lets through whatever its readers raise
         raise SchemaError(f"{name_or_folder}: cannot be read: {line_of(error)}.") from error
     validate(splits)
-    name = name_of(local.resolve()) if local else name_or_folder
+    name = name_of(local) if local else name_or_folder
     return Annotated(name, commit, manifest, splits, folder)
 
 
@@ -128,7 +128,7 @@ def _local_folder(name_or_folder: str) -> Path | None:
     """The folder that is meant; None for a name on the Hub."""
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
-        return folder
+        return folder.resolve()
     if folder.is_file():
         raise SchemaError(
             f"{name_or_folder}: a file, not an annotated dataset. Annotate it with sepo-annotate."

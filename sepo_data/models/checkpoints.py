@@ -223,7 +223,8 @@ def _vocabulary(adapter: Snapshot | None, vocabulary: int) -> int:
 
 def open_snapshot(name: str, revision: str | None, trust: Trust) -> Snapshot:
     """Find a folder, or a repository and its commit."""
-    folder = Path(name)
+    folder = Path(name).expanduser()
+    name = str(folder) if folder.is_dir() else name
     if not folder.is_dir():
         if is_path(name):
             raise ModelError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ..errors import PreferenceError, TokenizerError
+from ..files import check_apart
 from ..reasons import Reason, Unusable
 from ..schema import annotated_schema, annotation_columns
 from ..settings import AnnotateSettings
@@ -64,6 +65,7 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
     from ..models.checkpoints import Trust
     from ..models.description import describe_pair
 
+    check_apart(settings.output, dataset)
     source, columns = open_pairs(dataset, settings)
     if settings.limit is not None:
         source = replace(source, rows=source.rows.select(range(min(settings.limit, len(source.rows)))))

@@ -70,6 +70,7 @@ def _scored_rows(source: Source, columns: PairColumns) -> ScoredRows:
         | source.origins
         | dict([*columns.context.items(), *columns.ends.items()]),
         pairs=source.pairs_from,
+        part=source.part,
     )
 
 

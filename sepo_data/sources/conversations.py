@@ -18,9 +18,10 @@ from .context import NO_COLUMNS, NO_CONTEXT, Context, ContextColumns, context_co
 from .endings import NOWHERE, EndColumns, end_columns
 from .marks import check_texts_alone, training_marks
 from .mending import mended, reason_of
-from .opening import Source, open_source
+from .opening import Source
 from .preferences import PairColumns, invalid_reason, open_pairs, unsaid_reason
 from .shapes import is_trained
+from .splits import open_source
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def made_anew(source: Source, batches: Batches, recipe: str) -> Source:
 
 
 def _name(source: Source, recipe: str) -> str:
-    facts = (source.name, source.revision, source.config, source.split, len(source.rows), recipe)
+    facts = (source.name, source.revision, source.config, source.split, source.part, len(source.rows), recipe)
     return f"mended-{_VERSION}-{text_sha256(repr((*facts, sorted(source.rows.column_names))))}"
 
 

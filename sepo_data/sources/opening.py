@@ -12,12 +12,12 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import HubError, PreferenceError, first_line
 from ..files import name_of, outside
 from ..schema import SPLIT_NAME
 from .arrow_cache import CachedRows
-from .text_files import SUFFIXES, DataFile, digest_of, is_text_file, read_text_files
+from .compressed import DataFile
+from .text_files import SUFFIXES, digest_of, is_text_file, read_text_files
 
 if TYPE_CHECKING:
     import datasets
@@ -40,6 +40,7 @@ class Source:
         json_columns: Text columns that hold the JSON of values of which no Arrow type holds all.
         origins: Columns that were written anew → where their content stood.
         pairs_from: What pairs were made of, if the source holds none.
+        part: The split as it was asked for, if it is not a whole one: ``train[:1000]``, ``train+test``.
     """
 
     rows: "datasets.Dataset"
@@ -53,6 +54,7 @@ class Source:
     json_columns: frozenset[str] = frozenset()
     origins: dict[str, str | None] = field(default_factory=dict)
     pairs_from: str | None = None
+    part: str | None = None
 
     @property
     def schema(self) -> "pa.Schema":
@@ -60,29 +62,34 @@ class Source:
         return self.rows.features.arrow_schema
 
 
-def open_source(dataset: str, spec: DatasetSpec = DEFAULT_SPEC) -> Source:
+class NoSplitError(PreferenceError):
+    """There is no such split.
+
+    Attributes:
+        splits: Those that there are.
+    """
+
+    def __init__(self, message: str, splits: Sequence[str]) -> None:
+        super().__init__(message)
+        self.splits = splits
+
+
+def open_split(dataset: str, config: str | None, split: str, revision: str | None) -> Source:
     """Open one split of a file, a folder or a Hub dataset; what exists on this machine wins over the Hub.
 
-    Args:
-        dataset: A .parquet, .jsonl, .json or .csv file, a folder of them, a folder written by
-            ``save_to_disk``, or a Hub id.
-        spec: Its configuration, split and revision. A single file is all "train".
-
     Raises:
-        PreferenceError: If it does not exist, has no such config or split, no rows, or a file cannot be read.
+        PreferenceError: If it does not exist, has no such config or split, or a file cannot be read.
         HubError: If the Hub refuses, or cannot be reached.
     """
-    source = _open(dataset, spec.config_name, spec.split or "train", spec.revision)
-    if not len(source.rows):
-        raise PreferenceError(f'{dataset}: split "{source.split}" has no rows. Choose another file or split.')
-    return source
-
-
-def _open(dataset: str, config: str | None, split: str, revision: str | None) -> Source:
     path = Path(dataset).expanduser()
-    if not path.exists():
+    files = [] if path.exists() else _matching(path)
+    if not path.exists() and not files:
         from ..files import is_path
 
+        if address := re.match(r"(hf://|https://huggingface\.co/)datasets/([^/]+/[^/@]+)", dataset):
+            raise PreferenceError(f"{dataset}: an address. Give the name on the Hub, {address[2]}.")
+        if "://" in dataset:
+            raise PreferenceError(f"{dataset}: an address. Download it, and give the file.")
         if _is_hub_id(dataset) and not is_path(dataset):
             return _open_hub(dataset, config, split, revision)
         raise PreferenceError(
@@ -91,11 +98,20 @@ def _open(dataset: str, config: str | None, split: str, revision: str | None) ->
     if revision is not None:
         problem = "only Hub datasets have revisions"
         raise PreferenceError(f"{dataset}: {problem}. Leave out the revision {revision}.")
-    return (_open_folder if path.is_dir() else _open_file)(path, dataset, config, split)
+    if path.is_dir():
+        return _open_folder(path, dataset, config, split)
+    return _open_files(files or [path], path, dataset, config, split)
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The files that a pattern like ``data/*.jsonl`` means, in order."""
+    anchor = Path(pattern.anchor) if pattern.is_absolute() else Path()
+    parts = str(pattern.relative_to(anchor)) if pattern.is_absolute() else str(pattern)
+    return sorted(path for path in anchor.glob(parts) if path.is_file()) if set("*?[") & set(parts) else []
 
 
 def _is_hub_id(dataset: str) -> bool:
-    is_file = is_text_file(dataset) or dataset.endswith(".parquet")
+    is_file = is_text_file(dataset) or dataset.endswith((".parquet", ".arrow"))
     return not is_file and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset, re.ASCII) is not None
 
 
@@ -120,23 +136,36 @@ def _open_hub(name: str, config: str | None, split: str, revision: str | None) -
     )
 
 
-def _open_file(path: Path, dataset: str, config: str | None, split: str) -> Source:
+def _open_files(paths: Sequence[Path], name: Path, dataset: str, config: str | None, split: str) -> Source:
     _refuse_config(config, dataset)
     _check_split(split, ["train"], dataset)
-    files = {dataset: str(path)}
-    digest = digest_of([DataFile(path.name, path)])
-    if is_text_file(path.name):
+    files = {str(path) if len(paths) > 1 else dataset: str(path) for path in paths}
+    digest = digest_of([DataFile(path.name, path) for path in paths])
+    endings = {path.suffix for path in paths}
+    if all(is_text_file(path.name) for path in paths):
         read = _rows_of(None, split, dataset, files, digest)
-    elif path.suffix == ".parquet":
-        builder = _builder("parquet", dataset, None, None, data_files={split: escape(str(path.resolve()))})
+    elif endings == {".parquet"}:
+        found = [escape(str(path.resolve())) for path in paths]
+        builder = _builder("parquet", dataset, None, None, data_files={split: found})
         read = _rows_of(builder, split, dataset, files, digest)
+    elif endings == {".arrow"}:
+        read = CachedRows(_arrow(paths, dataset), {}, frozenset())
     else:
-        problem = f'files that end in "{path.suffix}" are not read'
-        raise PreferenceError(f"{dataset}: {problem}. Convert it to one of .parquet, {', '.join(SUFFIXES)}.")
+        problem = f'files that end in "{", ".join(sorted(endings))}" are not read'
+        known = ", ".join((".parquet", ".arrow", *SUFFIXES))
+        raise PreferenceError(f"{dataset}: {problem}. Convert it to one of {known}.")
     revision = f"sha256:{digest}"
     return Source(
-        read.rows, name_of(path), split, revision, repairs=read.repairs, json_columns=read.json_columns
+        read.rows, name_of(name), split, revision, repairs=read.repairs, json_columns=read.json_columns
     )
+
+
+def _arrow(paths: Sequence[Path], dataset: str) -> "datasets.Dataset":
+    """Files of ``save_to_disk`` or of the cache of ``datasets``."""
+    import datasets
+
+    with _one_line(dataset):
+        return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in paths])
 
 
 def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Source:
@@ -242,8 +271,10 @@ def _prepared(
     from datasets.utils import logging
 
     kept_in = digest and str(
-        Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / f"{builder.name}-{split}-{digest}"
+        Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / f"rows-{builder.name}-{split}-{digest}"
     )
+    if kept_in:
+        builder.dataset_name = "rows"  # else its files there have the folder's name, which may change
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # it logs a failure and then raises it: once is enough
@@ -274,7 +305,8 @@ def _find_corrupt_parquet(files: Sequence[DataFile]) -> None:
 
 def _check_split(split: str, splits: Sequence[str], dataset: str) -> None:
     if split not in splits:
-        raise PreferenceError(f'{dataset}: no split "{split}". Choose with --split: {", ".join(splits)}.')
+        known = ", ".join(splits)
+        raise NoSplitError(f'{dataset}: no split "{split}". Choose with --split: {known}.', splits)
     if not SPLIT_NAME.fullmatch(split):
         problem = "split names are letters, digits and _, with dots between them"
         raise PreferenceError(f'{dataset}: split "{split}": {problem}. Rename it.')

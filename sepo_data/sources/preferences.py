@@ -28,8 +28,9 @@ from .endings import NOWHERE, UNCUT, EndColumns, end_columns
 from .finding import HUMAN, find_pair, with_pairs
 from .marks import check_texts_alone
 from .mending import mended, reason_of
-from .opening import Source, open_source
+from .opening import Source
 from .shapes import is_dumped_conversation
+from .splits import open_source
 from .verdicts import Verdict
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Read JSON lines, JSON arrays and CSV into a memory-mapped Arrow file, changing nothing but lone surrogates.
+"""Read JSON and CSV into a memory-mapped Arrow file, changing nothing but lone surrogates.
 
 The readers of ``datasets`` are not used. From CSV they make 7.0 of "007" and nothing of "None". For JSON they
 name no line, refuse lone surrogates, take a column's type from the first ten megabytes, and store messages as
@@ -7,41 +7,29 @@ empty cell is null. Memory stays flat, save for a file that is one JSON array: i
 """
 
 import csv
-import gzip
-import json
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 from ..errors import PreferenceError
 from ..files import file_sha256, text_sha256
 from .arrow_cache import CachedRows, cached_rows
+from .compressed import DataFile, numbered_lines, plain_name, without_ending
+from .json_rows import json_rows
 
 LONE_SURROGATES = "lone surrogates replaced"
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv")  # each also with .gz behind it
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # each also compressed
 
-_READER_VERSION = 2  # raise it when the readers give other rows for the same file: cache files carry it
+_READER_VERSION = 3  # raise it when the readers give other rows for the same file: cache files carry it
 _BATCH_ROWS = 1000
-
-
-class DataFile(NamedTuple):
-    """A file to read: what messages call it, and where it is on this machine."""
-
-    label: str
-    path: Path
 
 
 def is_text_file(name: str) -> bool:
     """Whether the file is one for ``read_text_files``, by its name."""
-    return _suffix(name) in SUFFIXES
-
-
-def _suffix(name: str) -> str:
-    return Path(name.removesuffix(".gz")).suffix
+    return Path(without_ending(name)).suffix in SUFFIXES or name.endswith(".zip")
 
 
 def digest_of(files: Sequence[DataFile]) -> str:
@@ -58,14 +46,16 @@ def read_text_files(files: Sequence[DataFile]) -> CachedRows:
     Raises:
         PreferenceError: Naming the file, and its line or column, that cannot be read.
     """
-    name = f"{_suffix(files[0].label)[1:]}-{_READER_VERSION}-{digest_of(files)}"
+    kind = Path(plain_name(files[0])).suffix[1:]
+    name = f"{kind}-{_READER_VERSION}-{digest_of(files)}"
     return cached_rows(name, files[0].label, partial(_batches, files))
 
 
 def _batches(files: Sequence[DataFile], repairs: dict[str, int]) -> Iterator[list[dict[str, Any]]]:
     """Rows; ``repairs`` is counted up."""
     for file in files:
-        rows = (_csv_rows if _suffix(file.label) == ".csv" else _json_rows)(file)
+        is_table = Path(plain_name(file)).suffix in (".csv", ".tsv")
+        rows = _csv_rows(file) if is_table else json_rows(file)
         while batch := [_repaired(row, repairs) for row in islice(rows, _BATCH_ROWS)]:
             yield batch
 
@@ -87,41 +77,11 @@ def _repaired(value: Any, repairs: dict[str, int]) -> Any:
     return value
 
 
-def _json_rows(file: DataFile) -> Iterator[dict[str, Any]]:
-    lines = _lines(file)
-    for number, line in lines:
-        if not line or line.isspace():
-            continue
-        if line.lstrip().startswith("["):
-            text = "".join(chain([line], (line for _, line in lines)))
-            rows = _parsed(text, file, number)
-            yield from (_checked(row, file, f"item {i}") for i, row in enumerate(rows, 1))
-        else:
-            yield _checked(_parsed(line.rstrip("\r\n"), file, number), file, f"line {number}")
-
-
-def _parsed(text: str, file: DataFile, first_line: int) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        line = first_line + (error.lineno - 1 if isinstance(error, json.JSONDecodeError) else 0)
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        problem = f"corrupt or truncated JSON ({reason})"
-        raise PreferenceError(f"{file.label}, line {line}: {problem}. Repair or remove that line.") from error
-
-
-def _checked(row: Any, file: DataFile, place: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        problem = "not a JSON object. Every row must be one"
-        raise PreferenceError(
-            f'{file.label}, {place}: {problem}, like {{"prompt": …, "chosen": …, "rejected": …}}.'
-        )
-    return row
-
-
 def _csv_rows(file: DataFile) -> Iterator[dict[str, str | None]]:
     csv.field_size_limit(sys.maxsize)  # the default, 131,072 characters, is less than some responses
-    reader = csv.reader((line for _, line in _lines(file)), strict=True)
+    lines = (line for _, line in numbered_lines(file))
+    first = next(lines, "")
+    reader = csv.reader(chain([first], lines), delimiter=_delimiter(first), strict=True)
     header: list[str] = []
     try:
         for cells in reader:
@@ -138,24 +98,6 @@ def _csv_rows(file: DataFile) -> Iterator[dict[str, str | None]]:
         raise PreferenceError(f"{place}: corrupt or truncated CSV ({error}). Repair that line.") from error
 
 
-def _lines(file: DataFile) -> Iterator[tuple[int, str]]:
-    r"""Numbered lines with their ends, split at "\n" only: U+2028 and a lone "\r" are text."""
-    number = 0
-    with _opened(file.path) as stream:
-        try:
-            for number, line in enumerate(stream, 1):
-                text = line.decode("utf-8", "surrogatepass")
-                yield number, text.removeprefix("\ufeff") if number == 1 else text
-        except UnicodeDecodeError as error:
-            problem = f"not UTF-8 ({error.reason}). Save the file as UTF-8"
-            raise PreferenceError(f"{file.label}, line {number}: {problem}.") from error
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            problem = f"corrupt or truncated gzip ({error}). Copy or download the file again"
-            raise PreferenceError(f"{file.label}, line {number + 1}: {problem}.") from error
-
-
-def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
-    """Told by the content: a downloaded file may have lost its .gz."""
-    with path.open("rb") as raw:
-        compressed = raw.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if compressed else path.open("rb")
+def _delimiter(header: str) -> str:
+    """What splits the first line into most names; a comma if nothing does."""
+    return max(",;\t|", key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))

@@ -1,0 +1,86 @@
+"""Lines of text files, compressed or not: gzip, xz, bzip2, Zstandard, and zip with one file in it."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from ..errors import PreferenceError
+
+ENDINGS = (".gz", ".xz", ".bz2", ".zst", ".zip")
+
+
+class DataFile(NamedTuple):
+    """A file to read: what messages call it, and where it is on this machine."""
+
+    label: str
+    path: Path
+
+
+def plain_name(file: DataFile) -> str:
+    """The name without the ending of a compression; of a zip called by no other, that of the file in it."""
+    name = without_ending(file.label)
+    return _member(file) if file.label.endswith(".zip") and not Path(name).suffix else name
+
+
+def without_ending(name: str) -> str:
+    """A file's name without the ending of a compression."""
+    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)
+
+
+def numbered_lines(file: DataFile) -> Iterator[tuple[int, str]]:
+    r"""Numbered lines with their ends, split at "\n" only: U+2028 and a lone "\r" are text."""
+    number = 0
+    kind, opened = _kind(file)
+    try:
+        with opened() as stream:
+            for number, line in enumerate(stream, 1):
+                text = line.decode("utf-8", "surrogatepass")
+                yield number, text.removeprefix("\ufeff") if number == 1 else text
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 ({error.reason}). Save the file as UTF-8"
+        raise PreferenceError(f"{file.label}, line {number}: {problem}.") from error
+    except (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        problem = f"corrupt or truncated {kind} ({error}). Copy or download the file again"
+        raise PreferenceError(f"{file.label}, line {number + 1}: {problem}.") from error
+
+
+def _kind(file: DataFile) -> tuple[str, Callable[[], IO[bytes] | Any]]:
+    """Told by the content: a downloaded file may have lost its ending."""
+    path = file.path
+    with path.open("rb") as raw:
+        start = raw.read(6)
+    if start.startswith(b"\x1f\x8b"):
+        return "gzip", lambda: gzip.open(path)
+    if start.startswith(b"BZh"):
+        return "bzip2", lambda: bz2.open(path)
+    if start.startswith(b"\xfd7zXZ\x00"):
+        return "xz", lambda: lzma.open(path)
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        return "Zstandard", lambda: _zstandard(path)
+    if start.startswith(b"PK\x03\x04"):
+        return "zip", lambda: zipfile.ZipFile(path).open(_member(file))
+    return "file", lambda: path.open("rb")
+
+
+def _zstandard(path: Path) -> IO[bytes]:
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+
+
+def _member(file: DataFile) -> str:
+    """The one file in a zip."""
+    try:
+        with zipfile.ZipFile(file.path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
+    except zipfile.BadZipFile as error:
+        raise PreferenceError(f"{file.label}: corrupt or truncated zip ({error}). Copy it again.") from error
+    if len(names) != 1:
+        raise PreferenceError(f"{file.label}: holds {len(names)} files. Unpack it, and give the folder.")
+    return names[0]

@@ -1,0 +1,175 @@
+"""Tests of files, patterns and splits as people have them: each gives the rows that it means."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pytest
+
+from sepo_data.dataset_spec import DatasetSpec
+from sepo_data.errors import OutputError, PreferenceError
+from sepo_data.files import check_apart
+from sepo_data.sources.splits import open_source
+
+ROWS = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(3)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def written(path: Path, content: bytes) -> str:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return str(path)
+
+
+def rows(dataset: str, **options: Any) -> list[dict[str, Any]]:
+    return list(open_source(dataset, DatasetSpec(**options)).rows)
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        archive.writestr(name, content)
+    return held.getvalue()
+
+
+COMPRESSED = {
+    "rows.jsonl.gz": gzip.compress(LINES),
+    "rows.jsonl.xz": lzma.compress(LINES),
+    "rows.jsonl.bz2": bz2.compress(LINES),
+    "rows.jsonl.zip": zipped("rows.jsonl", LINES),
+    "rows.zip": zipped("in/rows.jsonl", LINES),
+}
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_compressed_files_are_read_and_cut_ones_refused(tmp_path: Path, name: str) -> None:
+    assert rows(written(tmp_path / name, COMPRESSED[name])) == ROWS
+    cut = written(tmp_path / f"cut-{name}", COMPRESSED[name][:-40])
+    with pytest.raises(PreferenceError, match="corrupt or truncated"):
+        rows(cut)
+
+
+def test_zstandard_is_read(tmp_path: Path) -> None:
+    target = str(tmp_path / "rows.jsonl.zst")
+    with pa.OSFile(target, "wb") as sink, pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(LINES)
+    assert rows(target) == ROWS
+
+
+TABLE = [list(row.values()) for row in ROWS]
+JSON_FORMS = {
+    "printed": "\n".join(json.dumps(row, indent=2) for row in ROWS),
+    "an array": json.dumps(ROWS, indent=1),
+    "in data": json.dumps({"version": "1", "data": ROWS}, indent=2),
+    "in data, one line": json.dumps({"data": ROWS}),
+    "columns": json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]}),
+    "columns, printed": json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]}, indent=4),
+    "pandas": json.dumps({name: {str(i): row[name] for i, row in enumerate(ROWS)} for name in ROWS[0]}),
+    "pandas, split": json.dumps({"columns": list(ROWS[0]), "index": [0, 1, 2], "data": TABLE}),
+}
+
+
+@pytest.mark.parametrize("form", JSON_FORMS)
+def test_json_is_read_however_it_was_written(tmp_path: Path, form: str) -> None:
+    assert rows(written(tmp_path / "rows.json", JSON_FORMS[form].encode())) == ROWS
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "user", "content": "b"}]},
+        {"messages": [{"role": "user", "content": "a"}]},
+        {"prompt": "p", "chosen": "a"},
+        {"messages": [{"input": "a", "output": "b"}]},
+    ],
+)
+def test_the_only_row_of_a_file_is_a_row(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert rows(written(tmp_path / "row.jsonl", json.dumps(row).encode())) == [row]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_tables_are_split_at_what_their_header_is_split_at(tmp_path: Path, delimiter: str) -> None:
+    lines = [delimiter.join(cells) for cells in (ROWS[0], *TABLE)]
+    assert rows(written(tmp_path / "rows.csv", "\n".join(lines).encode())) == ROWS
+    assert rows(written(tmp_path / "rows.tsv", "\n".join(lines).encode())) == ROWS
+
+
+def test_a_pattern_means_its_files_in_order_and_arrow_files_are_read(tmp_path: Path) -> None:
+    for i in (1, 0):
+        written(tmp_path / "part" / f"{i}.jsonl", json.dumps(ROWS[i]).encode())
+    assert rows(f"{tmp_path}/part/*.jsonl") == ROWS[:2]
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    assert rows(str(next((tmp_path / "saved").glob("*.arrow")))) == ROWS
+    with pytest.raises(PreferenceError, match="no such file or folder"):
+        rows(f"{tmp_path}/part/*.csv")
+
+
+def test_an_address_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    for address in ("https://huggingface.co/datasets/me/prefs", "hf://datasets/me/prefs/a.jsonl"):
+        with pytest.raises(PreferenceError, match=r"Give the name on the Hub, me/prefs\.$"):
+            rows(address)
+    with pytest.raises(PreferenceError, match="Download it"):
+        rows("https://example.org/pairs.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("split", "numbers"),
+    [
+        ("train[:2]", [0, 1]),
+        ("train[1:]", [1, 2]),
+        ("train[-1:]", [2]),
+        ("train[:34%]", [0]),
+        ("train[50%:]", [2]),
+        ("train+test", [0, 1, 2, 0]),
+        ("test + train[:1]", [0, 0]),
+        ("all", [0, 1, 2, 0]),
+    ],
+)
+def test_splits_are_sliced_and_joined(tmp_path: Path, split: str, numbers: list[int]) -> None:
+    written(tmp_path / "prefs" / "train.jsonl", LINES)
+    written(tmp_path / "prefs" / "test.jsonl", json.dumps(ROWS[0]).encode())
+    source = open_source(str(tmp_path / "prefs"), DatasetSpec(split=split))
+    assert [row["prompt"] for row in source.rows] == [f"p{i}" for i in numbers]
+    assert source.part == split
+    assert source.split in ("train", "all")
+
+
+def test_a_slice_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.jsonl", LINES)
+    with pytest.raises(PreferenceError, match=r'split "train\[0\]" cannot be read\. Write train'):
+        rows(path, split="train[0]")
+    with pytest.raises(PreferenceError, match="has no rows"):
+        rows(path, split="train[3:]")
+    with pytest.raises(PreferenceError, match='no split "dev"'):
+        rows(path, split="dev+train")
+
+
+def test_parquet_is_read_again_wherever_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    datasets.Dataset.from_list(ROWS).to_parquet(tmp_path / "one" / "train.parquet")
+    assert rows(str(tmp_path / "one")) == ROWS
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    for place in ("two", "one/train.parquet", "two/train.parquet", "one", "two/../one"):
+        assert rows(str(tmp_path / place)) == ROWS
+
+
+def test_an_output_among_the_files_of_the_dataset_is_refused(tmp_path: Path) -> None:
+    written(tmp_path / "prefs" / "train.jsonl", LINES)
+    for output in ("prefs", "prefs/out", "other/../prefs/out"):
+        with pytest.raises(OutputError, match="inside the dataset"):
+            check_apart(tmp_path / output, str(tmp_path / "prefs"))
+    check_apart(tmp_path / "out", str(tmp_path / "prefs"))
+    check_apart(tmp_path / "prefs" / "out", str(tmp_path / "prefs" / "train.jsonl"))
