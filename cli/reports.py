@@ -38,6 +38,8 @@ def describe_report(report: Report) -> str:
     lines += describe_health(manifest.health)
     if manifest.precision is not None:
         lines += describe_precision(manifest.precision, manifest.scoring.dtype)
+    if manifest.self_check is not None:
+        lines.append(f"rows scored again, alone: log-probs differ by {manifest.self_check:.1g} nats at most")
     lines.append(str(report.output) if report.commit is None else f"{report.output}\n{report.commit}")
     return "\n".join(lines)
 

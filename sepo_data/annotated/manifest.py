@@ -171,6 +171,7 @@ class Manifest(RunRecord):
     dropped_rows: dict[str, list[Count]]
     health: Health
     precision: Precision | None = None
+    self_check: float | None = None
     shards: list[Shard]
     reselected_from: Origin | None = None
 

@@ -39,7 +39,7 @@ Role = Literal["oracle", "ref"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scorer:
     """A model in one role: as it is, or with one of its adapters, or without them.
 
@@ -47,11 +47,13 @@ class Scorer:
         model: The model; the other role may have the same.
         role: Switches adapters for as long as it is entered.
         batch_tokens: Most tokens in a forward pass, unless said otherwise.
+        alone: Whether every sequence needs a forward pass of its own, see `self_check`.
     """
 
     model: PreTrainedModel
     role: Callable[[], AbstractContextManager[object]]
     batch_tokens: int
+    alone: bool = False
 
     def logps(
         self,
@@ -60,10 +62,9 @@ class Scorer:
         on_batch: Callable[[int], None] = lambda tokens: None,
     ) -> list[Logps]:
         """As `logprobs.token_logps`."""
+        most = 1 if self.alone else batch_tokens or self.batch_tokens
         with self.role():
-            return token_logps(
-                self.model, sequences, batch_tokens=batch_tokens or self.batch_tokens, on_batch=on_batch
-            )
+            return token_logps(self.model, sequences, batch_tokens=most, on_batch=on_batch)
 
     def probe(self) -> Tensor:
         """Logits of two sequences that differ in their last token only, float32, ``(2, T, V)``."""

@@ -93,12 +93,12 @@ def token_logps(
 
 def _grouped(model: "PreTrainedModel", sequences: Sequence[TokenSequence], batch_tokens: int) -> list[Group]:
     """Sequences that share their prompt, at most ``batch_tokens`` together unless one is longer."""
-    switch = _rope_switch(model.config.get_text_config())
+    switches = rope_switches(model.config.get_text_config())
     by_prompt: dict[Any, Group] = {}
     # longest first: too little memory shows in the first batch
     for i in sorted(range(len(sequences)), key=lambda i: -reach(sequences[i])):
         prompt = sequences[i].input_ids[: sequences[i].positions[0]]
-        key = (prompt.tobytes(), reach(sequences[i]) > switch) if is_packed(model) else i
+        key = (prompt.tobytes(), _regime(switches, reach(sequences[i]))) if is_packed(model) else i
         by_prompt.setdefault(key, []).append(i)
     groups: list[Group] = []
     for group in by_prompt.values():
@@ -141,23 +141,35 @@ def _batch_size(
     config = model.config.get_text_config()
     logits_bytes = LOGITS_BYTES_CPU if model.device.type == "cpu" else LOGITS_BYTES_ACCELERATOR
     max_logits = math.inf if is_packed(model) else logits_bytes // (4 * config.vocab_size)
-    switch = _rope_switch(config)
+    switches = rope_switches(config)
     longest = reach(sequences[longest_first[0][0]])
     tokens = logits = size = 0
     for size, indices in enumerate(longest_first):
         group = [sequences[i] for i in indices]
         tokens = tokens + _cost(model, group) if is_packed(model) else longest * (size + 1)
         logits += sum(sequence.positions.size for sequence in group)
-        other_turn = (reach(group[0]) > switch) != (longest > switch)
+        other_turn = _regime(switches, reach(group[0])) != _regime(switches, longest)
         if size and (tokens > batch_tokens or logits > max_logits or other_turn):
             return size
     return size + 1
 
 
-def _rope_switch(config: Any) -> int:
-    """The length above which LongRoPE (Phi-3) turns all positions of a batch another way; 0 for the rest."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    return int(rope["original_max_position_embeddings"]) if rope.get("rope_type") == "longrope" else 0
+def rope_switches(config: Any) -> list[int]:
+    """The lengths above which LongRoPE (Phi-3) turns all positions of a batch another way."""
+    found, waiting = set[int](), [getattr(config, "rope_parameters", None)]
+    while waiting:
+        rope = waiting.pop()
+        if isinstance(rope, dict):
+            waiting += rope.values()
+            if rope.get("rope_type") == "longrope":
+                usual = getattr(config, "original_max_position_embeddings", None)
+                found.add(int(rope.get("original_max_position_embeddings") or usual or 0))
+    return sorted(found)
+
+
+def _regime(switches: Sequence[int], length: int) -> int:
+    """How many of the switches a length is beyond."""
+    return sum(length > switch for switch in switches)
 
 
 def _smaller_budget(

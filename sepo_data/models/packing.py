@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Ids = npt.NDArray[np.integer[Any]]
 
 PACKED_ATTENTION = "sepo_packed"
+_KNOWN = ("s_aux", "position_ids")  # tensors that a layer may hand to its attention
 
 
 class TokenSequence(Protocol):
@@ -199,8 +200,13 @@ def packed_attention(
 
     Returns:
         ``(1, T, H, D)``, and no weights.
+
+    Raises:
+        TypeError: If the layer hands over a tensor of another name: it would say which tokens see which.
     """
     assert attention_mask is None
+    if unknown := [name for name, said in kwargs.items() if isinstance(said, Tensor) and name not in _KNOWN]:
+        raise TypeError(f"packed attention does not know {unknown[0]}")
     attended = []
     for rows in sepo_layout.rows:
         row_query, row_key, row_value = (_gathered(states, rows) for states in (query, key, value))

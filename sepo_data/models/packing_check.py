@@ -6,7 +6,8 @@ sequences through both paths.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..errors import first_line
 from . import logprobs
 from .packing import PACKED_ATTENTION, Ids, Packed, is_packed, pack
 
@@ -23,10 +25,16 @@ log = logging.getLogger("sepo")
 
 Role = Callable[[], AbstractContextManager[object]]
 
+_USUAL = "_sepo_usual_attention"  # a model's attribute
+
 PROMPT, SHORT, LONG = 9, 5, 17  # tokens of the sequences tried
 NOISE = 4.0  # of what the order of additions moves in the plain path
 FLOOR = 1e-4  # nats, root mean square: what float32 has to keep
 ROUNDINGS = 4  # of the precision computed in, where that is less
+# root mean square, in nats: however much the plain path differs with its batch
+MOST = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+# integers of a config that say how far a token sees, or from where on it sees otherwise
+_BOUNDS = re.compile(r"window|chunk|block|top_?k|floor|keep")
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ def prepare(model: PreTrainedModel, longest: int, roles: Sequence[Role] = (nullc
     why = _difference(model, longest, roles)
     torch.nn.Module.train(model, was_training)
     if why is not None:
-        log.info("%s: batches are padded, since %s", type(_bare(model)).__name__, why)
+        log.info("%s: batches are padded, since %s", type(bare_model(model)).__name__, why)
     return why is None
 
 
@@ -59,8 +67,9 @@ def _difference(model: PreTrainedModel, longest: int, roles: Sequence[Role]) -> 
     """Switch, and say why not if the model had to be switched back."""
     groups = _groups(model, longest)
     alone = [[sequence] for group in groups for sequence in group]
-    bare = _bare(model)
+    bare = bare_model(model)
     usual = bare.config._attn_implementation
+    setattr(bare, _USUAL, usual)
     head_elements = logprobs.HEAD_ELEMENTS
     why = None
     try:
@@ -75,7 +84,7 @@ def _difference(model: PreTrainedModel, longest: int, roles: Sequence[Role]) -> 
         if off := _furthest(model, exact, plain, packed):
             why = f"packed ones give log-probs that differ by {off:.2g} nats"
     except Exception as error:  # a model's own code may stumble over anything
-        why = f"it does not take packed ones ({type(error).__name__})"
+        why = f"it does not take packed ones ({type(error).__name__}: {first_line(error)})"
     finally:
         logprobs.HEAD_ELEMENTS = head_elements
     if why is not None and is_packed(model):
@@ -84,11 +93,11 @@ def _difference(model: PreTrainedModel, longest: int, roles: Sequence[Role]) -> 
 
 
 def _groups(model: PreTrainedModel, longest: int) -> list[list[_Sequence]]:
-    """A pair, a single sequence, three responses to one prompt; one is longer than any sliding window."""
+    """A pair, a single sequence, three responses to one prompt; one is longer than any window."""
     config: Any = model.config.get_text_config()
-    windows = [getattr(config, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]
     most = max(PROMPT + SHORT, longest)
-    long = min(most, max(windows) + LONG) if max(windows) < most else min(most, PROMPT + LONG)
+    bounds = [bound for bound in _bounds(config.to_dict()) if bound < most]
+    long = min(most, max([0, *bounds]) + LONG)
     random = np.random.default_rng(0)
 
     def tokens(number: int) -> Ids:
@@ -100,6 +109,15 @@ def _groups(model: PreTrainedModel, longest: int) -> list[list[_Sequence]]:
         return [_Sequence(ids, np.arange(PROMPT, ids.size)) for ids in responses]
 
     return [group(SHORT, long - PROMPT), group(SHORT), group(2, SHORT, 3), group(long - PROMPT)]
+
+
+def _bounds(config: dict[str, Any]) -> Iterator[int]:
+    """What bounds lengths in a config, at any depth."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _bounds(value)
+        elif isinstance(value, int) and not isinstance(value, bool) and _BOUNDS.search(name):
+            yield value
 
 
 def _logps(model: PreTrainedModel, role: Role, groups: list[list[_Sequence]], padding: float) -> Tensor:
@@ -118,6 +136,7 @@ def _furthest(
     furthest = 0.0
     for right, other, found in zip(exact, plain, packed, strict=True):
         allowed = max(NOISE * _rms(other - right), FLOOR, ROUNDINGS * rounding)
+        allowed = min(allowed, max(MOST.get(model.dtype, 1e-3), ROUNDINGS * rounding))
         off = _rms(found - right)
         if not off <= allowed:
             furthest = max(furthest, off)
@@ -128,6 +147,11 @@ def _rms(difference: Tensor) -> float:
     return float(difference.square().mean().sqrt())
 
 
-def _bare(model: Any) -> Any:
+def bare_model(model: Any) -> Any:
     """The causal language model in a PEFT model."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def usual_attention(model: Any) -> str:
+    """The attention that a model had before it was switched."""
+    return str(getattr(bare_model(model), _USUAL))

@@ -43,11 +43,25 @@ class ScoredSide:
 Scores = Sides[ScoredSide]
 
 
+@dataclass
+class Check:
+    """A comparison with plain forwards.
+
+    Attributes:
+        first: Whether nothing was scored before, so that batches may still be made otherwise.
+        largest: What it finds: the largest difference, in nats.
+    """
+
+    first: bool
+    largest: float = 0.0
+
+
 def score_rows(
     models: "ModelPair",
     pairs: Sequence[EncodedPair],
     batch_tokens: int | None,
     on_share: Callable[[float], None] = lambda share: None,
+    check: "Check | None" = None,
 ) -> Scores:
     """Take the log-probs of both responses of every pair under both models.
 
@@ -56,6 +70,7 @@ def score_rows(
         pairs: The encoded pairs.
         batch_tokens: Most tokens in a forward pass; None: what suits the device.
         on_share: Told each share of the work that was done; the shares add up to 1.
+        check: Compare a few of the log-probs with those of plain forwards, see `self_check`.
 
     Returns:
         Log-probs by side, in the order of the pairs.
@@ -68,8 +83,8 @@ def score_rows(
         on_share(share / 2)
 
     return scored_sides(
-        role_logps("oracle", models.oracle, pairs, batch_tokens, on_half),
-        role_logps("ref", models.ref, pairs, batch_tokens, on_half),
+        role_logps("oracle", models.oracle, pairs, batch_tokens, on_half, check),
+        role_logps("ref", models.ref, pairs, batch_tokens, on_half, check),
     )
 
 
@@ -103,6 +118,7 @@ def role_logps(
     pairs: Sequence[EncodedPair],
     batch_tokens: int | None,
     on_share: Callable[[float], None] = lambda share: None,
+    check: "Check | None" = None,
 ) -> SideLogps:
     """Take the log-probs of both responses of every pair under one model; the rest as `score_rows`."""
     distinct: dict[bytes, EncodedResponse] = {}
@@ -112,6 +128,11 @@ def role_logps(
     sequences = list(distinct.values())
     work = sum(sequence.input_ids.size for sequence in sequences)
     found = scorer.logps(sequences, batch_tokens, lambda tokens: on_share(tokens / work))
+    if check is not None and sequences:
+        from .self_check import checked_logps  # loads torch
+
+        found, off = checked_logps(scorer, sequences, found, batch_tokens, first=check.first)
+        check.largest = max(check.largest, off)
     by_key = dict(zip(distinct, found, strict=True))
     logps = Sides.of(lambda side: [by_key[_key(pair[side])] for pair in pairs])
     for side, of_side in logps.items():

@@ -8,7 +8,7 @@ chunks are kept beside the chunks until the reference has been through them, too
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ..errors import OutputError
 from ..models.loading import Role, Scorer, load_pair, matmul_precision, scorers
-from ..models.scoring import Scores, SideLogps, role_logps, score_rows, scored_sides
+from ..models.scoring import Check, Scores, SideLogps, role_logps, score_rows, scored_sides
 from ..schema import Sides, validate
 from ..tokens.pairs import EncodedPairs, encode_pairs
 from .folder import Run, is_done, is_finished, read_chunk, write_chunk
@@ -47,6 +47,7 @@ class Work:
         own: This process's chunks, those that are done included.
         progress: Told how far it is.
         stop: Asked after every chunk.
+        checks: Of chunks that were compared with plain forwards.
     """
 
     job: Job
@@ -55,6 +56,13 @@ class Work:
     own: Sequence[Chunk]
     progress: "Progress"
     stop: Callable[[], bool]
+    checks: dict[Chunk, Check] = field(default_factory=dict)
+
+    def check(self, chunk: Chunk, pending: Sequence[Chunk]) -> Check | None:
+        """For the first and the last of the chunks, a comparison with plain forwards."""
+        if chunk not in (pending[0], pending[-1]):
+            return None
+        return self.checks.setdefault(chunk, Check(first=chunk == pending[0]))
 
     def each(
         self,
@@ -121,7 +129,8 @@ def annotate_chunks(work: Work, pending: Sequence[Chunk]) -> bool:
             exact = score_rows(models, checked, job.settings.batch_tokens)
 
     def score(chunk: Chunk, encoded: EncodedPairs) -> Scores:
-        return score_rows(models, encoded.pairs, job.settings.batch_tokens, work.on_share(chunk, encoded))
+        on_share, check = work.on_share(chunk, encoded), work.check(chunk, pending)
+        return score_rows(models, encoded.pairs, job.settings.batch_tokens, on_share, check)
 
     return work.each(pending, score, partial(_finish, work, exact))
 
@@ -133,6 +142,9 @@ def _finish(work: Work, exact: Scores | None, chunk: Chunk, encoded: EncodedPair
     notes: dict[str, Any] = {"dropped": encoded.dropped, "counts": encoded.counts}
     if exact is not None and chunk[0] == 0:
         notes["precision"] = compare(encoded.pairs, exact, scored, work.job.settings.selection).as_dict()
+    ends = chunk[0] == 0 or chunk[1] == work.run.rows  # whoever does them: the manifest does not depend on it
+    if ends and (check := work.checks.get(chunk)):
+        notes["self_check"] = check.largest
     write_chunk(work.run, *chunk, table, notes)
 
 
@@ -170,7 +182,8 @@ def _oracle_then_ref(
             chunk: Chunk, encoded: EncodedPairs, role: Role = role, scorer: Scorer = scorer
         ) -> SideLogps:
             on_share = work.on_share(chunk, encoded, share=0.5)
-            return role_logps(role, scorer, encoded.pairs, batch_tokens, on_share)
+            check = work.check(chunk, steps[role][0])
+            return role_logps(role, scorer, encoded.pairs, batch_tokens, on_share, check)
 
         if chunks and not work.each(chunks, score, finish_role):
             return False

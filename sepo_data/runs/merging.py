@@ -100,6 +100,7 @@ def _merge(run: Run) -> Manifest:
         dropped_rows=dropped,
         health=meter.health(),
         precision=next((Precision(**note["precision"]) for note in notes if "precision" in note), None),
+        self_check=max((note["self_check"] for note in notes if "self_check" in note), default=None),
         shards=shards,
     )
     _finish(run, manifest)

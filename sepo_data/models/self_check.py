@@ -1,0 +1,116 @@
+"""A run's own rows, scored again one at a time with the model's own attention: are the batches right?
+
+What is tried at the start is made up (`packing_check`): it cannot know every switch of every model,
+and its batches are small. Where the run's own numbers differ, batches are padded from then on; where
+that does not help, every sequence is scored alone.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..errors import ScoringError
+from .logprobs import Logps, rope_switches, token_logps
+from .packing import PACKED_ATTENTION, TokenSequence, is_packed, reach
+from .packing_check import bare_model, usual_attention
+
+if TYPE_CHECKING:
+    from .loading import Scorer
+
+log = logging.getLogger("sepo")
+
+SPREAD = 3  # sequences between the longest and the shortest
+
+
+def limit(model: Any) -> float:
+    """How far rounding may move a log-prob, in nats: 1e-3 in float32, more in less."""
+    if model.dtype == torch.float32:
+        tf32 = model.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+        return 0.05 if tf32 else 1e-3
+    return 0.2 if model.dtype == torch.float16 else 1.0
+
+
+def checked_logps(
+    scorer: "Scorer",
+    sequences: Sequence[TokenSequence],
+    found: list[Logps],
+    batch_tokens: int | None,
+    *,
+    first: bool,
+) -> tuple[list[Logps], float]:
+    """Compare log-probs with those of plain forwards, and score again where they differ.
+
+    Args:
+        scorer: Which scored them; its batches are padded, or of one sequence, afterwards if they have to be.
+        sequences: What was scored.
+        found: Their log-probs, ``(n,)`` each.
+        batch_tokens: As they were scored.
+        first: Whether nothing was scored before that could be as wrong.
+
+    Returns:
+        Log-probs that agree, and the largest difference between them and those of plain forwards, in nats.
+
+    Raises:
+        ScoringError: If a plain forward does not give the same numbers twice, or it is too late.
+    """
+    few = _few(scorer.model, sequences)
+    right = _plain_logps(scorer, [sequences[i] for i in few])
+    while True:
+        off = max(float(np.abs(found[i] - one).max()) for i, one in zip(few, right, strict=True))
+        if off <= limit(scorer.model):
+            return found, off
+        name = type(bare_model(scorer.model)).__name__
+        if not first:
+            raise ScoringError(
+                f"{name}: log-probs of a late row were {off:.2g} nats off in its batch, though the first "
+                "rows' were right. Choose another --output, and pass --batch-tokens 1."
+            )
+        if is_packed(scorer.model):
+            bare_model(scorer.model).set_attn_implementation(usual_attention(scorer.model))
+            log.warning("%s: batches are padded, since a row's log-probs were %.2g nats off", name, off)
+        elif not scorer.alone:
+            scorer.alone = True
+            log.warning(
+                "%s: sequences are scored one at a time, since a row's were %.2g nats off in a batch",
+                name,
+                off,
+            )
+        else:
+            raise ScoringError(
+                f"{name}: the same tokens get log-probs that differ by {off:.2g} nats each time. Turn off "
+                "what is random in the model, or use another."
+            )
+        found = scorer.logps(sequences, batch_tokens)
+
+
+def _few(model: Any, sequences: Sequence[TokenSequence]) -> list[int]:
+    """Numbers of the longest, the shortest, some between, and the next to both sides of a switch."""
+    order = sorted(range(len(sequences)), key=lambda i: reach(sequences[i]))
+    chosen = {order[int(place)] for place in np.linspace(0, len(order) - 1, 2 + SPREAD)}
+    for switch in rope_switches(model.config.get_text_config()):
+        below = [i for i in order if reach(sequences[i]) <= switch]
+        above = order[len(below) :]
+        chosen.update(below[-1:] + above[:1])
+    return sorted(chosen)
+
+
+def _plain_logps(scorer: "Scorer", sequences: Sequence[TokenSequence]) -> list[Logps]:
+    """Each sequence alone, with the attention that the model has by itself."""
+    with scorer.role(), _unpacked(scorer.model):
+        return [token_logps(scorer.model, [one], batch_tokens=1)[0] for one in sequences]
+
+
+@contextmanager
+def _unpacked(model: Any) -> Iterator[None]:
+    packed = is_packed(model)
+    if packed:
+        bare_model(model).set_attn_implementation(usual_attention(model))
+    try:
+        yield
+    finally:
+        if packed:
+            bare_model(model).set_attn_implementation(PACKED_ATTENTION)
