@@ -5,7 +5,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from . import annotate, checking, evaluate, export, generate, inspection, reselect, train
+from . import annotate, checking, evaluate, export, generate, inspection, report, reselect, train
 from .common import Group
 from .options import command, panel
 from .shared import push_options
@@ -60,6 +60,7 @@ for one in (
     checking.verify,
     checking.diff,
     reselect.main,
+    report.main,
     export.main,
     generate.main,
     evaluate.main,

@@ -51,6 +51,18 @@ class RewardCounts:
         wanted = max(1, int(ratio * from_top[-1] + 1e-9))
         return _lower_end(self.counts.size - 1 - int(np.searchsorted(from_top, wanted)))
 
+    def histogram(self, edges: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """How many rewards lie from each edge, in nats and rising, up to the next, to the precision of a bin.
+
+        Example:
+            >>> counts = RewardCounts()
+            >>> counts.add([0.5, -1.0, 2.0, 0.25])
+            >>> counts.histogram([-1.0, 0.0, 1.0]).tolist()
+            [1, 2]
+        """
+        below = np.concatenate([[0], np.cumsum(self.counts)])
+        return np.diff(below[_bins(np.asarray(edges, np.float32))])
+
 
 @dataclass(frozen=True)
 class Cutoffs:

@@ -1,0 +1,48 @@
+"""``sepo report``: the page of an annotated dataset."""
+
+from pathlib import Path
+
+import rich_click as click
+
+from .options import FROM_ZERO, command, option, panel
+from .shared import DATA_REVISION, annotated_argument
+
+
+@command(
+    "report",
+    annotated_argument(),
+    panel(
+        "Page",
+        option(
+            "--output",
+            "Where to write the page. Default: report.html, in DIR or here.",
+            aliases=["-o"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+        ),
+        option(
+            "--rows", "How many rows to show, chosen by margin.", type=FROM_ZERO, default=200, metavar="N"
+        ),
+        option("--row", "Show this row too; may be repeated.", type=FROM_ZERO, multiple=True, metavar="I"),
+        option("--by", "Compare the groups of this column, such as category.", metavar="COLUMN"),
+    ),
+    panel("Data", DATA_REVISION),
+)
+def main(
+    dataset: str, output: Path | None, rows: int, row: tuple[int, ...], by: str | None, revision: str | None
+) -> None:
+    """Write an HTML page of an annotated dataset: its health, charts of all rows, and rows to look at.
+
+    The page is one file that needs no network: open it, mail it, publish it.
+
+    \b
+    Example:
+        sepo report annotated
+        sepo report me/prefs-sepo --rows 50 --row 13 --by category --output prefs.html
+    """
+    from sepo_data.report.page import report
+
+    from .running import quiet_libraries
+
+    quiet_libraries()
+    click.echo(report(dataset, output, rows=rows, wanted=row, by=by, revision=revision))

@@ -1,0 +1,1 @@
+"""The HTML page of an annotated dataset: statistics of all rows, and rows to look at."""

@@ -1,0 +1,281 @@
+"""The charts of a report, drawn by matplotlib: SVG whose colours follow the page's, or PNG for a card."""
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import SettingsError
+from ..schema import SIDES
+from ..selection import SelectionRule
+from .kinds import KINDS
+from .statistics import POSITIONS, RATIOS, Statistics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# In the SVG these stand for the page's CSS variables of the same names: no chart uses them otherwise.
+_PLACEHOLDERS = {
+    "ink": "#010203",
+    "muted": "#010204",
+    "line": "#010205",
+    "chosen": "#010206",
+    "rejected": "#010207",
+}
+_SIZE = (4.6, 2.9)  # inches; 72 points each
+_MARGIN_BARS = 40
+_POINTS = 600  # of the chart of margins against length: more say no more, and weigh
+_DASHES = {"chosen": "-", "rejected": (0, (4, 1.5))}  # who cannot tell the colours can tell the lines
+_KIND_NAMES = {"blank": "blanks", "newline": "newlines", "number": "numbers", "word": "words"}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart.
+
+    Attributes:
+        name: For links and ids.
+        title: What it shows.
+        says: The same in a sentence with its main figures: the text for those who do not see it.
+        draw: Draws it with colours by name.
+    """
+
+    name: str
+    title: str
+    says: str
+    draw: Callable[["Axes", Mapping[str, str]], None]
+
+
+def charts(statistics: Statistics, selection: SelectionRule) -> list[Chart]:
+    """The charts of a dataset.
+
+    Args:
+        statistics: Of its rows.
+        selection: What is selected in it.
+    """
+    return [
+        _rewards(statistics),
+        _margins(statistics),
+        _carried(statistics, selection),
+        _kinds(statistics),
+        _positions(statistics),
+        _lengths(statistics),
+    ]
+
+
+def svg(chart: Chart) -> str:
+    """The chart as an ``<svg>`` element: the same bytes for the same figures.
+
+    Raises:
+        SettingsError: If matplotlib is not installed.
+    """
+    drawn = _drawn(chart, _PLACEHOLDERS, "svg").decode()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', drawn)
+    drawn = re.sub(
+        r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", drawn
+    )  # ids of the page, not the chart
+    drawn = re.sub(r"font-family: [^;\"]*;? ?", "", drawn)  # the page has its own
+    for name, colour in _PLACEHOLDERS.items():
+        drawn = drawn.replace(colour, f"var(--{name})")
+    return drawn
+
+
+def _drawn(chart: Chart, colours: Mapping[str, str], kind: str) -> bytes:
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SettingsError("charts need matplotlib. Install it: pip install 'sepo[report]'.") from error
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "sepo",
+        "font.size": 9,
+        "text.color": colours["ink"],
+        "axes.edgecolor": colours["line"],
+        "axes.labelcolor": colours["muted"],
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 10,
+        "grid.color": colours["line"],
+        "grid.linewidth": 0.6,
+        "hatch.linewidth": 0.6,
+        "xtick.color": colours["line"],
+        "ytick.color": colours["line"],
+        "xtick.labelcolor": colours["muted"],
+        "ytick.labelcolor": colours["muted"],
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        chart.draw(axes, colours)
+        written = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else {}
+        figure.savefig(written, format=kind, transparent=True, metadata=metadata)
+    return written.getvalue()
+
+
+def _rewards(found: Statistics) -> Chart:
+    def draw(axes: "Axes", colours: Mapping[str, str]) -> None:
+        for name, side in found.sides.items():
+            axes.stairs(
+                100 * side.histogram / side.tokens, found.edges, color=colours[name], label=name,
+                linestyle=_DASHES[name], linewidth=1.6, fill=False,
+            )  # fmt: skip
+        axes.axvline(0, color=colours["muted"], linewidth=0.8)
+        axes.set(xlabel="reward of a token (nats)", ylabel="% of the tokens", ylim=(0, None))
+        axes.legend(loc="upper left")
+
+    means = {
+        name: np.nansum([text.reward * text.count for text in side.texts]) / side.tokens
+        for name, side in found.sides.items()
+    }
+    return Chart(
+        "rewards",
+        "Token rewards",
+        f"Mean reward of a token: {means['chosen']:+.3f} nats in chosen responses, {means['rejected']:+.3f} "
+        "in rejected ones. Positive: the oracle finds the token likelier than the reference does.",
+        draw,
+    )
+
+
+def _margins(found: Statistics) -> Chart:
+    def draw(axes: "Axes", colours: Mapping[str, str]) -> None:
+        low, high = np.quantile(found.margins, [0.005, 0.995])
+        low, high = min(low, 0.0), max(high, 0.0)
+        step = ((high - low) or 1.0) / _MARGIN_BARS
+        edges = np.arange(np.floor(low / step), np.ceil(high / step) + 1) * step  # one of them is 0
+        counts, _ = np.histogram(found.margins, edges)
+        for wrong, colour in ((True, "rejected"), (False, "chosen")):
+            there = (edges[:-1] < -step / 2) == wrong
+            axes.bar(
+                edges[:-1][there], counts[there], step * 0.9, align="edge", color=colours[colour],
+                hatch="////" if wrong else None, edgecolor=colours["line"] if wrong else "none", linewidth=0,
+            )  # fmt: skip
+        axes.axvline(0, color=colours["muted"], linewidth=0.8)
+        axes.set(xlabel="margin: chosen − rejected reward (nats)", ylabel="pairs")
+
+    health = found.health
+    return Chart(
+        "margins",
+        "Margins",
+        f"The oracle orders {health.accuracy:.1%} of the {health.pairs:,} pairs as the data does and "
+        f"{health.inverted:.1%} the other way (hatched). Mean margin {health.margin:+.2f} nats.",
+        draw,
+    )
+
+
+def _carried(found: Statistics, selection: SelectionRule) -> Chart:
+    at_run = {"chosen": selection.chosen_ratio, "rejected": selection.rejected_ratio}
+
+    def draw(axes: "Axes", colours: Mapping[str, str]) -> None:
+        for name, side in found.sides.items():
+            style: Any = {"color": colours[name], "linestyle": _DASHES[name], "linewidth": 1.8}
+            axes.plot(np.multiply(100, RATIOS), 100 * side.carried, label=name, **style)
+            if selection.rule == "ratio":
+                ratio = at_run[name]
+                axes.axvline(100 * ratio, color=colours["muted"], linewidth=0.8, linestyle=":")
+                share = 100 * np.interp(ratio, RATIOS, side.carried)
+                axes.plot(100 * ratio, share, "o", color=colours[name], markersize=5)
+        axes.plot([0, 100], [0, 100], color=colours["line"], linewidth=1)
+        axes.set(
+            xlabel="share of the tokens selected (%)", ylabel="share of |reward| carried (%)",
+            xlim=(0, 100), ylim=(0, 102),
+        )  # fmt: skip
+        axes.legend(loc="upper left")
+
+    health = found.health
+    return Chart(
+        "carried",
+        "Reward carried by the selected tokens",
+        f"The selected {health.chosen.selected:.1%} of the chosen tokens carry "
+        f"{health.chosen.reward_carried:.1%} of the |reward|, the selected {health.rejected.selected:.1%} of "
+        f"the rejected ones {health.rejected.reward_carried:.1%}. Diagonal: what random tokens carry.",
+        draw,
+    )
+
+
+def _kinds(found: Statistics) -> Chart:
+    there = [i for i in reversed(range(len(KINDS))) if any(side.kind_tokens[i] for side in found.sides)]
+    labels = [_KIND_NAMES.get(KINDS[i], KINDS[i]) for i in there]
+    shares = found.sides.map(
+        lambda side: 100 * side.kind_selected[there] / np.maximum(1, side.kind_tokens[there])
+    )
+
+    def draw(axes: "Axes", colours: Mapping[str, str]) -> None:
+        places = np.arange(len(there))[::-1].astype(float)
+        for (name, side), offset in zip(found.sides.items(), (0.19, -0.19), strict=True):
+            axes.barh(places + offset, shares[name], 0.34, color=colours[name], label=name)
+            base = 100 * side.selected / side.tokens
+            axes.axvline(base, color=colours["muted"], linewidth=0.8, linestyle=_DASHES[name])
+        axes.set_yticks(places, labels)
+        axes.set(xlabel="selected (%)")
+        axes.grid(axis="y", visible=False)
+        axes.legend(loc="lower right")
+
+    said = []
+    for name in SIDES:
+        each = zip(labels, shares[name], strict=True)
+        said.append(f"{name}: {', '.join(f'{label} {share:.0f}%' for label, share in each)}")
+    return Chart(
+        "kinds",
+        "What kinds of tokens are selected",
+        f"Selected share of each kind of token; vertical lines: of all tokens. {'; '.join(said)}.",
+        draw,
+    )
+
+
+def _positions(found: Statistics) -> Chart:
+    def draw(axes: "Axes", colours: Mapping[str, str]) -> None:
+        middles = (np.arange(POSITIONS) + 0.5) * 100 / POSITIONS
+        for name, side in found.sides.items():
+            style: Any = {"color": colours[name], "linestyle": _DASHES[name], "linewidth": 1.8}
+            axes.plot(middles, side.by_position, label=name, **style)
+        axes.axhline(0, color=colours["muted"], linewidth=0.8)
+        axes.set(xlabel="position in the response (%)", ylabel="mean reward (nats)", xlim=(0, 100))
+        axes.legend(loc="best")
+
+    ends = [
+        f"{name} {side.by_position[0]:+.2f} and {side.by_position[-1]:+.2f} nats"
+        for name, side in found.sides.items()
+    ]
+    return Chart(
+        "positions",
+        "Reward along the response",
+        f"Mean reward of a token by its place. First and last twentieth: {'; '.join(ends)}.",
+        draw,
+    )
+
+
+def _lengths(found: Statistics) -> Chart:
+    rows = found.margins.size
+    shown = np.unique(np.linspace(0, rows - 1, min(rows, _POINTS)).round().astype(np.int64))
+
+    def draw(axes: "Axes", colours: Mapping[str, str]) -> None:
+        margins, longer = found.margins[shown], found.longer[shown]
+        for wrong, colour in ((False, "chosen"), (True, "rejected")):
+            there = (margins < 0) == wrong
+            axes.plot(
+                longer[there], margins[there], "x" if wrong else "o", color=colours[colour],
+                markersize=3.6, alpha=0.65, markeredgewidth=1.1 if wrong else 0,
+            )  # fmt: skip
+        axes.axhline(0, color=colours["muted"], linewidth=0.8)
+        axes.axvline(0, color=colours["muted"], linewidth=0.8)
+        axes.set(xlabel="tokens: chosen − rejected", ylabel="margin (nats)")
+
+    drawn = "" if shown.size == rows else f" {shown.size:,} pairs are drawn."
+    return Chart(
+        "lengths",
+        "Margin and length",
+        f"Correlation of the margin with the difference in length: {found.health.length_correlation:+.2f}. "
+        f"Chosen is longer in {found.health.chosen_longer:.1%} of the pairs. Crosses: wrong order.{drawn}",
+        draw,
+    )

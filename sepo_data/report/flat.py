@@ -1,0 +1,85 @@
+"""All tokens of one side of many rows as flat arrays, the end of the turn among them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..annotated.annotations import scored_texts
+from ..schema import Side
+from .kinds import END, Kinds, token_kinds
+
+Numbers = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class FlatSide:
+    """The tokens of one row after the other; the end of the turn, where it was seen, is a row's last.
+
+    Attributes:
+        rewards: Nats, ``(T,)``.
+        mask: Which are selected, ``(T,)``.
+        kinds: Indices into `KINDS`, ``(T,)``.
+        texts: Their texts, ``(T,)``; empty for the end of the turn.
+        sizes: Tokens of each row, ``(rows,)``, at least 1.
+    """
+
+    rewards: Numbers
+    mask: Mask
+    kinds: Kinds
+    texts: list[str]
+    sizes: Counts
+
+    @property
+    def firsts(self) -> Counts:
+        """Where each row begins, ``(rows,)``."""
+        return np.cumsum(self.sizes) - self.sizes
+
+    @property
+    def rows(self) -> Counts:
+        """The row of each token, counted from 0, ``(T,)``."""
+        return np.repeat(np.arange(self.sizes.size), self.sizes)
+
+    @property
+    def positions(self) -> Counts:
+        """The place of each token in its response, ``(T,)``."""
+        return np.arange(self.rewards.size) - np.repeat(self.firsts, self.sizes)
+
+
+def flat_side(table: pa.Table, side: Side) -> FlatSide:
+    """The tokens of one side of a table in the schema of an annotated dataset."""
+    column = {name: table[f"{side}_token_{name}"] for name in ("rewards", "mask")}
+    rewards, mask = (pc.list_flatten(column[name]).to_numpy() for name in ("rewards", "mask"))
+    lengths = np.asarray(pc.list_value_length(column["mask"]).to_numpy(), dtype=np.int64)
+    ended = table[f"{side}_eos_reward"].is_valid().to_numpy()
+    sizes = lengths + ended
+    is_end = np.zeros(sizes.sum(), dtype=bool)
+    is_end[(np.cumsum(sizes) - 1)[ended]] = True
+    wholes = list(scored_texts(table, side))
+    token_texts = np.full(is_end.size, "", dtype=object)
+    token_texts[~is_end] = [
+        whole.text[start:end]
+        for whole in wholes
+        for start, end in zip(whole.start.tolist(), whole.end.tolist(), strict=True)
+    ]
+    kinds = np.full(is_end.size, END, dtype=np.uint8)
+    kinds[~is_end] = token_kinds(wholes)
+    return FlatSide(
+        rewards=_with_ends(rewards.astype(np.float64), table[f"{side}_eos_reward"], is_end),
+        mask=_with_ends(mask, table[f"{side}_eos_mask"], is_end),
+        kinds=kinds,
+        texts=token_texts.tolist(),
+        sizes=sizes,
+    )
+
+
+def _with_ends(values: npt.NDArray[Any], ends: pa.ChunkedArray, is_end: Mask) -> npt.NDArray[Any]:
+    found = np.empty(is_end.size, dtype=values.dtype)
+    found[~is_end] = values
+    found[is_end] = ends.drop_null().to_numpy()
+    return found

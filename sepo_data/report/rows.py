@@ -1,0 +1,118 @@
+"""Which rows a page shows, and what it stores of each."""
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import SettingsError
+from ..pieces import Piece, one_text
+from ..schema import SIDES, Message
+
+if TYPE_CHECKING:
+    import datasets
+
+ROWS = 200
+INVERTED_SHARE = 0.25  # of the rows shown: those that the oracle orders most clearly the other way
+
+
+def rows_shown(margins: npt.NDArray[np.float64], count: int, wanted: Iterable[int] = ()) -> list[int]:
+    """Choose rows that show what is in a dataset.
+
+    Args:
+        margins: Chosen reward minus rejected reward of each row, nats, ``(rows,)``.
+        count: How many to choose: a quarter of them the most inverted rows, the others spread evenly over
+            the margins of the rest.
+        wanted: Rows to show besides.
+
+    Returns:
+        Row numbers, rising.
+
+    Raises:
+        SettingsError: If a wanted row is not there.
+
+    Example:
+        >>> rows_shown(np.array([3.0, -9.0, 1.0, 2.0, 5.0, 4.0]), 3, [0])
+        [0, 1, 2, 4]
+    """
+    for row in wanted:
+        if not 0 <= row < margins.size:
+            raise SettingsError(f"no row {row}: the dataset has {margins.size:,}, counted from 0.")
+    order = np.argsort(margins, kind="stable")
+    inverted = min(round(count * INVERTED_SHARE + 1e-9), int((margins < 0).sum()))
+    rest = order[inverted:]
+    places = np.linspace(0, rest.size - 1, min(count - inverted, rest.size)).round().astype(np.int64)
+    return sorted({*order[:inverted].tolist(), *rest[places].tolist(), *wanted})
+
+
+def stored_rows(rows: "datasets.Dataset", numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """What the page stores of these rows, as plain JSON: texts, and base64 of little-endian arrays."""
+    return [_stored_row(row, number) for row, number in zip(rows.select(numbers), numbers, strict=True)]
+
+
+def _stored_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    prompt = row["prompt"]
+    turns = [["", prompt]] if isinstance(prompt, str) else [_turn(message) for message in prompt]
+    sides: dict[str, Any] = {side: _stored_side(row, side) for side in SIDES}
+    margin = float(np.float64(row["chosen_reward"]) - row["rejected_reward"])
+    return {"row": number, "margin": margin, "prompt": turns, **sides}
+
+
+def _stored_side(row: Mapping[str, Any], side: str) -> dict[str, Any]:
+    """One response; the end of the turn, where it was seen, is the last of rewards and mask."""
+    ended = row[f"{side}_eos_reward"] is not None
+    ends = {name: [row[f"{side}_eos_{name}"]] if ended else [] for name in ("reward", "mask")}
+    spans = (row[f"{side}_token_start"], row[f"{side}_token_end"])
+    whole = one_text(row[side], *spans, row.get(f"{side}_token_message"), row.get(f"{side}_token_field"))
+    width = "<u2" if len(whole.text) < 1 << 16 else "<u4"  # the page tells them by the number of bytes
+    logps = {
+        name: _base64(row[column], "<f4")
+        for name in ("oracle", "ref")
+        if (column := f"{side}_token_{name}_logps") in row
+    }
+    return {
+        "text": whole.text,
+        **_around(row[side], whole.pieces),
+        "reward": row[f"{side}_reward"],
+        "ended": ended,
+        "starts": _base64(whole.start, width),
+        "ends": _base64(whole.end, width),
+        "rewards": _base64([*row[f"{side}_token_rewards"], *ends["reward"]], "<f4"),
+        "mask": _base64([*row[f"{side}_token_mask"], *ends["mask"]], "u1"),
+        **logps,
+    }
+
+
+def _around(response: str | list[Message], pieces: tuple[Piece, ...]) -> dict[str, Any]:
+    """Messages of the side that are not scored, and where in the text each scored piece begins, named."""
+    scored = {piece.message for piece in pieces}
+    messages = [] if isinstance(response, str) else response
+    begins = [0, *accumulate(piece.size for piece in pieces)]
+    named = [
+        [f"message {piece.message + 1}, {piece.field}", begin]
+        for piece, begin in zip(pieces, begins, strict=False)
+    ]
+    return {
+        "before": [_turn(message) for at, message in enumerate(messages) if at not in scored],
+        "pieces": named if len(pieces) > 1 else [],
+    }
+
+
+def _turn(message: Message) -> list[str]:
+    """Role and text; whatever else stands in a message, tool calls say, as JSON."""
+    content = message.get("content")
+    parts = [content] if isinstance(content, str) else [] if content is None else [json.dumps(content)]
+    parts += [
+        f"{key}: {json.dumps(value, ensure_ascii=False)}"
+        for key, value in message.items()
+        if key not in ("role", "content") and value
+    ]
+    return [str(message.get("role", "")), "\n".join(parts)]
+
+
+def _base64(values: npt.ArrayLike, kind: str) -> str:
+    return base64.b64encode(np.asarray(values, dtype=kind).tobytes()).decode("ascii")
