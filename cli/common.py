@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec
@@ -40,6 +41,39 @@ class Group(_OneLine, click.RichGroup):  # type: ignore[misc]
     """A group of commands."""
 
 
+_SETTING = re.compile(r"`([a-z_]+)(?:\.(\w+))?(?:=([^`]*))?`")
+
+
+def with_flags(text: str) -> str:
+    """The text with the flags of the running command for the settings that it names in backticks.
+
+    The library says `` `max_length` `` or `` `dtype=float32` ``, which somebody who calls it in Python
+    can use; who types a command reads ``--max-length`` and ``--dtype float32``.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return text
+    flags = {
+        name: one.opts[0]
+        for one in context.command.params
+        for name in (one.name, getattr(one, "field", None))
+        if isinstance(one, click.Option)
+    }
+
+    def flag(found: re.Match[str]) -> str:
+        name, part, value = found.groups()
+        if name not in flags:
+            return found[0]
+        typed = flags[name] if part is None else f"{flags[name]} {part}"
+        if value in (None, "True"):
+            return typed
+        if value == "False":
+            return f"--no-{typed.removeprefix('--')}"
+        return f"{typed} {value}" if part is None else f"{typed}={value}"
+
+    return _SETTING.sub(flag, text)
+
+
 class _Lines(logging.Formatter):
     """The bare message; our own warnings say that they are."""
 
@@ -48,7 +82,8 @@ class _Lines(logging.Formatter):
         ours = record.name == "sepo" and record.levelno >= logging.WARNING
         from sepo_data.errors import visible, without_secrets
 
-        return visible(without_secrets(f"{'warning: ' if ours else ''}{super().format(record)}"))
+        text = f"{'warning: ' if ours else ''}{super().format(record)}"
+        return with_flags(visible(without_secrets(text)))
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -67,7 +102,7 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except SepoError as error:
-            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            click.echo(f"Error: {with_flags(' '.join(str(error).split()))}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("Stopped. Nothing that was finished is lost.", err=True)

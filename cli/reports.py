@@ -17,6 +17,8 @@ from sepo_data.projected.pairs import ProjectedPair
 from sepo_data.projected.transfer import Transfer
 from sepo_data.schema import SIDES
 
+from .common import with_flags
+
 if TYPE_CHECKING:
     from sepo_data.comparison import Comparison
     from sepo_data.verification import Verification
@@ -67,7 +69,11 @@ def describe_health(health: Health) -> list[str]:
             f"{side.reward_carried:.1%} of the |reward|; {side.eos_selected:.1%} of the selected end a turn; "
             f"{side.truncated:,} truncated"
         )
-    return lines + [f"warning: {warning}" for warning in health.warnings()]
+    return lines + [_warning(warning) for warning in health.warnings()]
+
+
+def _warning(text: str) -> str:
+    return f"warning: {with_flags(text)}"
 
 
 def describe_precision(precision: Precision, dtype: str) -> list[str]:
@@ -76,7 +82,7 @@ def describe_precision(precision: Precision, dtype: str) -> list[str]:
         f"{computed_in(dtype)} against float32, on {precision.pairs} pairs: {precision.overlap:.1%} of the "
         f"selected tokens are the same; a reward differs by {precision.noise:.4f} nats, and rewards spread "
         f"by {precision.reward_spread:.4f}",
-        *(f"warning: {warning}" for warning in precision.warnings(dtype)),
+        *(_warning(warning) for warning in precision.warnings(dtype)),
     ]
 
 
@@ -214,7 +220,7 @@ def describe_transfer(transfer: Transfer) -> list[str]:
             "tokens have no reward"
             + ("" if side.unknown is None else f", {side.unknown:.1%} are unknown tokens"),
         ]
-    return lines + [f"warning: {warning}" for warning in transfer.warnings()]
+    return lines + [_warning(warning) for warning in transfer.warnings()]
 
 
 def marked_response(row: Mapping[str, Any], side: str, colour: str) -> str:

@@ -129,6 +129,6 @@ def begin(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> tu
             )
         check_push_target(settings.push_to_hub, ANNOTATED, private=private)
     if "license" not in job.source.card and settings.license is None:
-        log.warning("%s states no licence, so the card will have none; --license gives one", job.source.name)
+        log.warning("%s states no licence, so the card will have none; `license` gives one", job.source.name)
     record = run_record(job.source, job.columns, job.facts, job.encoder, settings, job.max_length)
     return job, open_run(settings.output, record)

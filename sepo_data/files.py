@@ -44,7 +44,7 @@ def writing(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{output} cannot be written ({error.strerror or error}). Make room or choose another --output; "
+            f"{output} cannot be written ({error.strerror or error}). Make room or choose another `output`; "
             "finished chunks are kept, and the same command goes on from there."
         ) from error
 
@@ -75,7 +75,7 @@ def check_empty(output: Path, *, but: Set[str]) -> None:
         OutputError: If it is a file, or holds anything else.
     """
     if output.exists() and (not output.is_dir() or {path.name for path in output.iterdir()} - but):
-        raise OutputError(f"{output} is not empty. Choose another --output.")
+        raise OutputError(f"{output} is not empty. Choose another `output`.")
     for leftover in output.rglob("*.tmp.*"):
         leftover.unlink()
 

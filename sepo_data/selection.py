@@ -66,14 +66,14 @@ class SelectionRule:
         check_ratio(self.chosen_ratio, "chosen ratio")
         check_ratio(self.rejected_ratio, "rejected ratio")
         if self.rule not in SELECTIONS:
-            raise SettingsError(f'selection "{self.rule}" is not one of {", ".join(SELECTIONS)}.')
+            raise SettingsError(f'`selection` "{self.rule}" is not one of {", ".join(SELECTIONS)}.')
         if self.seed < 0:
-            raise SettingsError(f"seed must not be negative, got {self.seed}.")
+            raise SettingsError(f"`seed` must not be negative, got {self.seed}.")
         if self.rule == "threshold" and self.cutoffs is None:
-            raise SettingsError("selection threshold needs a number of nats. Pass --threshold 0.5.")
+            raise SettingsError("selection threshold needs a number of nats. Pass `threshold=0.5`.")
         if self.cutoffs is not None and self.rule not in ("threshold", "global"):
             raise SettingsError(
-                f"a threshold says nothing to {self.rule}. Pass --selection threshold with it."
+                f"a threshold says nothing to {self.rule}. Pass `selection=threshold` with it."
             )
         if self.ratio_by is not None and self.rule not in GROUPED:
             raise SettingsError(
@@ -268,7 +268,7 @@ def select(
         return select_random(np.size(token_rewards), ratio, seed=seed)
     if rule == "all":
         return select_tokens(token_rewards, 1.0, highest=highest)
-    raise SelectionError(f'selection "{rule}" is not known. Use one of {", ".join(PER_RESPONSE)}.')
+    raise SelectionError(f'`selection` "{rule}" is not known. Use one of {", ".join(PER_RESPONSE)}.')
 
 
 def check_ratio(ratio: float, name: str = "ratio") -> None:

@@ -112,7 +112,7 @@ class ProjectionSettings:
         """
         for name, known in (("projection", PROJECTIONS), ("weights", WEIGHTS), ("reasoning", REASONINGS)):
             if getattr(self, name) not in known:
-                raise SettingsError(f'{name} "{getattr(self, name)}" is not one of {", ".join(known)}.')
+                raise SettingsError(f'`{name}` "{getattr(self, name)}" is not one of {", ".join(known)}.')
         if self.max_length < 1:
             raise SettingsError(f"max_length must be at least 1, got {self.max_length}.")
 
@@ -181,11 +181,11 @@ class AnnotateSettings(DatasetSpec):
         """
         for name, known in (("dtype", DTYPES), ("reasoning", REASONINGS)):
             if getattr(self, name) not in known:
-                raise SettingsError(f'{name} "{getattr(self, name)}" is not one of {", ".join(known)}.')
+                raise SettingsError(f'`{name}` "{getattr(self, name)}" is not one of {", ".join(known)}.')
         for name in ("max_length", "batch_tokens", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise SettingsError(f"{name} must be at least 1, got {value}.")
+                raise SettingsError(f"`{name}` must be at least 1, got {value}.")
         if self.selection.rule not in PER_RESPONSE or self.selection.ratio_by or self.selection.tokens:
             raise SettingsError(
                 f"annotation selects by {', '.join(PER_RESPONSE)}, among all tokens. Annotate by one of "

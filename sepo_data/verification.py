@@ -164,7 +164,7 @@ def _where(role: str, facts: ModelFacts, given: str | None) -> tuple[str, str | 
     if given is not None:
         return given, None
     if facts.revision.startswith("sha256:"):
-        raise SettingsError(f"the dataset's {role} was a folder ({facts.name}). Pass --{role} FOLDER.")
+        raise SettingsError(f"the dataset's {role} was a folder ({facts.name}). Pass `{role}=FOLDER`.")
     return facts.name, facts.revision
 
 

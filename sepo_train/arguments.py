@@ -16,19 +16,19 @@ from .settings import TrainSettings
 
 # They have options of their own, or would undo what the stages do.
 OWN_OPTIONS = {
-    "output_dir": "--output",
-    "per_device_train_batch_size": "--micro-batch-size",
-    "gradient_accumulation_steps": "--batch-size",
-    "learning_rate": "--learning-rate",
-    "num_train_epochs": "--epochs",
-    "seed": "--seed",
-    "push_to_hub": "--push-to-hub",
-    "remove_unused_columns": "nothing, the stages keep the columns that they need",
-    "resume_from_checkpoint": "the same command again, which goes on by itself",
-    "label_names": "nothing, the losses have no labels",
-    "label_smoothing_factor": "--label-smoothing of dpo, the other losses have none",
-    "batch_eval_metrics": "nothing, the figures of the held-out rows are summed as they are",
-    "eval_do_concat_batches": "nothing, the figures of the held-out rows are summed as they are",
+    "output_dir": "use `output_dir`",
+    "per_device_train_batch_size": "use `micro_batch_size`",
+    "gradient_accumulation_steps": "use `batch_size`",
+    "learning_rate": "use `learning_rate`",
+    "num_train_epochs": "use `num_train_epochs`",
+    "seed": "use `seed`",
+    "push_to_hub": "use `push_to_hub`",
+    "remove_unused_columns": "leave it out, the stages keep the columns that they need",
+    "resume_from_checkpoint": "leave it out, the same command resumes by itself",
+    "label_names": "leave it out, the losses have no labels",
+    "label_smoothing_factor": "use `label_smoothing` of dpo, the other losses have none",
+    "batch_eval_metrics": "leave it out, the figures of the eval rows are summed as they are",
+    "eval_do_concat_batches": "leave it out, the figures of the eval rows are summed as they are",
 }
 
 _EVALUATION = {"eval_strategy": "steps", "eval_steps": "0.25", "eval_on_start": "true"}
@@ -87,7 +87,7 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         for tracker in get_reporting_integration_callbacks(arguments.report_to):  # type: ignore[no-untyped-call]
             tracker()  # says which package is missing
     except (ValueError, ImportError, OSError, RuntimeError) as error:
-        raise SettingsError(f"training arguments: {first_line(error)}") from error
+        raise SettingsError(f"`training_arguments`: {first_line(error)}") from error
     if arguments.n_gpu > 1:
         raise SettingsError(
             f"{arguments.n_gpu} GPUs and one process. Start it with `accelerate launch -m sepo_cli.train …`, "
@@ -112,7 +112,7 @@ def _batch_per_device(batch_size: int) -> int:
     processes = int(said)
     if batch_size % processes:
         raise SettingsError(
-            f"batch size {batch_size} cannot be shared by {processes} processes. Make --batch-size "
+            f"batch size {batch_size} cannot be shared by {processes} processes. Make `batch_size` "
             "a multiple of that."
         )
     return batch_size // processes
@@ -122,7 +122,7 @@ class _Parser(HfArgumentParser):
     """Reads values of every type that the fields have, and raises instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"--set: {message}.")
+        raise SettingsError(f"`training_arguments`: {message}.")
 
 
 def _checked(settings: TrainSettings) -> dict[str, str]:
@@ -132,13 +132,14 @@ def _checked(settings: TrainSettings) -> dict[str, str]:
     for name, value in settings.training_arguments.items():
         if name.startswith(("hub_", "push_to_hub_")):
             raise SettingsError(
-                f"--set {name}: use --push-to-hub; the token comes from `hf auth login` or HF_TOKEN."
+                f"`training_arguments.{name}`: use `push_to_hub`; the token comes from `hf auth login` or "
+                "HF_TOKEN."
             )
         if name in OWN_OPTIONS:
-            raise SettingsError(f"--set {name}: use {OWN_OPTIONS[name]}.")
+            raise SettingsError(f"`training_arguments.{name}`: {OWN_OPTIONS[name]}.")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            raise SettingsError(f"--set {name}: TrainingArguments has no such field.{hint}")
+            raise SettingsError(f"`training_arguments.{name}`: TrainingArguments has no such field.{hint}")
         found[name] = value
     return found

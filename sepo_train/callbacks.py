@@ -24,7 +24,8 @@ class _Figures(TrainerCallback):
         log.info("%d steps of %d rows", state.max_steps, self.batch_size)
         if state.max_steps < FEW_STEPS:
             log.warning(
-                "with %d %s hardly anything is learned. Lower --batch-size (%d now), or raise --epochs.",
+                "with %d %s hardly anything is learned. Lower `batch_size` (%d now), or raise "
+                "`num_train_epochs`.",
                 state.max_steps,
                 "step" if state.max_steps == 1 else "steps",
                 self.batch_size,

@@ -103,7 +103,7 @@ def pair_weights(rows: "datasets.Dataset", name: str, pair_weight: PairWeight) -
     if missing := [column for column in columns if column not in rows.column_names]:
         raise PreferenceError(
             f"{name}: no column {missing[0]}, so no margins. Annotate it with sepo-annotate, or leave "
-            "out --pair-weight margin."
+            "out `pair_weight=margin`."
         )
     chosen, rejected = (np.asarray(rows[column][:], np.float64) for column in columns)
     return lambda row: margin_weight(chosen[row], rejected[row])
@@ -142,7 +142,7 @@ def hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list
     train = [example for i, example in enumerate(examples) if i not in drawn]
     if not train:
         raise PreferenceError(
-            f"{len(examples)} rows and --eval-fraction {settings.eval_fraction} leave none to train on."
+            f"{len(examples)} rows and `eval_fraction={settings.eval_fraction}` leave none to train on."
         )
     return train, [examples[i] for i in sorted(drawn)]
 

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from sepo_data.errors import OutputError
 from sepo_data.files import json_bytes, write_atomically
-from sepo_data.runs.provenance import differences
+from sepo_data.runs.provenance import described_differences
 
 RECORD_NAME = "sepo_training.json"
 _LOCK_NAME = ".sepo_training.lock"
@@ -49,7 +49,7 @@ def alone(output_dir: Path, *, may_write: bool) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise OutputError(
-            f"{output_dir}: another process is training there. Wait for it, or choose another --output."
+            f"{output_dir}: another process is training there. Wait for it, or choose another `output_dir`."
         ) from error
     except OSError as error:
         raise not_writable(output_dir, error) from error
@@ -67,13 +67,13 @@ def check_folder(output_dir: Path) -> None:
         OutputError: If it is a file, or holds files and no run of sepo.
     """
     if output_dir.exists() and not output_dir.is_dir():
-        raise OutputError(f"{output_dir} is a file. Choose another --output.")
+        raise OutputError(f"{output_dir} is a file. Choose another `output_dir`.")
     if not output_dir.exists() or (output_dir / RECORD_NAME).exists():
         return
     names = sorted(item.name for item in output_dir.iterdir() if not item.name.startswith("."))
     strange = [name for name in names if not name.startswith((RECORD_NAME, "checkpoint-"))]
     if strange:
-        raise OutputError(f"{output_dir} holds {strange[0]} and no run of sepo. Choose another --output.")
+        raise OutputError(f"{output_dir} holds {strange[0]} and no run of sepo. Choose another `output_dir`.")
 
 
 def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) -> dict[str, Any] | None:
@@ -135,7 +135,7 @@ def not_writable(output_dir: Path, error: OSError) -> OutputError:
     """The error for a folder that cannot be written."""
     return OutputError(
         f"{output_dir} cannot be written ({error.strerror or error}). Make room and run the same command "
-        "again, which goes on from the last checkpoint; or choose another --output."
+        "again, which goes on from the last checkpoint; or choose another `output_dir`."
     )
 
 
@@ -149,13 +149,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _refuse_other_run(output_dir: Path, found: dict[str, Any], record: dict[str, Any]) -> None:
-    differing = [
-        f"{name} {theirs!r}, this run has {ours!r}"
-        for name, theirs, ours in differences(_identity(found), _identity(record))
-    ]
-    if differing:
+    if differing := described_differences(_identity(found), _identity(record)):
         raise OutputError(
-            f"{output_dir} was made with {'; '.join(differing)}. Choose another --output to keep both."
+            f"{output_dir} was made with {differing}. Choose another `output_dir` to keep both."
         )
 
 

@@ -110,7 +110,7 @@ def choose_split(annotated: Annotated, name: str | None) -> str:
         return splits[0]
     if (name or "train") not in splits:
         problem = "has several splits" if name is None else f'no split "{name}"'
-        raise PreferenceError(f"{annotated.name}: {problem}. Choose with --split: {', '.join(splits)}.")
+        raise PreferenceError(f"{annotated.name}: {problem}. Choose with `split`: {', '.join(splits)}.")
     return name or "train"
 
 

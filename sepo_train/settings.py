@@ -86,18 +86,18 @@ class TrainSettings:
         """
         check_ratio(self.fraction, "fraction")
         if not 0 <= self.eval_fraction < 1:
-            raise SettingsError(f"eval fraction must be in [0, 1), got {self.eval_fraction}.")
+            raise SettingsError(f"`eval_fraction` must be in [0, 1), got {self.eval_fraction}.")
         for name, known in (("dtype", DTYPES), ("reasoning", REASONINGS)):
             if getattr(self, name) not in known:
-                raise SettingsError(f'{name} "{getattr(self, name)}" is not one of {", ".join(known)}.')
+                raise SettingsError(f'`{name}` "{getattr(self, name)}" is not one of {", ".join(known)}.')
         for name in ("max_length", "batch_size", "micro_batch_size", "lora_rank"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise SettingsError(f"{name} must be at least 1, got {value}.")
+                raise SettingsError(f"`{name}` must be at least 1, got {value}.")
         for name in ("learning_rate", "num_train_epochs"):
             _check_positive(name, getattr(self, name))
         if not 0 <= self.seed < 2**32:
-            raise SettingsError(f"seed must be in [0, 2**32), got {self.seed}.")
+            raise SettingsError(f"`seed` must be in [0, 2**32), got {self.seed}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ class DpoSettings(TrainSettings, DatasetSpec):
         super().__post_init__()
         _check_positive("beta", self.beta)
         if not 0 <= self.label_smoothing < 0.5:
-            raise SettingsError(f"label smoothing must be in [0, 0.5), got {self.label_smoothing}.")
+            raise SettingsError(f"`label_smoothing` must be in [0, 0.5), got {self.label_smoothing}.")
         _check_pair_weight(self.pair_weight)
 
 
@@ -200,11 +200,11 @@ class SepoSettings(TrainSettings):
             raise SettingsError(f'loss "{self.loss}" is not one of {", ".join(LOSSES)}.')
         _check_pair_weight(self.pair_weight)
         if not math.isfinite(self.margin):
-            raise SettingsError(f"margin must be a finite number, got {self.margin}.")
+            raise SettingsError(f"`margin` must be a finite number, got {self.margin}.")
         if self.projection == "majority" and self._change() != SelectionChange():
             raise SettingsError(
                 "projection majority carries the masks of the dataset, so a selection or a ratio says "
-                "nothing. Leave them out, or use --projection sum."
+                "nothing. Leave them out, or use `projection=sum`."
             )
         self.projection_settings(SelectionRule(), self.max_length)
 
@@ -237,9 +237,9 @@ class SepoSettings(TrainSettings):
 
 def _check_pair_weight(pair_weight: str) -> None:
     if pair_weight not in PAIR_WEIGHTS:
-        raise SettingsError(f'pair weight "{pair_weight}" is not one of {", ".join(PAIR_WEIGHTS)}.')
+        raise SettingsError(f'`pair_weight` "{pair_weight}" is not one of {", ".join(PAIR_WEIGHTS)}.')
 
 
 def _check_positive(name: str, value: float) -> None:
     if not 0 < value < math.inf:
-        raise SettingsError(f"{name} must be a finite number above 0, got {value}.")
+        raise SettingsError(f"`{name}` must be a finite number above 0, got {value}.")

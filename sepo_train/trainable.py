@@ -28,17 +28,17 @@ def load_trainable(description: Description, settings: TrainSettings) -> Any:
     name = checkpoint.facts.name
     if checkpoint.adapter is not None and settings.lora_rank is not None:
         raise ModelError(
-            f"{name}: is an adapter already and is trained further as it is. Leave out --lora-rank, or merge "
+            f"{name}: is an adapter already and is trained further as it is. Leave out `lora_rank`, or merge "
             "it into its base first."
         )
     if settings.dtype != "float32" and checkpoint.adapter is None and settings.lora_rank is None:
         raise ModelError(
-            f"{name}: small updates of all weights round to nothing in {settings.dtype}. Leave out --dtype "
-            "(a GPU computes in 16 bits all the same), or pass --lora-rank 16."
+            f"{name}: small updates of all weights round to nothing in {settings.dtype}. Leave out `dtype` "
+            "(a GPU computes in 16 bits all the same), or pass `lora_rank=16`."
         )
     model: Any = load_base(checkpoint, dtype=getattr(torch, settings.dtype), device_map=None)
     if getattr(model, "is_quantized", False) and checkpoint.adapter is None and settings.lora_rank is None:
-        raise ModelError(f"{name}: is quantised, so its weights cannot be trained. Pass --lora-rank 16.")
+        raise ModelError(f"{name}: is quantised, so its weights cannot be trained. Pass `lora_rank=16`.")
     if checkpoint.adapter is not None:
         model = attach(model, checkpoint.adapter, "default", trainable=True)
     elif settings.lora_rank is not None:
@@ -50,7 +50,7 @@ def _add_lora(model: Any, name: str, rank: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     except ImportError as error:
-        raise ModelError("--lora-rank needs peft. Run pip install peft first.") from error
+        raise ModelError("`lora_rank` needs peft. Run pip install peft first.") from error
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
     config = LoraConfig(

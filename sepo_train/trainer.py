@@ -194,7 +194,7 @@ class StageTrainer(Trainer):
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
                 raise TrainingError(
-                    f"step {self.state.global_step}: the loss is not a finite number. Lower --learning-rate, "
+                    f"step {self.state.global_step}: the loss is not a finite number. Lower `learning_rate`, "
                     "and leave out 16-bit options like fp16; the checkpoints before this step are kept."
                 )
             for name, sums in self.sums.items():
@@ -236,7 +236,7 @@ class StageTrainer(Trainer):
                 self.warned = True
                 log.warning(
                     "%s of chosen responses are %.1f nats less likely than at the start: the model "
-                    "collapses. Lower --learning-rate, or train for fewer steps.",
+                    "collapses. Lower `learning_rate`, or train for fewer steps.",
                     what,
                     -found[prefix + name],
                 )

@@ -124,12 +124,12 @@ def _trained(
     try:
         trainer = StageTrainer(model, arguments, objective, selected, held_out, tokenizer, stop)
     except (ImportError, ValueError) as error:  # what an argument needs is missing, or two exclude each other
-        raise SettingsError(f"training arguments: {first_line(error)}") from error
+        raise SettingsError(f"`training_arguments`: {first_line(error)}") from error
     trainer.add_callback(_Figures(settings.batch_size))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except ImportError as error:  # an optimizer's package is looked for at the first step
-        raise SettingsError(f"training arguments: {first_line(error)}") from error
+        raise SettingsError(f"`training_arguments`: {first_line(error)}") from error
     except OSError as error:
         raise not_writable(settings.output_dir, error) from error
     except RuntimeError as error:
@@ -137,8 +137,8 @@ def _trained(
             raise
         raise TrainingError(
             f"a batch of {arguments.per_device_train_batch_size} does not fit into memory. Lower "
-            "--micro-batch-size or --max-length, train a LoRA adapter (--lora-rank 16), or pass "
-            "--set activation_checkpointing=true."
+            "`micro_batch_size` or `max_length`, train a LoRA adapter (`lora_rank=16`), or pass "
+            "`training_arguments.activation_checkpointing=true`."
         ) from error
     return trainer
 
@@ -165,7 +165,7 @@ def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: dict[st
     """The model, its card and, last, the record that says that all is there."""
     model: Any = trainer.model
     if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
-        raise TrainingError("the last step made weights that are no finite numbers. Lower --learning-rate.")
+        raise TrainingError("the last step made weights that are no finite numbers. Lower `learning_rate`.")
     # the Trainer switches the cache off, and generation needs it
     model.config.use_cache = getattr(start.description.checkpoint.config, "use_cache", True)
     _stop_at(model.generation_config, start.end_of_turn)

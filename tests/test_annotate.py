@@ -373,7 +373,7 @@ def test_rendered_prompts_are_refused_with_the_option_that_takes_them(
 ) -> None:
     prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     rows = [{"prompt": prompt, "chosen": "Hello", "rejected": "Go"}]
-    with pytest.raises(TokenizerError, match=r"prompts begin with control tokens .* Pass --no-chat-template"):
+    with pytest.raises(TokenizerError, match=r"prompts begin with control tokens .* Pass `chat_template=False`"):
         run(tmp_path, models, rows)
     assert not (tmp_path / "out").exists()
     run(tmp_path, models, rows, chat_template=False)
@@ -410,7 +410,7 @@ def test_a_dataset_with_nothing_usable_says_why(tmp_path: Path, models: tuple[st
 def test_settings_out_of_range_are_refused() -> None:
     for settings, message in (
         ({"shard": (3, 3)}, "shard 3/3 does not exist. Count from 0: 0/3 to 2/3"),
-        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"max_length": 0}, "`max_length` must be at least 1, got 0"),
         ({"dtype": "int8"}, 'dtype "int8" is not one of float32, bfloat16, float16'),
     ):
         with pytest.raises(SettingsError) as raised:

@@ -110,11 +110,11 @@ def test_what_no_template_can_be_given_costs_the_row(row: dict[str, Any], reason
 
 
 def test_a_column_of_another_kind_stops_the_run_or_is_left_out(tmp_path: Path) -> None:
-    with pytest.raises(PreferenceError, match=r'"tools" is int64, no list of .*--ignore-columns tools to'):
+    with pytest.raises(PreferenceError, match=r'"tools" is int64, no list of .*`ignore_columns=tools` to'):
         opened(tmp_path, pair_row(tools=3))
     _, columns = opened(tmp_path, pair_row(tools=3), ignore_columns=("tools",))
     assert columns.context.items() == []
-    with pytest.raises(PreferenceError, match=r'no column "functions".*--tools-column'):
+    with pytest.raises(PreferenceError, match=r'no column "functions".*`tools_column`'):
         opened(tmp_path, pair_row(), tools_column="functions")
     with pytest.raises(PreferenceError, match='"tools" would be overwritten by "functions"'):
         opened(tmp_path, pair_row(functions="[]", tools="[]"), tools_column="functions")
@@ -134,7 +134,7 @@ def test_conversations_are_given_them_too(tmp_path: Path) -> None:
 
 def test_without_a_template_there_is_no_place_for_them(tmp_path: Path) -> None:
     encoder = response_encoder(tiny_tokenizer(template=None))
-    with pytest.raises(TokenizerError, match=r"needs a chat template.*--ignore-columns"):
+    with pytest.raises(TokenizerError, match=r"needs a chat template.*`ignore_columns`"):
         encoder.render("Hi", "Hello", Context(system="Be kind."))
 
 

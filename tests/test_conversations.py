@@ -200,7 +200,7 @@ def test_messages_need_a_chat_template(tmp_path: Path) -> None:
     ("row", "options", "said"),
     [
         ({"text": "Hi"}, {}, "no conversations in its columns text. Rename them to messages"),
-        ({"chosen": "a", "rejected": "b"}, {}, "columns chosen, rejected. .* add --side chosen"),
+        ({"chosen": "a", "rejected": "b"}, {}, "columns chosen, rejected. .* add `side=chosen`"),
         ({"messages": "Hi"}, {}, '"messages" is string. Make messages a list of objects'),
         ({"messages": [{"speaker": "Ann"}]}, {}, '"messages" is list<.*speaker: string.*Make messages'),
         ({"question": "q", "problem": "p", "answer": "a"}, {}, "in any of its columns question, problem"),
@@ -224,5 +224,5 @@ def test_a_dataset_without_rows_is_refused(tmp_path: Path) -> None:
 def test_settings_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match='side must be one of chosen, rejected, got "best"'):
         opened(tmp_path, {"chosen": "a", "rejected": "b"}, side="best")
-    with pytest.raises(SettingsError, match=r"--chosen-column good .*Add --side chosen"):
+    with pytest.raises(SettingsError, match=r"`chosen_column=good` .*Add `side=chosen`"):
         opened(tmp_path, {"messages": [HI, HELLO]}, chosen_column="good")

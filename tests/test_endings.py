@@ -52,7 +52,7 @@ def test_the_usual_columns_say_which_responses_were_cut(
 
 def test_a_column_that_cannot_say_it_stops_the_run(tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "rows.jsonl", [text_pair(truncated=0.5)])
-    with pytest.raises(PreferenceError, match=r"truncated.*double.*--ignore-columns truncated"):
+    with pytest.raises(PreferenceError, match=r"truncated.*double.*`ignore_columns=truncated`"):
         open_pairs(data)
     with pytest.raises(PreferenceError, match=r'no column "cut"'):
         open_pairs(data, DatasetSpec(truncated_column="cut"))

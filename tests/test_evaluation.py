@@ -178,5 +178,5 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
 
 
 def test_counts_out_of_range_are_refused() -> None:
-    with pytest.raises(SettingsError, match="samples must be at least 0, got -1"):
+    with pytest.raises(SettingsError, match="`samples` must be at least 0, got -1"):
         EvaluateSettings(samples=-1)

@@ -171,7 +171,7 @@ def test_a_killed_run_repeats_one_chunk_and_ends_in_the_same_bytes(
     assert run(*command).exit_code == 130
     assert not (tmp_path / "killed.json").exists()
     refused = run(*command, "--seed", 9)
-    assert "was begun with seed 0, this run has 9" in refused.output
+    assert "was begun with --seed 0, this run has 9" in refused.output
     assert run(*command).exit_code == 0
     assert calls == [2, 2, 2, 1]  # the second chunk again, and the third
     assert (tmp_path / "killed.json").read_text() == whole

@@ -144,7 +144,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_number(error: RuntimeErro
 def test_a_sequence_that_alone_does_not_fit_is_an_error_that_says_what_to_lower() -> None:
     model = tiny_model()
     model.set_input_embeddings(LittleMemory(model.get_input_embeddings(), 20, OUT_OF_MEMORY[0]))
-    with pytest.raises(ScoringError, match=r"a sequence of 29 tokens .* lower --max-length"):
+    with pytest.raises(ScoringError, match=r"a sequence of 29 tokens .* lower `max_length`"):
         token_logps(model, some_tokens(30, 5), batch_tokens=1000)
 
 

@@ -341,7 +341,7 @@ def test_weights_that_are_missing_are_not_made_up(made: dict[str, Path], copy: P
 def test_code_from_the_hub_is_not_run(made: dict[str, Path], copy: Path) -> None:
     edit_json(copy / "config.json", model_type="mine", auto_map={"AutoConfig": "mine.Mine"})
     with pytest.raises(
-        ModelError, match=r"copy: needs code of its own\. Read it, and if you trust it pass --trust"
+        ModelError, match=r"copy: needs code of its own\. Read it, and if you trust it pass `trust"
     ):
         describe_pair(str(copy), str(made["other"]))
 
@@ -611,7 +611,7 @@ def test_the_base_of_an_adapter_can_be_given(made: dict[str, Path], tmp_path: Pa
         quantised / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}
     )
     edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(quantised))
-    with pytest.raises(ModelError, match=r"adapter: the base of this adapter is .*bnb-4bit.* Pass --base"):
+    with pytest.raises(ModelError, match=r"adapter: the base of this adapter is .*bnb-4bit.* Pass `base`"):
         describe_pair(str(adapter), str(made["other"]))
     facts = describe_pair(str(adapter), str(made["other"]), base=str(made["base"]))
     assert facts.checkpoints[0].base.location == str(made["base"])

@@ -1,5 +1,6 @@
 """Tests of what all commands share: panels, defaults from the settings, other spellings, config files."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from cli.main import main
 from cli.options import Option, command, option, panel
+from sepo_data import SettingsError
 from sepo_data.settings import DTYPES, AnnotateSettings
 
 
@@ -119,6 +121,28 @@ def test_an_option_in_the_environment_is_called_as_it_is_typed() -> None:
         context = found("sepo", ["--policy", "m", "--dataset", "d"], auto_envvar_prefix="SEPO_TRAIN_SEPO")
     assert context.params["epochs"] == 3
     assert context.params["output"] == Path("o")
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("Choose another `output_dir`.", "Choose another --output."),
+        ("Pass `rule=a`, or `loud=True`.", "Pass --rule a, or --loud."),
+        ("Leave out `loud=False`.", "Leave out --no-loud."),
+        ("Pass `names.one=1`.", "Pass --names one=1."),
+        ("`unknown` stays, and `hf auth login` too.", "`unknown` stays, and `hf auth login` too."),
+    ],
+)
+def test_a_message_names_the_flags_of_the_command_that_was_typed(message: str, shown: str) -> None:
+    @command("fails", [*made.params], settings=Settings)
+    def fails(settings: Settings, other: str | None) -> None:
+        """Fail, and warn."""
+        logging.getLogger("sepo").warning(message)
+        raise SettingsError(message)
+
+    found = CliRunner().invoke(fails, ["--output", "x"])
+    assert found.exit_code == 1
+    assert found.stderr.splitlines()[-1] == f"Error: {shown}"
 
 
 @pytest.mark.parametrize(

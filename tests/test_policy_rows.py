@@ -318,7 +318,7 @@ def test_a_ratio_out_of_range_is_refused(name: str) -> None:
         ({"rule": "best"}, 'selection "best" is not one of ratio, mass, global, threshold, random, all'),
         ({"projection": "max"}, 'projection "max" is not one of sum, majority'),
         ({"weights": "all"}, 'weights "all" is not one of mask, rewards'),
-        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"max_length": 0}, "`max_length` must be at least 1, got 0"),
         ({"seed": -1}, "seed must not be negative, got -1"),
     ],
 )

@@ -292,15 +292,15 @@ PLAIN = {"prompt": "p", **PLAIN_SIDES}
 @pytest.mark.parametrize(
     ("row", "options", "message"),
     [
-        ({"text": "a"}, {}, r'no column "chosen"\. Its columns are text; name .* --chosen-column\.$'),
+        ({"text": "a"}, {}, r'no column "chosen"\. Its columns are text; name .* `chosen_column`\.$'),
         ({"chosen": "a", "b": "b"}, {}, 'no column "rejected"'),
-        (PLAIN, {"prompt_column": "question"}, 'no column "question".*--prompt-column'),
+        (PLAIN, {"prompt_column": "question"}, 'no column "question".*`prompt_column`'),
         ({**PLAIN, "chosen": 3}, {}, 'column "chosen" is int64. It must be text, or a list of messages'),
         ({**PLAIN, "rejected": None}, {}, 'column "rejected" is null'),
         ({**PLAIN, "chosen": [3]}, {}, 'column "chosen" is list<item: int64>'),
         ({**PLAIN, "chosen": [{"speaker": "gpt", "said": "a"}]}, {}, 'column "chosen" is list<.*speaker'),
         ({**PLAIN, "chosen": {"text": 3}}, {}, 'column "chosen" is struct<text: int64>'),
-        (PLAIN, {"chosen_column": "chosen.text"}, '"chosen.text", .*Pass --chosen-column chosen'),
+        (PLAIN, {"chosen_column": "chosen.text"}, '"chosen.text", .*Pass `chosen_column=chosen`'),
         (
             {**PLAIN_SIDES, "query": "q", "problem": "p"},
             {},

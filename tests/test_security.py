@@ -293,7 +293,7 @@ def test_code_of_a_model_trains_when_asked(tmp_path: Path, models: tuple[str, st
     with_adapter = save_tiny_adapter(tmp_path / "adapter", Path(models[1]))
     edit_json(with_adapter / "adapter_config.json", base_model_name_or_path=str(folder / "ref"))
     marker.unlink()
-    with pytest.raises(SepoError, match="--trust-remote-code"):
+    with pytest.raises(SepoError, match="`trust_remote_code=True`"):
         describe_model(str(with_adapter))
     assert not marker.exists()
 

@@ -87,7 +87,7 @@ def test_a_damaged_chunk_counts_as_not_done(tmp_path: Path) -> None:
     assert not is_done(run, 0, 256)
     assert is_done(run, 256, 512)
     with pytest.raises(
-        OutputError, match=r"damaged\. The command of its shard, or one without --shard, makes"
+        OutputError, match=r"damaged\. The command of its shard, or one without `shard`, makes"
     ):
         merge_run(run.output)
 
@@ -132,10 +132,12 @@ def test_rows_without_a_usable_pair_end_in_a_clear_line(tmp_path: Path) -> None:
 
 def test_another_run_in_the_folder_is_refused_with_the_fields_that_differ(tmp_path: Path) -> None:
     open_run(tmp_path / "out", run_record())
-    with pytest.raises(OutputError, match=r"out was made with dtype 'float32', this run has 'bfloat16'\. Ch"):
+    with pytest.raises(
+        OutputError, match=r"out was made with `dtype` 'float32', this run has 'bfloat16'\. Ch"
+    ):
         open_run(tmp_path / "out", run_record(dtype="bfloat16"))
     changed = run_record(selection=SelectionRule(chosen_ratio=0.2))
-    with pytest.raises(OutputError, match=r"chosen_ratio 0\.3, this run has 0\.2"):
+    with pytest.raises(OutputError, match=r"`chosen_ratio` 0\.3, this run has 0\.2"):
         open_run(tmp_path / "out", changed)
     assert open_run(tmp_path / "out", run_record()).record == run_record()
 
@@ -164,7 +166,7 @@ def test_a_full_disk_leaves_no_half_chunk_and_says_what_to_do(
 
     monkeypatch.setattr(files, "flush", full)
     with pytest.raises(
-        OutputError, match=r"No space left on device\)\. Make room or choose another --output"
+        OutputError, match=r"No space left on device\)\. Make room or choose another `output`"
     ):
         write_chunk(run, 0, 256, annotated_table(), NOTES)
     assert [path.name for path in run.work.iterdir()] == ["run.json"]

@@ -212,12 +212,12 @@ def test_a_folder_has_splits_configs_and_a_card(tmp_path: Path) -> None:
     assert large.revision == f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
     assert len({small.revision, test.revision, large.revision}) == 3
 
-    assert refused(folder) == ": has several configs. Choose with --config-name: small, large."
+    assert refused(folder) == ": has several configs. Choose with `config_name`: small, large."
     assert (
-        refused(folder, config_name="tiny") == ': no config "tiny". Choose with --config-name: small, large.'
+        refused(folder, config_name="tiny") == ': no config "tiny". Choose with `config_name`: small, large.'
     )
     assert (
-        refused(folder, config_name="large", split="test") == ': no split "test". Choose with --split: train.'
+        refused(folder, config_name="large", split="test") == ': no split "test". Choose with `split`: train.'
     )
 
 
@@ -239,7 +239,7 @@ def test_a_folder_written_by_save_to_disk_is_read(tmp_path: Path, several: bool)
     assert source.rows[:] == rows[:]
     assert source.revision.startswith("sha256:")
     splits = "train, test" if several else "train"
-    assert refused(tmp_path / "saved", split="dev") == f': no split "dev". Choose with --split: {splits}.'
+    assert refused(tmp_path / "saved", split="dev") == f': no split "dev". Choose with `split`: {splits}.'
     assert "it has no configs" in refused(tmp_path / "saved", config_name="c")
 
 
@@ -286,8 +286,8 @@ def test_a_hub_dataset_that_not_everybody_may_see_is_restricted(
 def test_what_the_hub_does_not_have_is_refused_with_what_it_has(hub: HubServer, repo_id: str) -> None:
     assert "not on the Hub" in refused(repo_id)
     hub.add("dataset", repo_id, {"train.jsonl": GOOD_LINE, "test.jsonl": GOOD_LINE})
-    assert refused(repo_id, split="dev") == ': no split "dev". Choose with --split: train, test.'
-    assert refused(repo_id, config_name="c") == ': no config "c". Choose with --config-name: default.'
+    assert refused(repo_id, split="dev") == ': no split "dev". Choose with `split`: train, test.'
+    assert refused(repo_id, config_name="c") == ': no config "c". Choose with `config_name`: default.'
     assert 'no revision "v2"' in refused(repo_id, revision="v2")
     hub.add("dataset", repo_id, {"data.py": b""})
     assert refused(repo_id).startswith(": no data files in it.")
@@ -318,7 +318,7 @@ def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(name: str) -> No
 
 def test_what_a_single_file_cannot_have_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "prefs.jsonl", GOOD_LINE)
-    assert refused(path, split="test") == ': no split "test". Choose with --split: train.'
+    assert refused(path, split="test") == ': no split "test". Choose with `split`: train.'
     assert refused(path, config_name="c") == ': it has no configs. Leave out the config "c".'
     assert (
         refused(path, revision="main") == ": only Hub datasets have revisions. Leave out the revision main."

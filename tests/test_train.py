@@ -460,9 +460,9 @@ def test_a_folder_of_another_run_is_refused_with_what_differs(
     assert invoke(*command).exit_code == 0
     result = invoke(*command, "--scale", 2)
     assert result.exit_code == 1
-    assert "settings.scale 1.0, this run has 2.0" in last_line(result)
+    assert "--scale 1.0, this run has 2.0" in last_line(result)
     result = invoke(*command, "--set", "weight_decay=0.5")
-    assert "weight_decay" in last_line(result)
+    assert "made with --set weight_decay None, this run has '0.5'" in last_line(result)
 
 
 def test_a_folder_with_something_else_in_it_is_refused(
@@ -774,7 +774,7 @@ def test_the_default_template_begins_like_the_tokenizers_own_texts(tmp_path: Pat
     [
         (("--set", "hub_token=hf_secret"), "use --push-to-hub; the token comes from"),
         (("--seed", 2**32), "seed must be in [0, 2**32)"),
-        (("--epochs", "inf"), "num_train_epochs must be a finite number"),
+        (("--epochs", "inf"), "--epochs must be a finite number"),
         (("--margin", "nan"), "margin must be a finite number"),
         (("--scale", "inf"), "scale must be a finite number"),
     ],
@@ -843,7 +843,7 @@ def test_even_the_only_step_of_a_short_run_trains_and_is_called_short(
     result = invoke_sepo(models[1], annotated, tmp_path / "p", "--learning-rate", 0.01)
     assert result.exit_code == 0, result.output
     assert not torch.equal(weights_of(tmp_path / "p"), weights_of(Path(models[1])))
-    assert "with 1 step hardly anything is learned. Lower --batch-size (128 now)" in caplog.text
+    assert "with 1 step hardly anything is learned. Lower `batch_size` (128 now)" in caplog.text
     assert "->" not in result.stdout  # one step has no before and after
 
 

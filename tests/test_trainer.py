@@ -284,7 +284,7 @@ def test_a_collapse_of_the_chosen_log_probs_is_said_once(
     train(tmp_path, pairs(8), falling, epochs=10.0)
     said = [record for record in caplog.records if "collapses" in record.getMessage()]
     assert len(said) == 1
-    assert "--learning-rate" in said[0].getMessage()
+    assert "`learning_rate`" in said[0].getMessage()
 
 
 def test_gradient_checkpointing_changes_no_number(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_what_to_change(tmp_path: Pat
         return outcome._replace(losses=outcome.losses * float("nan"))
 
     with pytest.raises(
-        TrainingError, match=r"step 1: the loss is not a finite number\. Lower --learning-rate"
+        TrainingError, match=r"step 1: the loss is not a finite number\. Lower `learning_rate`"
     ):
         train(tmp_path, pairs(4), broken)
 

@@ -211,7 +211,7 @@ def test_another_optimizer_trains(tmp_path: Path, inputs: Inputs, plain: Path, o
         ("report_to=tensorbord", "tensorbord is not supported"),
         ("optim=adamw_8bit", "bitsandbytes"),
         ("use_liger_kernel=true", "liger-kernel"),
-        ("label_smoothing_factor=0.1", "--label-smoothing"),
+        ("label_smoothing_factor=0.1", "use `label_smoothing` of dpo"),
         ("eval_do_concat_batches=false", "eval_do_concat_batches"),
     ],
 )

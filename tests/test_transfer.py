@@ -80,7 +80,7 @@ def test_what_is_cut_counts_in_rewards() -> None:
     assert found.chosen.reward_cut == pytest.approx(6 / 10)
     assert found.rejected.reward_cut == pytest.approx(0.5 / 2)  # x y z fit, the end does not
     assert (
-        "chosen: 60% of the |reward| is cut off. Raise --max-length, if the policy reads more."
+        "chosen: 60% of the |reward| is cut off. Raise `max_length`, if the policy reads more."
         in found.warnings()
     )
 

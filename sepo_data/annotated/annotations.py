@@ -169,7 +169,7 @@ def check_groups(rows: "datasets.Dataset", ratio_by: RatioBy, name: str) -> None
     if ratio_by.column not in rows.column_names:
         columns = ", ".join(rows.column_names)
         raise SettingsError(
-            f"{name}: no column {ratio_by.column}. Correct --ratio-by; the columns are {columns}."
+            f"{name}: no column {ratio_by.column}. Correct `ratio_by`; the columns are {columns}."
         )
     values: set[object] = set()
     for table in rows.select_columns([ratio_by.column]).with_format("arrow").iter(ROWS_AT_ONCE):

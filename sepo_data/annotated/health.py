@@ -76,7 +76,7 @@ class Health:
         if self.accuracy < 1 - WEAK_ACCURACY:
             found.append(
                 f"the oracle prefers the rejected response in {self.inverted:.0%} of the pairs. "
-                "Are --oracle and --ref swapped, or chosen and rejected?"
+                "Are `oracle` and `ref` swapped, or chosen and rejected?"
             )
         elif self.accuracy < WEAK_ACCURACY:
             found.append(
@@ -88,12 +88,12 @@ class Health:
             if truncated > MUCH_TRUNCATED * self.pairs:
                 found.append(
                     f"{truncated:,} of {self.pairs:,} {name} responses were cut at the maximum length, and "
-                    "have no rewards behind it. Raise --max-length, if the models read more."
+                    "have no rewards behind it. Raise `max_length`, if the models read more."
                 )
         if self.token_reward < WEAK_REWARD:
             found.append(
                 f"the rewards are near zero ({self.token_reward:.4f} nats a token): oracle and reference "
-                "hardly differ. Train the oracle longer, or check that --oracle is the trained one."
+                "hardly differ. Train the oracle longer, or check that `oracle` is the trained one."
             )
         if abs(self.length_correlation) > LENGTH_BIAS:
             found.append(

@@ -33,9 +33,9 @@ class Precision:
         if self.overlap >= ENOUGH_OVERLAP:
             return []
         exact = (
-            "Set NVIDIA_TF32_OVERRIDE=0 and choose another --output"
+            "Set NVIDIA_TF32_OVERRIDE=0 and choose another `output`"
             if dtype == "float32"
-            else "Pass --dtype float32"
+            else "Pass `dtype=float32`"
         )
         return [
             f"{computed_in(dtype)} selects other tokens than float32 would: {self.overlap:.1%} are the same, "

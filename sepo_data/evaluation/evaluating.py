@@ -34,7 +34,7 @@ def evaluate(
     rows = source.rows.select(range(min(settings.limit or len(source.rows), len(source.rows))))
     if settings.by is not None and settings.by not in rows.column_names:
         known = ", ".join(rows.column_names)
-        raise SettingsError(f"{source.name}: no column {settings.by}. Correct --by; the columns are {known}.")
+        raise SettingsError(f"{source.name}: no column {settings.by}. Correct `by`; the columns are {known}.")
     schema = rows.features.arrow_schema
     texts = pa.schema([schema.field(name) for name in columns.names])
     policy, reference = (_described(name, texts, settings) for name in (model, ref))

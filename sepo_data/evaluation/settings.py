@@ -48,4 +48,4 @@ class EvaluateSettings(DatasetSpec):
         for name, least in (("limit", 1), ("samples", 0), ("max_new_tokens", 1), ("batch_size", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise SettingsError(f"{name} must be at least {least}, got {value}.")
+                raise SettingsError(f"`{name}` must be at least {least}, got {value}.")

@@ -62,19 +62,19 @@ class ExportSettings:
         """
         names = [*TOKEN_TARGETS, *TEXT_TARGETS]
         if self.target not in names:
-            raise SettingsError(f'target "{self.target}" is not one of {", ".join(names)}.')
+            raise SettingsError(f'`target` "{self.target}" is not one of {", ".join(names)}.')
         weighted = [name for name, target in TOKEN_TARGETS.items() if target.weighted]
         if self.weights != "mask" and self.target not in weighted:
             raise SettingsError(
-                f"{self.target} reads masks, not weights. Leave out --weights, or use {', '.join(weighted)}."
+                f"{self.target} reads masks, not weights. Leave out `weights`, or use {', '.join(weighted)}."
             )
         if self.target in TOKEN_TARGETS and self.tokenizer is None:
             raise SettingsError(
-                f"{self.target} reads token ids. Pass --tokenizer MODEL, the policy or its tokenizer."
+                f"{self.target} reads token ids. Pass `tokenizer=MODEL`, the policy or its tokenizer."
             )
         if self.target in TEXT_TARGETS and (self.tokenizer is not None or self.projection != "sum"):
             raise SettingsError(
-                f"{self.target} reads text and tokenises it itself. Leave out --tokenizer and --projection."
+                f"{self.target} reads text and tokenises it itself. Leave out `tokenizer` and `projection`."
             )
 
 

@@ -53,14 +53,14 @@ def read_questions(path: Path, kind: Format) -> list[Question]:
         PreferenceError: If the file cannot be read, or is another benchmark's.
     """
     if kind not in FORMATS:
-        raise SettingsError(f'format "{kind}" is not one of {", ".join(FORMATS)}.')
+        raise SettingsError(f'`format` "{kind}" is not one of {", ".join(FORMATS)}.')
     rows = _rows(path)
     found = []
     for number, row in enumerate(rows):
         question = _READERS[kind](row)
         if question is None:
             other = next((name for name in FORMATS if name != kind and _READERS[name](row)), None)
-            looks = f", and looks like {other}: pass --format {other}" if other else ""
+            looks = f", and looks like {other}: pass `format={other}`" if other else ""
             raise PreferenceError(f"{path}: question {number} is not as {kind} has them{looks}.")
         found.append(question)
     if not found:

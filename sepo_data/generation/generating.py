@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..errors import OutputError, SettingsError
 from ..files import file_sha256, json_bytes, name_of, renamed, write_atomically, writing
-from ..runs.provenance import differences
+from ..runs.provenance import described_differences
 from ..schema import Message
 from ..settings import DTYPES, Dtype
 from ..tokens.templates import set_chat_template
@@ -73,13 +73,13 @@ class GenerateSettings:
         """
         for name, known in (("format", FORMATS), ("dtype", DTYPES)):
             if getattr(self, name) not in known:
-                raise SettingsError(f'{name} "{getattr(self, name)}" is not one of {", ".join(known)}.')
+                raise SettingsError(f'`{name}` "{getattr(self, name)}" is not one of {", ".join(known)}.')
         for name in ("max_new_tokens", "batch_size", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise SettingsError(f"{name} must be at least 1, got {value}.")
+                raise SettingsError(f"`{name}` must be at least 1, got {value}.")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise SettingsError("temperature must not be negative, and top_p must be in (0, 1].")
+            raise SettingsError("`temperature` must not be negative, and `top_p` must be in (0, 1].")
 
 
 def generate(
@@ -106,7 +106,7 @@ def generate(
     questions = read_questions(settings.prompts, settings.format)[: settings.limit]
     output = settings.output
     if output.exists():
-        raise OutputError(f"{output} is there already. Choose another --output.")
+        raise OutputError(f"{output} is there already. Choose another `output`.")
     answerer = _answerer(model, questions, settings)
     work = output.with_name(f"{output.name}.work")
     with writing(output):
@@ -168,10 +168,9 @@ def _check_work(work: Path, identity: dict[str, Any]) -> None:
     except (FileNotFoundError, ValueError):
         write_atomically(path, json_bytes(identity))
         return
-    for name, before, now in differences(theirs, identity):
+    if differing := described_differences(theirs, identity):
         raise OutputError(
-            f"{work} was begun with {name} {before}, this run has {now}. Choose another --output, or delete "
-            "that folder."
+            f"{work} was begun with {differing}. Choose another `output`, or delete that folder."
         )
 
 

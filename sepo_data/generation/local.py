@@ -135,8 +135,8 @@ class LocalModel:
             if not out_of_memory(error):
                 raise
             raise ModelError(
-                f"{len(prompts)} answers at once do not fit into memory. Lower --batch-size, or pass "
-                "--dtype bfloat16."
+                f"{len(prompts)} answers at once do not fit into memory. Lower `batch_size`, or pass "
+                "`dtype=bfloat16`."
             ) from error
         texts = self.encoder.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
         answers = []

@@ -137,7 +137,7 @@ def errors_as(kind: type[SepoError], place: Snapshot) -> Iterator[None]:
     except Exception as error:
         what = first_line(error)
         if "trust_remote_code" in str(error):
-            what = "needs code of its own. Read it, and if you trust it pass --trust-remote-code."
+            what = "needs code of its own. Read it, and if you trust it pass `trust_remote_code=True`."
         raise kind(f"{place.location}: {what}") from error
 
 
@@ -201,7 +201,7 @@ def check_quantised(checkpoint: Checkpoint) -> None:
         return
     base = f"the base of this adapter is {checkpoint.base.location}"
     raise ModelError(
-        f"{checkpoint.adapter.location}: {base}, and {problem}. Pass --base with the model in full precision."
+        f"{checkpoint.adapter.location}: {base}, and {problem}. Pass `base` with the model in full precision."
     )
 
 
@@ -291,7 +291,7 @@ def _check_weights(place: Snapshot, weights: tuple[str, ...], trust: Trust) -> N
     raise ModelError(
         f"{place.location}: {pickled[0]} is a pickle, which can run code when it is opened. Load the model "
         f"where that is no risk and write {weights[0]} with model.save_pretrained(FOLDER), or pass "
-        "--allow-pickle if you trust whoever made it."
+        "`allow_pickle=True` if you trust whoever made it."
     )
 
 

@@ -216,7 +216,7 @@ def _check_templates(
     """One template serves both models, so that rewards compare the same text."""
     if ours.chat_template is None and theirs.chat_template is not None:
         log.warning(
-            "%s has no chat template and %s has one: prompts are used as they are. Pass --chat-template FILE "
+            "%s has no chat template and %s has one: prompts are used as they are. Pass `chat_template=FILE` "
             "if the oracle was trained with one",
             oracle.facts.name,
             ref.facts.name,
@@ -244,7 +244,7 @@ def _read_tokenizer(place: Snapshot, trust: Trust) -> PreTrainedTokenizerBase:
     if tokenizer.chat_template is None and "chat_template.json" in place.files:
         log.warning(
             "%s: chat_template.json is a processor's, which a tokenizer does not read. Copy its template to "
-            "chat_template.jinja, or pass it with --chat-template",
+            "chat_template.jinja, or pass it with `chat_template`",
             place.location,
         )
     return tokenizer

@@ -179,7 +179,7 @@ def _smaller_budget(
     if len(groups) == len(groups[0]) == 1:
         raise ScoringError(
             f"a sequence of {reach(groups[0][0]):,} tokens alone does not fit into memory. "
-            "Pass a lower --max-length, or a --dtype of 16 bits."
+            "Pass a lower `max_length`, or a `dtype` of 16 bits."
         )
     return sum(_cost(model, group) for group in groups) // 2
 

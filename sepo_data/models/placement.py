@@ -32,7 +32,7 @@ def scoring_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SettingsError(f'device "{name}": {first_line(error)}. Pass --device auto.') from error
+        raise SettingsError(f'device "{name}": {first_line(error)}. Pass `device=auto`.') from error
 
 
 def free_bytes(device: torch.device) -> int:

@@ -154,5 +154,5 @@ def _check_finite(pairs: Sequence[EncodedPair], side: str, model: str, logps: li
         if not np.isfinite(values).all():
             raise ScoringError(
                 f"row {pair.row}: a log-probability of the {side} response under the {model} is not a finite "
-                f"number. Use --dtype float32; if it is used already, the {model}'s weights are broken."
+                f"number. Use `dtype=float32`; if it is used already, the {model}'s weights are broken."
             )

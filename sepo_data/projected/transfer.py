@@ -107,7 +107,8 @@ class Transfer(Sides[SideTransfer]):
                     f"{name}: the policy's selection and the dataset's share {kept:.0%} of their text. "
                     f"{side.merged:.0%} of the policy's tokens merge several of the oracle's (exact, but a "
                     f"coarser choice), {side.split + side.crossing:.0%} cut one (a guess). Compare "
-                    "--projection sum and majority, or take an oracle whose tokens are more like these."
+                    "`projection=sum` with `projection=majority`, or take an oracle whose tokens are more "
+                    "like these."
                 )
             if side.unknown is not None and side.unknown > MANY_UNKNOWN:
                 found.append(
@@ -116,13 +117,13 @@ class Transfer(Sides[SideTransfer]):
                 )
             if side.reward_cut > MUCH_CUT:
                 found.append(
-                    f"{name}: {side.reward_cut:.0%} of the |reward| is cut off. Raise --max-length, if "
+                    f"{name}: {side.reward_cut:.0%} of the |reward| is cut off. Raise `max_length`, if "
                     "the policy reads more."
                 )
             if side.without_reward > MUCH_CUT:
                 found.append(
                     f"{name}: {side.without_reward:.0%} of the tokens have no reward, because the annotation "
-                    "was cut there. Annotate with a longer --max-length."
+                    "was cut there. Annotate with a longer `max_length`."
                 )
         if self.rows - self.pairs > MANY_LOST * self.rows:
             found.append(

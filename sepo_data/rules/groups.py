@@ -63,4 +63,4 @@ class RatioBy:
             if group not in known:
                 shown = ", ".join(sorted(known)[:5]) + (", …" if len(known) > 5 else "")
                 problem = f'no row of {name} has "{group}" in column {self.column}'
-                raise SettingsError(f"{problem}. It holds {shown}. Correct --ratio-by.")
+                raise SettingsError(f"{problem}. It holds {shown}. Correct `ratio_by`.")

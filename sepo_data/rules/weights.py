@@ -47,7 +47,7 @@ def weigh_tokens(
     if weights == "mask":
         return mask.astype(np.float32)
     if weights not in _FORMULAE:
-        raise SettingsError(f'weights "{weights}" is not one of {", ".join(WEIGHTS)}.')
+        raise SettingsError(f'`weights` "{weights}" is not one of {", ".join(WEIGHTS)}.')
     rewards = np.asarray(token_rewards, dtype=np.float64)
     found, known = np.zeros(rewards.shape, dtype=np.float32), mask & ~np.isnan(rewards)
     found[known] = _FORMULAE[weights](rewards[known], 1.0 if highest else -1.0)

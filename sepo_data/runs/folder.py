@@ -23,7 +23,7 @@ from ..annotated.manifest import Manifest, RunRecord
 from ..errors import OutputError, first_line
 from ..files import json_bytes, renamed, write_atomically, writing
 from ..schema import MANIFEST_NAME
-from .provenance import differences
+from .provenance import described_differences
 
 CHUNK_ROWS = 256
 
@@ -99,7 +99,7 @@ def open_run(output: Path, record: RunRecord) -> Run:
     if found is None:
         with writing(output):
             if output.is_dir() and any(path.name != "_work" for path in output.iterdir()):
-                raise OutputError(f"{output} is not empty and holds no run of sepo. Choose another --output.")
+                raise OutputError(f"{output} is not empty and holds no run of sepo. Choose another `output`.")
             run.work.mkdir(parents=True, exist_ok=True)
             with (
                 contextlib.suppress(FileExistsError),
@@ -238,7 +238,7 @@ def read_chunk(run: Run, lo: int, hi: int, part: str = "rows") -> tuple[pa.Table
     digest, rest = content[:_DIGEST_BYTES], memoryview(content)[_DIGEST_BYTES:]
     if hashlib.sha256(rest).digest() != digest:
         raise OutputError(
-            f"{path} is damaged. The command of its shard, or one without --shard, makes it anew."
+            f"{path} is damaged. The command of its shard, or one without `shard`, makes it anew."
         )
     try:
         table = pq.read_table(pa.BufferReader(pa.py_buffer(rest)))
@@ -252,13 +252,11 @@ def read_chunk(run: Run, lo: int, hi: int, part: str = "rows") -> tuple[pa.Table
 
 
 def _refuse_other_run(run: Run, found: RunRecord) -> None:
-    theirs_by_part, ours_by_part = _identity(found), _identity(run.record)
+    theirs, ours = _identity(found), _identity(run.record)
     differing = [
-        f"{name} {theirs!r}, this run has {ours!r}"
-        for part in ours_by_part
-        for name, theirs, ours in differences(theirs_by_part[part], ours_by_part[part])
+        described_differences(theirs[part], ours[part]) for part in ours if theirs[part] != ours[part]
     ]
     if differing:
         raise OutputError(
-            f"{run.output} was made with {'; '.join(differing)}. Choose another --output to keep both."
+            f"{run.output} was made with {'; '.join(differing)}. Choose another `output` to keep both."
         )

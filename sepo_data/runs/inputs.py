@@ -116,7 +116,7 @@ def _check_first_rows(job: Job) -> None:
     if 2 * reasons[Reason.ALREADY_RENDERED] > rendered:
         raise TokenizerError(
             f"{job.source.name}: prompts begin with control tokens of a chat template, so they were rendered "
-            "before. Pass --no-chat-template to use them as they are."
+            "before. Pass `chat_template=False` to use them as they are."
         )
     details = Counter(unusable.detail for unusable in refused if unusable.reason == Reason.TEMPLATE_REFUSES)
     if not details:
@@ -126,6 +126,6 @@ def _check_first_rows(job: Job) -> None:
         problem = f"the chat template refuses most of the first conversations: {words.rstrip('.')}"
         raise TokenizerError(
             f"{job.source.name}: {problem}. Change them (a system text may go into the first user turn), or "
-            "pass --chat-template FILE with another template."
+            "pass `chat_template=FILE` with another template."
         )
     log.warning("the chat template refuses some conversations: %s", words)

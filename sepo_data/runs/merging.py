@@ -54,7 +54,7 @@ def merge_run(output: Path) -> Manifest:
     """
     record = read_record(output)
     if record is None:
-        raise OutputError(f"{output} holds no run of sepo. Run sepo-annotate --output {output} first.")
+        raise OutputError(f"{output} holds no run of sepo. Annotate into that folder first.")
     run = Run(output, record)
     if isinstance(record, Manifest):
         clear_work(run)

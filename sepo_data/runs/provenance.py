@@ -122,3 +122,17 @@ def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, A
             yield from differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
     elif theirs != ours:
         yield name, theirs, ours
+
+
+def described_differences(theirs: Any, ours: Any) -> str:
+    """Where two records differ, for people: settings in backticks, facts by their dotted name."""
+    return "; ".join(f"{_shown(name)} {a!r}, this run has {b!r}" for name, a, b in differences(theirs, ours))
+
+
+def _shown(name: str) -> str:
+    section, _, rest = name.partition(".")
+    if rest.startswith("set."):
+        return f"`training_arguments.{rest.removeprefix('set.')}`"
+    if section in ("settings", "training") or "." not in name:
+        return f"`{rest or name}`"
+    return name

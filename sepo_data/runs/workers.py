@@ -39,11 +39,11 @@ def own_shard(environment: Mapping[str, str]) -> tuple[int, int]:
         index, count = index * world + _number(environment, "RANK"), count * world
     elif "SLURM_ARRAY_TASK_ID" not in environment:
         raise SettingsError(
-            "--shard auto: neither a SLURM array nor torchrun has started this process (no "
-            "SLURM_ARRAY_TASK_ID, no RANK). Pass --shard i/n, or leave it out."
+            "`shard=auto`: neither a SLURM array nor torchrun has started this process (no "
+            "SLURM_ARRAY_TASK_ID, no RANK). Pass `shard=i/n`, or leave it out."
         )
     if not 0 <= index < count:
-        raise SettingsError(f"--shard auto: the environment says shard {index} of {count}. Pass --shard i/n.")
+        raise SettingsError(f"`shard=auto`: the environment says shard {index} of {count}. Pass `shard=i/n`.")
     return index, count
 
 
@@ -88,5 +88,5 @@ def bind_gpu(environment: MutableMapping[str, str], num_gpus: int) -> None:
 def _number(environment: Mapping[str, str], name: str, default: str = "") -> int:
     value = environment.get(name, default)
     if not value.isdecimal():
-        raise SettingsError(f'{name} is "{value}", which is no number. Pass --shard i/n and --device.')
+        raise SettingsError(f'{name} is "{value}", which is no number. Pass `shard=i/n` and `device`.')
     return int(value)

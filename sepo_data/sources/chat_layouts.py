@@ -90,7 +90,7 @@ def _problem(source: Source, names: list[str], prompts: list[Column]) -> str:
     """Why there are no conversations, and what to do."""
     if prompts:
         which = ", ".join(prompt.name for prompt in prompts)
-        return f"the prompt may be in any of its columns {which}. Leave the others out with --ignore-columns"
+        return f"the prompt may be in any of its columns {which}. Leave the others out with `ignore_columns`"
     found = [name for name in (*MESSAGES, *COMPLETION) if name in names]
     if "messages" in found or set(COMPLETION) <= set(found):
         types = ", ".join(f'"{name}" is {source.schema.field(name).type}' for name in found)
@@ -98,5 +98,5 @@ def _problem(source: Source, names: list[str], prompts: list[Column]) -> str:
         return f"{types}. {advice}, or prompt and completion both text or both such lists"
     advice = "Rename them to messages, or to prompt and completion"
     if "chosen" in names:
-        advice = "To train on the chosen responses of a preference dataset add --side chosen"
+        advice = "To train on the chosen responses of a preference dataset add `side=chosen`"
     return f"no conversations in its columns {', '.join(names)}. {advice}"

@@ -103,7 +103,7 @@ def context_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> Con
         column = named.get(role) or role
         if column not in schema.names:
             if named.get(role):
-                advice = f"Its columns are {', '.join(schema.names)}; name the right one with --{role}-column"
+                advice = f"Its columns are {', '.join(schema.names)}; name the right one with `{role}_column`"
                 raise PreferenceError(f'{dataset}: no column "{column}". {advice}.')
             continue
         if column in spec.ignore_columns or _is_null(schema.field(column).type):
@@ -111,7 +111,7 @@ def context_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> Con
         if not _TYPES[role](schema.field(column).type):
             problem = f'column "{column}" is {schema.field(column).type}, no {_WORDS[role]}'
             raise PreferenceError(
-                f"{dataset}: {problem}, and would be a part of the prompt. Pass --ignore-columns {column} to "
+                f"{dataset}: {problem}, and would be a part of the prompt. Pass `ignore_columns={column}` to "
                 "leave it out."
             )
         if column != role and role in schema.names:

@@ -115,8 +115,8 @@ def open_chats(
     if side is None:
         for role in PAIR_COLUMNS:
             if (name := getattr(spec, f"{role}_column")) is not None:
-                problem = f"--{role}-column {name} is for preference datasets"
-                raise SettingsError(f"{problem}. Add --side chosen, or leave it out.")
+                problem = f"`{role}_column={name}` is for preference datasets"
+                raise SettingsError(f"{problem}. Add `side=chosen`, or leave it out.")
         source = open_source(dataset, spec)
         context = context_columns(dataset, source.schema, spec)
         ends = end_columns(dataset, source.schema, spec)

@@ -61,13 +61,13 @@ def end_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> EndColu
         there = [name for name in names if name in schema.names and name not in spec.ignore_columns]
         found[side] = next((name for name in there if _can_say(schema.field(name).type)), None)
         if spec.truncated_column and not there:
-            advice = f"Its columns are {', '.join(schema.names)}; name the right one with --truncated-column"
+            advice = f"Its columns are {', '.join(schema.names)}; name the right one with `truncated_column`"
             raise PreferenceError(f'{dataset}: no column "{spec.truncated_column}". {advice}.')
         if there and found[side] is None:
             problem = f'column "{there[0]}" is {schema.field(there[0]).type}'
             raise PreferenceError(
                 f"{dataset}: {problem}, and should say which responses were cut. Make it true or false, or "
-                f"a finish reason, or pass --ignore-columns {there[0]}."
+                f"a finish reason, or pass `ignore_columns={there[0]}`."
             )
     return EndColumns(**found)
 

@@ -224,7 +224,7 @@ def _builder(path: str, dataset: str, config: str | None, revision: str | None, 
             raise PreferenceError(f"{dataset}: cannot be read: {first_line(error)}") from error
         problem = "has several configs" if config is None else f'no config "{config}"'
         raise PreferenceError(
-            f"{dataset}: {problem}. Choose with --config-name: {', '.join(configs)}."
+            f"{dataset}: {problem}. Choose with `config_name`: {', '.join(configs)}."
         ) from error
     except Exception as error:  # whatever the HTTP client, the YAML reader or the file system raised
         failure = PreferenceError if revision is None else HubError
@@ -306,7 +306,7 @@ def _find_corrupt_parquet(files: Sequence[DataFile]) -> None:
 def _check_split(split: str, splits: Sequence[str], dataset: str) -> None:
     if split not in splits:
         known = ", ".join(splits)
-        raise NoSplitError(f'{dataset}: no split "{split}". Choose with --split: {known}.', splits)
+        raise NoSplitError(f'{dataset}: no split "{split}". Choose with `split`: {known}.', splits)
     if not SPLIT_NAME.fullmatch(split):
         problem = "split names are letters, digits and _, with dots between them"
         raise PreferenceError(f'{dataset}: split "{split}": {problem}. Rename it.')

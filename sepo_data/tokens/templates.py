@@ -55,13 +55,13 @@ def set_chat_template(
     if tokenizer.eos_token is None:
         raise TokenizerError(
             f"{name}: has neither a chat template nor an eos_token. Set eos_token in tokenizer_config.json, "
-            "or pass --chat-template FILE."
+            "or pass `chat_template=FILE`."
         )
     begin = "{{ bos_token }}" if tokenizer.bos_token and bos_ids(tokenizer) else ""
     tokenizer.chat_template = begin + DEFAULT_TEMPLATE
     log.info(
         "%s has no chat template and the data holds messages, so training gives it Zephyr's; "
-        "--chat-template FILE gives another",
+        "`chat_template=FILE` gives another",
         name,
     )
 
@@ -75,15 +75,15 @@ def read_chat_template(tokenizer: "PreTrainedTokenizerBase", path: Path) -> None
     try:
         tokenizer.chat_template = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--chat-template {path}: cannot be read ({error}).") from error
+        raise SettingsError(f"`chat_template={path}`: cannot be read ({error}).") from error
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     try:
         rendered = tokenizer.apply_chat_template(turns, tokenize=False)
     except jinja2.TemplateSyntaxError as error:
-        raise SettingsError(f"--chat-template {path}, line {error.lineno}: {error.message}.") from error
+        raise SettingsError(f"`chat_template={path}`, line {error.lineno}: {error.message}.") from error
     except Exception as error:  # a template is a program of its author's: it raises what it likes
         raise SettingsError(
-            f"--chat-template {path}: refuses a user's turn and an answer: {error}."
+            f"`chat_template={path}`: refuses a user's turn and an answer: {error}."
         ) from error
     if not all(turn["content"] in str(rendered) for turn in turns):
-        raise SettingsError(f"--chat-template {path}: does not write out what the messages say.")
+        raise SettingsError(f"`chat_template={path}`: does not write out what the messages say.")
