@@ -11,6 +11,8 @@ from typing import Any, ParamSpec
 import rich_click as click
 from click.exceptions import NoArgsIsHelpError
 
+from .suggestions import explained
+
 P = ParamSpec("P")
 
 
@@ -28,7 +30,7 @@ class _OneLine:
             sys.exit(2)
         except click.UsageError as error:
             name = error.ctx.command_path if error.ctx else self.name
-            click.echo(f"Error: {error.format_message()} See `{name} --help`.", err=True)
+            click.echo(f"Error: {explained(error)} See `{name} --help`.", err=True)
             sys.exit(2)
         sys.exit(code if isinstance(code, int) else 0)
 

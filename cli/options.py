@@ -18,7 +18,22 @@ from sepo_data.schema import SIDES
 
 from .common import Command, one_line_errors
 
-SHARE = click.FloatRange(0, 1, min_open=True)
+
+class Share(click.FloatRange):
+    """A number in (0, 1]."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As a number; whoever gives per cent is told so."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if str(value).rstrip("%").isdecimal() and 1 < int(str(value).rstrip("%")) <= 100:
+                share = int(str(value).rstrip("%")) / 100
+                self.fail(f"{value} is not a share in (0, 1]. Did you mean {share:g}?", param, ctx)
+            raise error
+
+
+SHARE = Share(0, 1, min_open=True)
 POSITIVE = click.FloatRange(0, min_open=True)
 COUNT = click.IntRange(min=1)
 FROM_ZERO = click.IntRange(min=0)

@@ -93,7 +93,7 @@ def _as_it_stands(
     if context:
         raise TokenizerError(
             "the dataset has a column system, tools or chat_template_kwargs, which needs a chat "
-            "template, and none is used. Take a model whose tokenizer has one, or pass --ignore-columns "
+            "template, and none is used. Take a model whose tokenizer has one, or pass `ignore_columns` "
             "with the column's name."
         )
     if isinstance(prompt, str) and isinstance(response, str):
@@ -106,9 +106,9 @@ def _as_it_stands(
     raise TokenizerError(
         "the dataset holds messages, which need a chat template, and "
         + (
-            "the tokenizer has none. Pass --chat-template FILE, or take a model that has one."
+            "the tokenizer has none. Pass `chat_template=FILE`, or take a model that has one."
             if tokenizer.chat_template is None
-            else "--no-chat-template was given. Leave it out, or turn the messages into texts."
+            else "`chat_template=False` was given. Leave it out, or turn the messages into texts."
         )
     )
 

@@ -1,0 +1,97 @@
+"""Mistakes that people make at the commands: each is one line that says what to change."""
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cli.main import main
+
+DEMO = Path(__file__).parent.parent / "demo"
+ANNOTATE = "annotate --oracle {demo}/oracle --ref {demo}/reference --dataset {demo}/pairs.jsonl --limit 2"
+SEPO = "train sepo --policy {demo}/policy --dataset {demo}/pairs.jsonl --output {new}"
+DPO = "train dpo --model {demo}/reference --dataset {demo}/pairs.jsonl --output {new}"
+
+# what is typed, the exit code, and what the line says
+MISTAKES = [
+    # commands
+    ("anotate", 2, "Did you mean 'annotate'?"),
+    ("train policy", 2, "No such command policy. Did you mean sepo?"),
+    ("train oracle", 2, "Did you mean dpo?"),
+    ("convert x", 2, "No such command 'convert'"),
+    # options that have another name
+    ("train dpo --lr 1e-5", 2, "No such option --lr. Did you mean --learning-rate?"),
+    ("train sft --learning_rate 1e-5", 2, "Did you mean --learning-rate?"),
+    ("train sepo --num-train-epochs 3", 2, "Did you mean --epochs?"),
+    ("train sepo --per-device-train-batch-size 3", 2, "Did you mean --micro-batch-size?"),
+    ("train sepo --lora-r 16", 2, "Did you mean --lora-rank?"),
+    ("train sft --max-seq-length 16", 2, "Did you mean --max-length?"),
+    ("train sft --bf16", 2, "Did you mean --dtype bfloat16?"),
+    ("train sft --learn 1", 2, "Did you mean --learning-rate?"),
+    ("annotate --model x", 2, "No such option --model. Did you mean --oracle and --ref?"),
+    ("annotate --reference x", 2, "Did you mean --ref?"),
+    ("annotate --out x", 2, "Did you mean --output?"),
+    ("annotate --batch-size 8", 2, "Did you mean --batch-tokens?"),
+    ("annotate --top-k 8", 2, "Did you mean --ratio?"),
+    ("annotate --datset x", 2, "Did you mean --dataset?"),
+    ("inspect x --policy y", 2, "Did you mean --tokenizer?"),
+    ("train sft --warmup-ratio 0.1", 2, "Pass it as --set warmup_ratio=VALUE."),
+    # options that need not be, or belong to another command
+    ("train sepo --resume", 2, "No such option --resume. The same command resumes by itself: leave it out."),
+    ("annotate --resume-from-checkpoint x", 2, "resumes by itself"),
+    ("annotate --overwrite", 2, "choose another --output"),
+    ("export x --dry-run", 2, "No such option --dry-run. That is an option of sepo annotate"),
+    ("annotate --epochs 3", 2, "That is an option of sepo train dpo and of sepo train sepo."),
+    # values
+    (f"{ANNOTATE} --ratio 30", 2, "'--ratio': 30 is not a share in (0, 1]. Did you mean 0.3?"),
+    (f"{ANNOTATE} --ratio 0", 2, "'--ratio': 0"),
+    (f"{ANNOTATE} --dtype bf16", 2, "'bf16' is not one of 'float32', 'bfloat16', 'float16'"),
+    (f"{ANNOTATE} --shard 4/4", 2, "from 0 to n-1, for example 0/4"),
+    (f"{ANNOTATE} --shard auto", 2, "Pass --shard i/n, or leave it out."),
+    (f"{ANNOTATE} --batch-tokens few", 2, "neither auto nor a number"),
+    (f"{ANNOTATE} --device gpu", 1, "Pass --device auto."),
+    (f"{ANNOTATE} --tasks 4", 2, "--tasks and --workers need --executor."),
+    (f"{ANNOTATE} --chat-template nowhere.jinja", 2, "'nowhere.jinja' does not exist"),
+    (f"{ANNOTATE} --push-to-hub prefs --output {{new}}", 1, "prefs"),
+    (f"{DPO} --set max_step=3", 1, "--set max_step: TrainingArguments has no such field. Did you mean max_steps?"),
+    (f"{DPO} --set learning_rate=3", 1, "--set learning_rate: use --learning-rate."),
+    (f"{DPO} --set learning_rate", 2, "is not field=value"),
+    (f"{DPO} --eval-fraction 1", 2, "'--eval-fraction'"),
+    (f"{SEPO} --projection majority --ratio 0.2", 1, "or use --projection sum."),
+    # files, folders and names
+    ("annotate --ref x --dataset y", 2, "Missing option '--oracle'"),
+    ("annotate --oracle {new} --ref {demo}/reference --dataset {demo}/pairs.jsonl", 1, "no such folder"),
+    ("annotate --oracle {demo}/oracle --ref {demo}/oracle --dataset {demo}/pairs.jsonl", 1, "same"),
+    ("annotate --oracle {demo}/oracle --ref {demo}/reference --dataset {new}.jsonl", 1, "no such file"),
+    (SEPO, 1, "annotate"),
+    ("train sft --model {demo}/reference --dataset {demo}/pairs.jsonl --output {new}", 1, "add --side chosen"),
+    (f"{DPO}/../taken", 1, "Choose another --output."),
+    ("inspect {demo}/oracle", 1, "{demo}/oracle"),
+    ("push {demo}/oracle me/x", 1, "{demo}/oracle"),
+    ("merge {demo}", 1, "holds no run of sepo"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("typed", "code", "message"), MISTAKES, ids=[typed for typed, _, _ in MISTAKES])
+def test_a_mistake_is_one_line_that_says_what_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, code: int, message: str
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "SLURM_ARRAY_TASK_ID", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    words = shlex.split(typed.format(demo=DEMO, new=tmp_path / "new"))
+    found = CliRunner().invoke(main, words, prog_name="sepo", env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert found.exit_code == code, found.output
+    assert found.stdout == ""
+    lines = [line for line in found.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1
+    assert lines == found.stderr.splitlines()[-1:]
+    assert message.format(demo=DEMO) in lines[0]
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(MISTAKES) >= 45
