@@ -18,6 +18,7 @@ from .shared import (
     DATA_REVISION,
     DEVICE,
     DTYPE,
+    JSON,
     RATIO_HELP,
     SIDE_RATIOS,
     SPLIT,
@@ -192,7 +193,7 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
             callback=read_pairs,
         ),
     ),
-    [CONFIG],
+    [CONFIG, JSON],
     settings=AnnotateSettings,
     env="SEPO_ANNOTATE",
 )
@@ -206,6 +207,7 @@ def main(
     tasks: int | None,
     workers: int | None,
     slurm: dict[str, str],
+    as_json: bool,
 ) -> None:
     """Score a preference dataset once and save its token rewards.
 
@@ -218,9 +220,11 @@ def main(
         torchrun --nproc-per-node 8 --no-python sepo-annotate … --shard auto
     """
     from sepo_data.annotation import annotate, begin
+    from sepo_data.hub.errors import page_of
     from sepo_data.runs.workers import bind_gpu, num_gpus
 
-    from .reports import describe_plan, describe_report
+    from .ending import plain, saved, show, typed
+    from .reports import describe_plan, describe_report, report_facts
     from .running import Run, quiet_libraries
 
     quiet_libraries()
@@ -230,12 +234,15 @@ def main(
     if dry_run:
         from sepo_data.planning import plan
 
-        click.echo(describe_plan(plan(dataset, oracle, ref, settings)))
+        found = plan(dataset, oracle, ref, settings)
+        facts = plain(found)
+        facts["seconds_estimated"] = facts.pop("seconds")
+        show(as_json, describe_plan(found), dry_run=True, **facts)
         return
     if executor is not None:
         submitted = _run_parts(executor, begin(dataset, oracle, ref, settings)[1], tasks, workers, slurm)
         if submitted is not None:
-            click.echo(submitted)
+            show(as_json, [submitted], output=settings.output, finished=False, submitted=submitted)
             return
     run = Run()
     try:
@@ -244,7 +251,10 @@ def main(
         run.finish()
     if report.stopped:
         run.stop.exit()
-    click.echo(describe_report(report))
+    url = None if report.commit is None else page_of("datasets/", str(settings.push_to_hub))
+    following = typed("inspect", report.output) if report.manifest is not None else None
+    lines = [*describe_report(report), *saved(report.output, url, following)]
+    show(as_json, lines, **report_facts(report), url=url)
 
 
 def _check_parts(

@@ -7,12 +7,14 @@ import rich_click as click
 
 from sepo_data.settings import Dtype
 
+from .ending import MISMATCH, plain, show
 from .options import COUNT, FILE, command, option, panel
 from .shared import (
     ALLOW_PICKLE,
     DATA_REVISION,
     DEVICE,
     DTYPE_AS_MADE,
+    JSON,
     TRUST_REMOTE_CODE,
     annotated_argument,
 )
@@ -41,6 +43,7 @@ from .shared import (
         ),
     ),
     panel("Data", DATA_REVISION),
+    [JSON],
 )
 def verify(
     dataset: str,
@@ -53,10 +56,11 @@ def verify(
     chat_template: Path | None,
     allow_pickle: bool,
     trust_remote_code: bool,
+    as_json: bool,
 ) -> None:
     """Score a sample of an annotated dataset again: do these models give these rewards?
 
-    Exits with 1 if they do not.
+    Exits with 3 if they do not.
 
     \b
     Example:
@@ -81,19 +85,22 @@ def verify(
         trust=Trust(allow_pickle, trust_remote_code),
         chat_template=chat_template,
     )
-    click.echo(describe_verification(found))
+    verdict = "give" if found.holds else "do not give"
+    lines = [*describe_verification(found), f"these models {verdict} what the dataset holds"]
+    show(as_json, lines, dataset=dataset, holds=found.holds, **plain(found))
     if not found.holds:
-        click.echo(f"Error: {dataset}: these models do not give what the dataset holds.", err=True)
-        sys.exit(1)
-    click.echo("these models give what the dataset holds")
+        sys.exit(MISMATCH)
 
 
-@command("diff", [click.RichArgument(["first"], metavar="A"), click.RichArgument(["second"], metavar="B")])
-def diff(first: str, second: str) -> None:
+@command(
+    "diff", [click.RichArgument(["first"], metavar="A"), click.RichArgument(["second"], metavar="B")], [JSON]
+)
+def diff(first: str, second: str, as_json: bool) -> None:
     """Compare two annotations of the same pairs: ranks, masks, and both oracles' accuracy.
 
     A and B are folders or Hub ids. Their models, precisions and tokenizers may differ:
-    rewards are compared at the tokens of A.
+    rewards are compared at the tokens of A. Exits with 3 if pairs, tokens or masks differ,
+    or rewards by more than rounding.
 
     \b
     Example:
@@ -108,4 +115,8 @@ def diff(first: str, second: str) -> None:
     quiet_libraries()
     opened = [open_annotated(name) for name in (first, second)]
     rows = [next(iter(annotated.splits.values())) for annotated in opened]
-    click.echo(describe_comparison(compare_annotations(*rows)))
+    found = compare_annotations(*rows)
+    lines = [*describe_comparison(found), f"the annotations {'are the same' if found.same else 'differ'}"]
+    show(as_json, lines, first=first, second=second, same=found.same, **plain(found))
+    if not found.same:
+        sys.exit(MISMATCH)

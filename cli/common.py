@@ -30,7 +30,7 @@ class _OneLine:
             sys.exit(2)
         except click.UsageError as error:
             name = error.ctx.command_path if error.ctx else self.name
-            click.echo(f"Error: {explained(error)} See `{name} --help`.", err=True)
+            click.echo(f"Error: {with_flags(explained(error), error.ctx)} See `{name} --help`.", err=True)
             sys.exit(2)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -46,13 +46,13 @@ class Group(_OneLine, click.RichGroup):  # type: ignore[misc]
 _SETTING = re.compile(r"`([a-z_]+)(?:\.(\w+))?(?:=([^`]*))?`")
 
 
-def with_flags(text: str) -> str:
-    """The text with the flags of the running command for the settings that it names in backticks.
+def with_flags(text: str, context: click.Context | None = None) -> str:
+    """The text with the flags of a command, the running one, for the settings that it names in backticks.
 
     The library says `` `max_length` `` or `` `dtype=float32` ``, which somebody who calls it in Python
     can use; who types a command reads ``--max-length`` and ``--dtype float32``.
     """
-    context = click.get_current_context(silent=True)
+    context = context or click.get_current_context(silent=True)
     if context is None:
         return text
     flags = {

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from sepo_data.errors import counted
 from sepo_data.evaluation.settings import EvaluateSettings
 
+from .ending import saved, show
 from .options import COUNT, FROM_ZERO, command, option, panel
 from .shared import (
     ALLOW_PICKLE,
@@ -15,6 +17,7 @@ from .shared import (
     DATA_REVISION,
     DEVICE,
     DTYPE,
+    JSON,
     SPLIT,
     TRUST_REMOTE_CODE,
     limit,
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
         ALLOW_PICKLE,
         TRUST_REMOTE_CODE,
     ),
+    [JSON],
     settings=EvaluateSettings,
 )
 def main(
@@ -78,6 +82,7 @@ def main(
     settings: EvaluateSettings,
     oracle: str | None,
     output: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure a policy without a judge: on preference pairs, and on answers that it samples.
 
@@ -93,17 +98,17 @@ def main(
 
     quiet_libraries()
     found = evaluate(model, ref, dataset, settings, oracle=oracle)
-    click.echo("\n".join(_described(found)))
     if output is not None:
         with writing(output):
             write_atomically(output, json_bytes(json.loads(json.dumps(found.as_dict()))))
-        click.echo(output)
+    lines = [*_described(found), *([] if output is None else saved(output, None))]
+    show(as_json, lines, **found.as_dict())
 
 
 def _described(found: "Evaluation") -> list[str]:
     """All figures, for people."""
     lost = sum(found.dropped.values())
-    lines = [_accuracy("all pairs", found.accuracy) + (f"; {lost:,} rows dropped" if lost else "")]
+    lines = [_accuracy("all pairs", found.accuracy) + (f"; {counted(lost, 'row')} dropped" if lost else "")]
     lines += [_accuracy(name, one) for name, one in found.groups.items()]
     chosen, rejected = found.shift["chosen"], found.shift["rejected"]
     lines.append(
@@ -112,8 +117,8 @@ def _described(found: "Evaluation") -> list[str]:
     if (sampled := found.sampled) is None:
         return lines
     lines += [
-        f"{sampled.prompts:,} sampled answers: KL from the reference {sampled.kl:.3f} nats per answer, "
-        f"{sampled.kl_per_token:.4f} per token",
+        f"{counted(sampled.prompts, 'sampled answer')}: KL from the reference {sampled.kl:.3f} nats per "
+        f"answer, {sampled.kl_per_token:.4f} per token",
         f"length {sampled.length:.1f} tokens (reference {sampled.ref_length:.1f}), {sampled.cut:.1%} cut; "
         f"degenerate {sampled.degenerate:.1%} (reference {sampled.ref_degenerate:.1%})",
     ]
@@ -127,6 +132,6 @@ def _described(found: "Evaluation") -> list[str]:
 
 def _accuracy(name: str, found: "Accuracy") -> str:
     return (
-        f"{name}: {found.pairs:,} pairs, accuracy {found.log_ratio:.1%} by log-ratio, {found.log_prob:.1%} "
-        f"by log-prob per token (reference {found.ref_log_prob:.1%})"
+        f"{name}: {counted(found.pairs, 'pair')}, accuracy {found.log_ratio:.1%} by log-ratio, "
+        f"{found.log_prob:.1%} by log-prob per token (reference {found.ref_log_prob:.1%})"
     )

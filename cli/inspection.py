@@ -1,17 +1,16 @@
 """The ``sepo-inspect`` command."""
 
-from typing import TYPE_CHECKING
-
-import rich_click as click
+from typing import TYPE_CHECKING, Any
 
 from sepo_data.settings import ProjectionSettings
 
 from .options import FROM_ZERO, command, option, panel
-from .shared import TRUST_REMOTE_CODE, annotated_argument, max_length
+from .shared import JSON, TRUST_REMOTE_CODE, annotated_argument, max_length
 
 if TYPE_CHECKING:
     import datasets
 
+    from sepo_data.projected.transfer import Transfer
     from sepo_data.tokens.encoder import ResponseEncoder
 
 
@@ -32,8 +31,11 @@ if TYPE_CHECKING:
         ),
         TRUST_REMOTE_CODE,
     ),
+    [JSON],
 )
-def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_remote_code: bool) -> None:
+def main(
+    dataset: str, row: int, tokenizer: str | None, max_length: int, trust_remote_code: bool, as_json: bool
+) -> None:
     """Show a row of an annotated dataset, selected tokens in brackets, and its oracle's health.
 
     \b
@@ -44,11 +46,13 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_r
     from sepo_data import SettingsError
     from sepo_data.annotated.health import HealthMeter
     from sepo_data.annotated.opening import open_annotated
+    from sepo_data.errors import counted
     from sepo_data.schema import PAIR_COLUMNS
     from sepo_data.tokens.encoder import response_encoder
     from sepo_data.tokens.templates import set_chat_template
 
-    from .reports import describe_health, describe_row
+    from .ending import show
+    from .reports import describe_health, describe_row, describe_transfer
     from .running import quiet_libraries
 
     quiet_libraries()
@@ -64,38 +68,50 @@ def main(dataset: str, row: int, tokenizer: str | None, max_length: int, trust_r
         schema = next(iter(annotated.splits.values())).select_columns([*PAIR_COLUMNS]).features.arrow_schema
         set_chat_template(policy, True, schema, tokenizer)  # as training does
         encoder = response_encoder(policy)
+    lines: list[str] = []
+    splits: dict[str, Any] = {}
     for split, rows in annotated.splits.items():
         if row >= len(rows):
             raise SettingsError(f"{dataset}, split {split}: no row {row}, it has {len(rows):,}.")
         meter = HealthMeter()
         for table in rows.with_format("arrow").iter(1000):
             meter.add(table)
-        click.echo(describe_row(rows[row], row))
-        click.echo("\n".join(["", f"{split}: {len(rows):,} pairs", *describe_health(meter.health())]))
+        health = meter.health()
+        lines += [describe_row(rows[row], row), "", f"{split}: {counted(len(rows), 'pair')}"]
+        lines += describe_health(health)
+        facts = {"pairs": len(rows), "health": health, "warnings": health.warnings(), "row": rows[row]}
         if encoder is not None:
-            click.echo(f"\non the tokens of {tokenizer}, row {row}")
             settings = ProjectionSettings(annotated.manifest.selection, max_length=max_length)
-            _show_policy(rows, encoder, settings, row)
+            shown, transfer = _on_policy(rows, encoder, settings, row)
+            lines += [
+                "",
+                f"on the tokens of {tokenizer}, row {row}",
+                *shown,
+                "",
+                *describe_transfer(transfer),
+            ]
+            facts |= {"transfer": transfer, "transfer_warnings": transfer.warnings()}
+        splits[str(split)] = facts
+    show(as_json, lines, dataset=dataset, splits=splits)
 
 
-def _show_policy(
+def _on_policy(
     rows: "datasets.Dataset", encoder: "ResponseEncoder", settings: ProjectionSettings, row: int
-) -> None:
+) -> tuple[list[str], "Transfer"]:
+    """A row as a policy reads it, and what of all rows arrives."""
     from tqdm import tqdm
 
     from sepo_data.projected.pairs import project_rows
     from sepo_data.projected.transfer import transfer_report
 
-    from .reports import describe_projected, describe_transfer
+    from .reports import describe_projected
 
-    shown = project_rows(rows, encoder, settings, row, row + 1)
-    for pair in shown.pairs:
-        click.echo(describe_projected(rows[row], pair))
-    for reason in shown.dropped:
-        click.echo(f"cannot be trained on: {reason}")
+    found = project_rows(rows, encoder, settings, row, row + 1)
+    lines = [describe_projected(rows[row], pair) for pair in found.pairs]
+    lines += [f"cannot be trained on: {reason}" for reason in found.dropped]
     with tqdm(total=len(rows), unit="pair", disable=None) as bar:
         transfer = transfer_report(rows, encoder, settings, lambda done: bar.update(len(done.pairs)))
-    click.echo("\n".join(["", *describe_transfer(transfer)]))
+    return lines, transfer
 
 
 if __name__ == "__main__":

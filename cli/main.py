@@ -8,7 +8,7 @@ import rich_click as click
 from . import annotate, checking, evaluate, export, generate, inspection, report, reselect, train
 from .common import Group
 from .options import command, panel
-from .shared import push_options
+from .shared import JSON, push_options
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -19,15 +19,18 @@ def main() -> None:
     """Turn preference data into token-weighted datasets."""
 
 
-@command("merge", [click.RichArgument(["output"], type=FOLDER, metavar="DIR")])
-def merge(output: Path) -> None:
+@command("merge", [click.RichArgument(["output"], type=FOLDER, metavar="DIR")], [JSON])
+def merge(output: Path, as_json: bool) -> None:
     """Make a dataset of the shards in OUTPUT, if the last one to finish has not done it."""
     from sepo_data.annotation import Report
     from sepo_data.runs.merging import merge_run
 
-    from .reports import describe_report
+    from .ending import saved, show, typed
+    from .reports import describe_report, report_facts
 
-    click.echo(describe_report(Report(output, merge_run(output))))
+    report = Report(output, merge_run(output))
+    lines = [*describe_report(report), *saved(output, None, typed("inspect", output))]
+    show(as_json, lines, **report_facts(report), url=None)
 
 
 @command(
@@ -37,20 +40,26 @@ def merge(output: Path) -> None:
         click.RichArgument(["repository"], metavar="USER/NAME"),
     ],
     panel("Hub", push_options("repository")[1]),
+    [JSON],
 )
-def push(folder: Path, repository: str, private: bool) -> None:
+def push(folder: Path, repository: str, private: bool, as_json: bool) -> None:
     """Push the annotated dataset or the trained model in FOLDER to the Hub, in one commit."""
     from sepo_data import push_annotated
+    from sepo_data.hub.errors import page_of
     from sepo_data.schema import MANIFEST_NAME
 
+    from .ending import show
+
+    prefix, push_it = "datasets/", push_annotated
     if not (folder / MANIFEST_NAME).exists():
         from sepo_train.folder import RECORD_NAME  # loads torch
         from sepo_train.publishing import push_model
 
         if (folder / RECORD_NAME).exists():
-            click.echo(push_model(folder, repository, private=private))
-            return
-    click.echo(push_annotated(folder, repository, private=private))
+            prefix, push_it = "", push_model
+    commit = push_it(folder, repository, private=private)
+    url = page_of(prefix, repository)
+    show(as_json, [f"pushed to {url}"], folder=folder, url=url, commit=commit)
 
 
 for one in (

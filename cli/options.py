@@ -5,6 +5,7 @@ A command is its options by panel and the settings that they make, see `command`
 
 import copy
 import functools
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.metadata import version
@@ -113,8 +114,8 @@ def command(
     def decorate(function: Callable[..., None]) -> Command:
         @functools.wraps(function)
         def run(**options: Any) -> None:
+            options = _by_field(options)
             if settings is not None:
-                options = _by_field(options)
                 options["settings"] = _filled(settings, options)
             function(**options)
 
@@ -149,6 +150,7 @@ def _by_field(options: dict[str, Any]) -> dict[str, Any]:
     """The options by the fields that they fill, those that stand for others put in their place."""
     context = click.get_current_context()
     assert context is not None
+    context.meta["sepo.began"] = time.monotonic()
     names = {one.name: one.field for one in context.command.params if isinstance(one, Option)}
     found = {names.get(name, name): value for name, value in options.items()}
     if "no_chat_template" in found:

@@ -22,17 +22,16 @@ from .common import with_flags
 if TYPE_CHECKING:
     from sepo_data.comparison import Comparison
     from sepo_data.verification import Verification
-    from sepo_train import TrainReport
 
 
-def describe_report(report: Report) -> str:
-    """Counts, the oracle's health and, last, where the dataset is."""
+def describe_report(report: Report) -> list[str]:
+    """Counts and the oracle's health."""
     if report.manifest is None:
         chunks = "one chunk" if report.missing == 1 else f"{report.missing:,} chunks"
-        return (
-            f"this shard is done; {chunks} of others {'is' if report.missing == 1 else 'are'} missing. Who "
-            f"finishes last makes the dataset\n{report.output}"
-        )
+        return [
+            f"this shard is done; {chunks} of others {'is' if report.missing == 1 else 'are'} missing. The "
+            "last worker assembles the dataset"
+        ]
     manifest, counts = report.manifest, report.manifest.counts
     dropped = describe_dropped(counts.dropped)
     lines = [f"annotated {counts.annotated:,} of {counts.rows:,} rows{'; ' if dropped else ''}{dropped}"]
@@ -40,10 +39,30 @@ def describe_report(report: Report) -> str:
     lines += describe_health(manifest.health)
     if manifest.precision is not None:
         lines += describe_precision(manifest.precision, manifest.scoring.dtype)
-    if manifest.self_check is not None:
-        lines.append(f"rows scored again, alone: log-probs differ by {manifest.self_check:.1g} nats at most")
-    lines.append(str(report.output) if report.commit is None else f"{report.output}\n{report.commit}")
-    return "\n".join(lines)
+    return lines
+
+
+def report_facts(report: Report) -> dict[str, Any]:
+    """The same for ``--json``."""
+    facts = {
+        "output": report.output,
+        "finished": report.manifest is not None,
+        "missing_chunks": report.missing,
+    }
+    if report.manifest is None:
+        return facts
+    manifest, counts = report.manifest, report.manifest.counts
+    precision = manifest.precision
+    warnings = manifest.health.warnings()
+    if precision is not None:
+        warnings += precision.warnings(manifest.scoring.dtype)
+    rows = {
+        "read": counts.rows,
+        "annotated": counts.annotated,
+        "dropped": counts.dropped,
+        "notes": counts.notes,
+    }
+    return {**facts, "rows": rows, "health": manifest.health, "precision": precision, "warnings": warnings}
 
 
 def describe_dropped(dropped: Mapping[str, int]) -> str:
@@ -58,7 +77,7 @@ def describe_health(health: Health) -> list[str]:
     """The oracle's figures, and a warning where they are poor."""
     lines = [
         f"reward accuracy {health.accuracy:.1%} (inverted {health.inverted:.1%}), mean margin "
-        f"{health.margin:+.3f} nats, mean |reward| {health.token_reward:.4f} nats a token",
+        f"{health.margin:+.3f} nats, mean |reward| {health.token_reward:.4f} nats per token",
         f"length: margin and difference in tokens correlate {health.length_correlation:+.2f}; "
         f"chosen is longer in {health.chosen_longer:.1%} of the pairs",
     ]
@@ -86,7 +105,7 @@ def describe_precision(precision: Precision, dtype: str) -> list[str]:
     ]
 
 
-def describe_verification(found: "Verification") -> str:
+def describe_verification(found: "Verification") -> list[str]:
     """How far the rewards of a sample are from what the models give now."""
     lines = []
     if found.moved:
@@ -103,10 +122,10 @@ def describe_verification(found: "Verification") -> str:
         ]
         if found.by_rule < 1:
             lines.append(f"{1 - found.by_rule:.2%} are not what the rule gives for the dataset's own rewards")
-    return "\n".join(lines)
+    return lines
 
 
-def describe_comparison(found: "Comparison") -> str:
+def describe_comparison(found: "Comparison") -> list[str]:
     """Two annotations side by side."""
     first, second = found.accuracies
     lines = [
@@ -124,10 +143,10 @@ def describe_comparison(found: "Comparison") -> str:
         if not math.isnan(side.largest_difference):
             line += f", whose rewards differ by at most {side.largest_difference:.2g} nats"
         lines.append(line)
-    return "\n".join(lines)
+    return lines
 
 
-def describe_plan(plan: Plan) -> str:
+def describe_plan(plan: Plan) -> list[str]:
     """What a run would cost and drop."""
     source = "" if plan.sampled == plan.rows else f" (from {plan.sampled:,} of them)"
     lines = [
@@ -140,15 +159,13 @@ def describe_plan(plan: Plan) -> str:
     ]
     if plan.push_to_hub:
         lines.append(f"would push to {plan.push_to_hub}")
-    return "\n".join([*lines, "dry run: nothing was written"])
+    return [*lines, "dry run: nothing was written"]
 
 
-def describe_training(report: "TrainReport") -> str:
-    """Counts, figures before and after and, last, where the model is."""
-    record = report.record
-    assert record is not None
+def describe_training(record: Mapping[str, Any]) -> list[str]:
+    """Counts, and figures before and after."""
     rows, figures = record["rows"], record["figures"]
-    held_out = f", held out {rows['held_out']:,}" if rows["held_out"] else ""
+    held_out = f", evaluated on {rows['held_out']:,}" if rows["held_out"] else ""
     dropped = describe_dropped(rows["dropped"])
     lines = [f"trained on {rows['used']:,} rows{held_out}{'; ' if dropped else ''}{dropped}"]
     lines += [f"note: {count:,} {what}" for what, count in rows["notes"].items()]
@@ -159,19 +176,18 @@ def describe_training(report: "TrainReport") -> str:
             for name, label, form in _TRAINING_FIGURES
             if name in figures["start"] and name in figures["end"]
         ]
-        lines.append(f"{'held out' if figures['held_out'] else 'training batches'}: {', '.join(changes)}")
-    lines.append(str(report.output_dir) if report.commit is None else f"{report.output_dir}\n{report.commit}")
-    return "\n".join(lines)
+        lines.append(f"{'eval' if figures['held_out'] else 'training batches'}: {', '.join(changes)}")
+    return lines
 
 
 _TRAINING_FIGURES = (
     ("loss", "loss", ".4f"),
     ("margin", "margin", "+.4f"),
-    ("accuracy", "ranked right", ".1%"),
+    ("accuracy", "accuracy", ".1%"),
     ("logps/chosen", "chosen", ".3f"),
     ("logps/rejected", "rejected", ".3f"),
     ("margin_all", "margin of all tokens", "+.4f"),
-    ("accuracy_all", "ranked right by all tokens", ".1%"),
+    ("accuracy_all", "accuracy by all tokens", ".1%"),
     ("logps/chosen_all", "all of chosen", ".3f"),
     ("logps/rejected_all", "all of rejected", ".3f"),
 )

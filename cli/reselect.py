@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import rich_click as click
-
 from sepo_data.selection import SelectionRule
 from sepo_data.settings import AnnotateSettings, SelectionChange
 
 from .options import command, option, panel
-from .shared import DATA_REVISION, SELECTION, annotated_argument, seed
+from .shared import DATA_REVISION, JSON, SELECTION, annotated_argument, seed
 
 
 @command(
@@ -17,10 +15,16 @@ from .shared import DATA_REVISION, SELECTION, annotated_argument, seed
     panel("Required", option("--output", "Folder of the new dataset.", AnnotateSettings, metavar="DIR")),
     panel("Selection", *SELECTION, seed(SelectionRule, "For --selection random.", default=None)),
     panel("Data", DATA_REVISION),
+    [JSON],
     settings=SelectionChange,
 )
 def main(
-    dataset: str, output: Path, seed: int | None, revision: str | None, settings: SelectionChange
+    dataset: str,
+    output: Path,
+    seed: int | None,
+    revision: str | None,
+    settings: SelectionChange,
+    as_json: bool,
 ) -> None:
     """Select tokens of an annotated dataset again, without the oracle.
 
@@ -34,9 +38,12 @@ def main(
     from sepo_data.annotation import Report
     from sepo_data.reselection import reselect
 
-    from .reports import describe_report
+    from .ending import saved, show, typed
+    from .reports import describe_report, report_facts
     from .running import quiet_libraries
 
     quiet_libraries()
     made = reselect(dataset, settings, output, revision=revision, seed=seed)
-    click.echo(describe_report(Report(output, made)))
+    report = Report(output, made)
+    lines = [*describe_report(report), *saved(output, None, typed("inspect", output))]
+    show(as_json, lines, **report_facts(report), url=None)

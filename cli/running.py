@@ -1,17 +1,18 @@
 """What a long run shows, and how it is asked to stop."""
 
 import logging
-import shlex
 import signal
 import sys
 import time
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import rich_click as click
 from tqdm import tqdm
 
 from sepo_data.runs.progress import Progress
+
+from .ending import typed
 
 log = logging.getLogger("sepo")
 
@@ -51,11 +52,11 @@ class Stop:
         self.listen()
         return self.stopped_by is not None
 
-    def exit(self) -> None:
+    def exit(self) -> NoReturn:
         """Say how to go on, and exit as a stopped process does: 130 for Ctrl-C, 143 for SIGTERM."""
         stopped_by = self.stopped_by or signal.SIGTERM  # another process of the run may have been told
         arguments = sys.argv[2:] if sys.argv[1:2] == [self.command] else sys.argv[1:]
-        click.echo(f"Stopped. Go on with: {shlex.join(['sepo', self.command, *arguments])}", err=True)
+        click.echo(f"Stopped. Resume with: {typed(self.command, *arguments)}", err=True)
         sys.exit(128 + stopped_by)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:

@@ -21,6 +21,8 @@ TRUST_REMOTE_CODE = option(
     "--trust-remote-code", "Run Python code that comes with a model.", AnnotateSettings
 )
 
+JSON = option("--json", "Print one JSON object on stdout instead of text.", field="as_json", is_flag=True)
+
 SPLIT = option("--split", "Which split. Default: train, or the only one.", DatasetSpec, metavar="NAME")
 CONFIG_NAME = option(
     "--config-name", "Which configuration, of a dataset that has several.", DatasetSpec, metavar="NAME"

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -10,12 +10,14 @@ from sepo_train.settings import DpoSettings, SepoSettings, SftSettings, TrainSet
 
 from .common import Group
 from .config import CONFIG
+from .ending import saved, show, typed
 from .options import COUNT, POSITIVE, SHARE, Option, command, option, panel
 from .shared import (
     ALLOW_PICKLE,
     COLUMNS,
     CONFIG_NAME,
     DATA_REVISION,
+    JSON,
     PROJECTION,
     SELECTION,
     SPLIT,
@@ -28,6 +30,9 @@ from .shared import (
     seed,
     weights,
 )
+
+if TYPE_CHECKING:
+    from sepo_train import TrainReport
 
 
 def _read_set(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
@@ -133,11 +138,11 @@ def main() -> None:
     ),
     panel("Model", *MODEL),
     HUB,
-    [CONFIG],
+    [CONFIG, JSON],
     settings=SftSettings,
     env="SEPO_TRAIN_SFT",
 )
-def sft(model: str, dataset: str, settings: SftSettings) -> None:
+def sft(model: str, dataset: str, settings: SftSettings, as_json: bool) -> None:
     """Stage 1, the reference: fine-tune a model on the assistant's tokens of conversations.
 
     \b
@@ -146,7 +151,8 @@ def sft(model: str, dataset: str, settings: SftSettings) -> None:
     """
     from sepo_train import train_sft
 
-    _train(lambda stop: train_sft(model, dataset, settings, stop=stop))
+    following = typed("train dpo", "--model", settings.output_dir, "--dataset", "PREFS", "--output", "oracle")
+    _train(lambda stop: train_sft(model, dataset, settings, stop=stop), settings, following, as_json)
 
 
 @command(
@@ -172,11 +178,11 @@ def sft(model: str, dataset: str, settings: SftSettings) -> None:
     _data(CONFIG_NAME, *COLUMNS),
     panel("Model", *MODEL),
     HUB,
-    [CONFIG],
+    [CONFIG, JSON],
     settings=DpoSettings,
     env="SEPO_TRAIN_DPO",
 )
-def dpo(model: str, dataset: str, settings: DpoSettings) -> None:
+def dpo(model: str, dataset: str, settings: DpoSettings, as_json: bool) -> None:
     """Stage 2, the oracle: train a model with DPO from itself as the reference.
 
     \b
@@ -185,7 +191,9 @@ def dpo(model: str, dataset: str, settings: DpoSettings) -> None:
     """
     from sepo_train import train_dpo
 
-    _train(lambda stop: train_dpo(model, dataset, settings, stop=stop))
+    models = ("--oracle", settings.output_dir, "--ref", model)
+    following = typed("annotate", *models, "--dataset", dataset, "--output", "annotated")
+    _train(lambda stop: train_dpo(model, dataset, settings, stop=stop), settings, following, as_json)
 
 
 @command(
@@ -218,11 +226,11 @@ def dpo(model: str, dataset: str, settings: DpoSettings) -> None:
     _data(),
     panel("Model", *MODEL),
     HUB,
-    [CONFIG],
+    [CONFIG, JSON],
     settings=SepoSettings,
     env="SEPO_TRAIN_SEPO",
 )
-def sepo(policy: str, dataset: str, settings: SepoSettings) -> None:
+def sepo(policy: str, dataset: str, settings: SepoSettings, as_json: bool) -> None:
     """Stage 3, the policy: train any model on the key tokens of an annotated dataset.
 
     \b
@@ -231,15 +239,23 @@ def sepo(policy: str, dataset: str, settings: SepoSettings) -> None:
     """
     from sepo_train import train_sepo
 
-    _train(lambda stop: train_sepo(policy, dataset, settings, stop=stop))
+    following = typed("evaluate", "--model", settings.output_dir, "--ref", policy, "--dataset", "PREFS")
+    _train(lambda stop: train_sepo(policy, dataset, settings, stop=stop), settings, following, as_json)
 
 
 for stage in (sft, dpo, sepo):
     main.add_command(stage)
 
 
-def _train(train: Callable[[Callable[[], bool]], Any]) -> None:
+def _train(
+    train: Callable[[Callable[[], bool]], "TrainReport"],
+    settings: TrainSettings,
+    following: str,
+    as_json: bool,
+) -> None:
     from transformers.utils import logging as transformers_logging
+
+    from sepo_data.hub.errors import page_of
 
     from .reports import describe_training
     from .running import Stop, quiet_libraries
@@ -254,7 +270,11 @@ def _train(train: Callable[[Callable[[], bool]], Any]) -> None:
     if report.record is None:
         stop.exit()
     if os.environ.get("RANK", "0") == "0":
-        click.echo(describe_training(report))
+        record = report.record
+        url = None if report.commit is None else page_of("", str(settings.push_to_hub))
+        lines = [*describe_training(record), *saved(report.output_dir, url, following)]
+        facts = {name: record[name] for name in ("rows", "figures")}
+        show(as_json, lines, output=report.output_dir, url=url, **facts)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ texts, since each may have dropped others.
 """
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 ROWS_AT_ONCE = 500
+ROUNDING = 0.01  # nats, as in `verification`
 RANKED = 3  # tokens of a response below which its ranks say nothing
 
 
@@ -68,6 +70,17 @@ class Comparison:
     agreement: float
     chosen: SideComparison
     rejected: SideComparison
+
+    @property
+    def same(self) -> bool:
+        """Whether both have the same pairs, tokens and masks, and rewards that differ by rounding only."""
+        sides = (self.chosen, self.rejected)
+        return not self.only_first + self.only_second and all(
+            side.same_tokens == 1
+            and math.isclose(side.mask_overlap, 1)
+            and side.largest_difference <= ROUNDING
+            for side in sides
+        )
 
 
 @dataclass

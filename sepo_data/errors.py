@@ -97,6 +97,16 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def counted(number: int, what: str) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> counted(1, "row"), counted(1200, "row")
+        ('1 row', '1,200 rows')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what another library's exception says, or its name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -45,14 +45,14 @@ class _Figures(TrainerCallback):
         named = {name.removeprefix("eval_"): value for name, value in logs.items()}
         shown = [f"{label} {named[name]:{form}}" for name, label, form in _SHOWN if name in named]
         if shown and "train_loss" not in named:
-            kind = "held out" if held_out else "training"
+            kind = "eval" if held_out else "training"
             log.info("step %d/%d, %s: %s", state.global_step, state.max_steps, kind, ", ".join(shown))
 
 
 _SHOWN = (
     ("loss", "loss", ".4f"),
     ("margin", "margin", "+.4f"),
-    ("accuracy", "ranked right", ".1%"),
+    ("accuracy", "accuracy", ".1%"),
     ("logps/chosen", "chosen", ".3f"),
     ("logps/rejected", "rejected", ".3f"),
     ("drift/chosen", "drift of chosen", "+.3f"),

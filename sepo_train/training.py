@@ -119,7 +119,7 @@ def _trained(
     selected = [all_selected_only(example) for example in train]
     checkpoint = last_checkpoint(settings.output_dir)
     if checkpoint is not None:
-        log.info("going on from %s", checkpoint)
+        log.info("resuming from %s", checkpoint)
     tokenizer = start.description.tokenizer
     try:
         trainer = StageTrainer(model, arguments, objective, selected, held_out, tokenizer, stop)

@@ -125,8 +125,11 @@ def test_the_command_compares_two_folders(tmp_path: Path) -> None:
     for dtype in ("float32", "bfloat16"):
         annotate(data, *tiny, AnnotateSettings(tmp_path / dtype, dtype=dtype))  # type: ignore[arg-type]
     found = CliRunner().invoke(main, ["diff", str(tmp_path / "float32"), str(tmp_path / "bfloat16")])
-    assert found.exit_code == 0, found.stderr
+    assert found.exit_code == 3, found.stderr
     lines = found.stdout.splitlines()
+    assert lines[-1] == "the annotations differ"
+    same = CliRunner().invoke(main, ["diff", str(tmp_path / "float32"), str(tmp_path / "float32")])
+    assert (same.exit_code, same.stdout.splitlines()[-1]) == (0, "the annotations are the same")
     assert lines[0] == "20 pairs in both; 0 only in A, 0 only in B"
     assert lines[1].startswith("reward accuracy ")
     assert lines[2].startswith("chosen: rank correlation of the token rewards +0.")

@@ -35,7 +35,7 @@ def test_every_pair_is_annotated_and_the_oracle_is_a_good_one(annotated: tuple[P
     output, stdout = annotated
     assert stdout.startswith(f"annotated {len(ROWS)} of {len(ROWS)} rows\n")
     assert "warning" not in stdout
-    assert stdout.splitlines()[-1] == str(output)
+    assert stdout.splitlines()[-2].startswith(f"saved to {output} in ")
     health = json.loads((output / "sepo_manifest.json").read_text())["health"]
     assert health["accuracy"] > 0.75
     assert health["token_reward"] > 0.1

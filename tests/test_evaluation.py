@@ -153,9 +153,9 @@ def test_the_command_prints_the_figures_and_writes_all_of_them(
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("all pairs: 11 pairs, accuracy ")
-    assert lines[0].endswith("; 1 rows dropped")
+    assert lines[0].endswith("; 1 row dropped")
     assert [line.split(":")[0] for line in lines[1:3]] == ["chat", "maths"]
-    assert lines[-1] == str(tmp_path / "figures.json")
+    assert lines[-1].startswith(f"saved to {tmp_path / 'figures.json'} in ")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["accuracy"]["pairs"] == 11
     assert figures["sampled"]["oracle_wins"]["number"] == 2

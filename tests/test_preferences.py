@@ -304,7 +304,7 @@ PLAIN = {"prompt": "p", **PLAIN_SIDES}
         (
             {**PLAIN_SIDES, "query": "q", "problem": "p"},
             {},
-            "any of its columns query, problem. .*--prompt",
+            "any of its columns query, problem. .*`prompt",
         ),
         ({**PLAIN, "q": "p"}, {"prompt_column": "q"}, 'column "prompt" would be overwritten by "q"'),
         ({**PLAIN, "q": "p"}, {"chosen_column": "q"}, 'column "chosen" would be overwritten by "q"'),

@@ -174,7 +174,7 @@ def test_sepo_push_takes_a_model_where_it_takes_a_dataset(
 ) -> None:
     folder = finish(save_tiny(tmp_path / "out"), "me/base")
     pushed = CliRunner().invoke(main, ["push", str(folder), repo_id, "--private"])
-    assert (pushed.exit_code, pushed.stdout.strip()) == (0, hub.repos["model", repo_id].head)
+    assert (pushed.exit_code, pushed.stdout.strip()) == (0, f"pushed to {hub.url}/{repo_id}")
     assert hub.repos["model", repo_id].private
     (folder / RECORD_NAME).unlink()
     neither = CliRunner().invoke(main, ["push", str(folder), repo_id])

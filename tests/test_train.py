@@ -117,7 +117,7 @@ def test_the_whole_pipeline_runs_from_base_model_to_a_policy_with_another_vocabu
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "of the tokens one to one" in caplog.text
-    assert result.stdout.strip().endswith(str(policy))
+    assert f"saved to {policy} in " in result.stdout
     record = record_of(policy)
     assert record["rows"] == {"used": 18, "held_out": 6, "dropped": {}, "notes": {}}
     figures = record["figures"]
@@ -321,7 +321,8 @@ def test_the_same_command_does_nothing_to_a_finished_model(
     second = invoke(*command)
     assert second.exit_code == 0
     assert "is complete already" in caplog.text
-    assert second.stdout == first.stdout
+    said = [[line for line in one.stdout.splitlines() if "saved to" not in line] for one in (first, second)]
+    assert said[0] == said[1]
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "policy").iterdir()} == before
 
 
@@ -367,7 +368,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(
             break
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 143, stderr
-    assert "Go on with: sepo train sepo" in stderr
+    assert "Resume with: sepo train sepo" in stderr
     assert list((tmp_path / "policy").glob("checkpoint-*"))
     result = invoke_sepo(
         models[1], annotated, tmp_path / "policy", "--batch-size", 2, "--epochs", 40,
@@ -604,12 +605,16 @@ def test_a_model_is_pushed_in_one_commit_and_loads_from_the_hub(
     )  # fmt: skip
     first = invoke(*command)
     assert first.exit_code == 0, first.output
-    commit = first.stdout.strip().splitlines()[-1]
+    url, following = first.stdout.strip().splitlines()[-2:]
+    assert url == f"pushed to {hub.url}/{repo_id}"
+    assert following.startswith(f"next: sepo evaluate --model {tmp_path / 'p'} --ref {models[1]} ")
+    commit = hub.repos["model", repo_id].head
     model = AutoModelForCausalLM.from_pretrained(repo_id, revision=commit)
     pushed = torch.cat([weights.detach().flatten() for weights in model.parameters()])
     assert torch.equal(pushed, weights_of(tmp_path / "p"))
     # a finished model is pushed by the same command without another commit
-    assert invoke(*command).stdout.strip().splitlines()[-1] == commit
+    assert url in invoke(*command).stdout
+    assert hub.repos["model", repo_id].head == commit
 
 
 def test_a_push_that_cannot_work_is_refused_before_the_training(

@@ -92,7 +92,7 @@ class Health:
                 )
         if self.token_reward < WEAK_REWARD:
             found.append(
-                f"the rewards are near zero ({self.token_reward:.4f} nats a token): oracle and reference "
+                f"the rewards are near zero ({self.token_reward:.4f} nats per token): oracle and reference "
                 "hardly differ. Train the oracle longer, or check that `oracle` is the trained one."
             )
         if abs(self.length_correlation) > LENGTH_BIAS:

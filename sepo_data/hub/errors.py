@@ -78,13 +78,20 @@ def push_error(repo_id: str, cause: BaseException) -> SepoError:
     return _no_answer(repo_id, cause)
 
 
+def page_of(prefix: str, name: str) -> str:
+    """The address of a dataset (``prefix`` "datasets/") or a model (no prefix)."""
+    return f"{HfApi().endpoint}/{prefix}{name}"
+
+
 def source_error(
     prefix: str, name: str, revision: str | None, cause: BaseException, kind: type[SepoError]
 ) -> SepoError:
     """Why a dataset (``prefix`` "datasets/") or a model (no prefix) cannot be read."""
     if isinstance(cause, GatedRepoError):
-        page = f"{HfApi().endpoint}/{prefix}{name}"
+        page = page_of(prefix, name)
         return kind(f"{name}: access is restricted. Ask for it at {page}, then log in with `hf auth login`.")
+    if isinstance(cause, RepositoryNotFoundError) and "/" not in name:
+        return kind(f"{name}: neither a folder here nor on the Hub. Check the path, or give user/name.")
     if isinstance(cause, RepositoryNotFoundError) or _status(cause) == 401:
         return kind(f"{name}: not on the Hub, or private. Check the name, or log in with `hf auth login`.")
     if isinstance(cause, RevisionNotFoundError):
@@ -96,7 +103,7 @@ def source_error(
 
 def _no_answer(name: str, cause: BaseException) -> SepoError:
     if isinstance(cause, OfflineModeIsEnabled):
-        return HubError(f"{name}: HF_HUB_OFFLINE is set. Unset it, or give a folder of this machine.")
+        return HubError(f"{name}: no folder here, and HF_HUB_OFFLINE is set. Check the path, or unset it.")
     if isinstance(cause, httpx.LocalProtocolError) and "Bearer" in str(cause):
         return HubError(
             "the Hugging Face token holds a character that no token has. Log in with `hf auth login`, or "

@@ -1,0 +1,78 @@
+"""How a command ends: where its result is, how long it took, what to do next; or one JSON object."""
+
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+MISMATCH = 3  # the exit code of verify and diff where what they compare is not the same
+_STANDALONE = {"annotate", "inspect", "train"}  # these have a program of their own, like sepo-train
+
+
+def elapsed_s() -> float:
+    """Seconds since the command began."""
+    context = click.get_current_context()
+    assert context is not None
+    return time.monotonic() - float(context.meta["sepo.began"])
+
+
+def typed(command: str, *arguments: object) -> str:
+    """A command as whoever typed the running one would: ``sepo-train sft`` or ``sepo train sft``."""
+    program, first = Path(sys.argv[0]).name, command.split()[0]
+    start = f"sepo-{command}" if program.startswith("sepo-") and first in _STANDALONE else f"sepo {command}"
+    return f"{start} {shlex.join(map(str, arguments))}".rstrip()
+
+
+def saved(place: object, url: str | None, following: str | None = None) -> list[str]:
+    """The last lines of a run."""
+    lines = [f"saved to {place} in {_duration(elapsed_s())}"]
+    if url is not None:
+        lines.append(f"pushed to {url}")
+    if following is not None:
+        lines.append(f"next: {following}")
+    return lines
+
+
+def show(as_json: bool, lines: Iterable[str], **found: Any) -> None:
+    """Print what a command found: lines for people, or one JSON object with its name and duration."""
+    if not as_json:
+        click.echo("\n".join(lines))
+        return
+    context = click.get_current_context()
+    assert context is not None
+    root = context.find_root()
+    name = context.command_path.removeprefix(str(root.info_name)).strip()
+    if root.command.name != "main":  # as sepo-train: the words of `sepo train`
+        name = f"{root.command.name} {name}".strip()
+    made = {"command": name, "seconds": round(elapsed_s(), 3), **plain(found)}
+    click.echo(json.dumps(made, ensure_ascii=False, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: figures that are no numbers become null, what it does not know becomes text."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    """For example ``4 s``, ``1:30:05``."""
+    return f"{seconds:.0f} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))
