@@ -225,7 +225,7 @@ def main(
 
     from .ending import plain, saved, show, typed
     from .reports import describe_plan, describe_report, report_facts
-    from .running import Run, quiet_libraries
+    from .running import ProgressBar, Stop, quiet_libraries
 
     quiet_libraries()
     _check_parts(settings.shard, executor, tasks, workers, slurm)
@@ -244,7 +244,7 @@ def main(
         if submitted is not None:
             show(as_json, [submitted], output=settings.output, finished=False, submitted=submitted)
             return
-    run = Run()
+    run = ProgressBar(Stop("annotate", "chunk"), "row")
     try:
         report = annotate(dataset, oracle, ref, settings, progress=run, stop=run.stop.asked)
     finally:

@@ -10,7 +10,7 @@ import rich_click as click
 from sepo_data.annotated.health import Health
 from sepo_data.annotated.precision import Precision, computed_in
 from sepo_data.annotation import Report
-from sepo_data.errors import visible
+from sepo_data.errors import counted, visible
 from sepo_data.pieces import OneText, one_text
 from sepo_data.planning import Plan
 from sepo_data.projected.pairs import ProjectedPair
@@ -22,6 +22,7 @@ from .common import with_flags
 if TYPE_CHECKING:
     from sepo_data.comparison import Comparison
     from sepo_data.verification import Verification
+    from sepo_train.planning import TrainPlan
 
 
 def describe_report(report: Report) -> list[str]:
@@ -178,6 +179,20 @@ def describe_training(record: Mapping[str, Any]) -> list[str]:
         ]
         lines.append(f"{'eval' if figures['held_out'] else 'training batches'}: {', '.join(changes)}")
     return lines
+
+
+def describe_training_plan(plan: "TrainPlan") -> list[str]:
+    """What a training run would cost and drop."""
+    held_out = f", {counted(plan.held_out, 'example')} for evaluation" if plan.held_out else ""
+    return [
+        f"{plan.name}: {counted(plan.examples, 'example')}{held_out}; {counted(plan.tokens, 'token')} per "
+        f"epoch, {plan.longest:,} in the longest",
+        describe_dropped(plan.dropped).replace("dropped", "would drop") or "would drop nothing",
+        f"{counted(plan.steps, 'step')} of {counted(plan.batch_size, 'example')}",
+        f"about {timedelta(seconds=max(1, round(plan.seconds)))} on {plan.device}, peak memory about "
+        f"{plan.memory_bytes / 2**30:.1f} GiB (measured on a few small steps, with the longest examples)",
+        "dry run: nothing was written",
+    ]
 
 
 _TRAINING_FIGURES = (

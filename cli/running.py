@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import rich_click as click
 from tqdm import tqdm
 
+from sepo_data.errors import counted
 from sepo_data.runs.progress import Progress
 
 from .ending import typed
@@ -66,11 +67,16 @@ class Stop:
         click.echo(f"\nFinishing the {self.unit} in hand; Ctrl-C again stops at once.", err=True)
 
 
-class Run(Progress):
-    """Progress on stderr: a bar on a terminal, else one line of log every 30 seconds."""
+class ProgressBar(Progress):
+    """Progress on stderr: a bar on a terminal, else one line of log every 30 seconds.
 
-    def __init__(self) -> None:
-        self.stop = Stop("annotate", "chunk")
+    Attributes:
+        stop: How the run is asked to stop.
+        unit: What is counted, ``row`` or ``step``.
+    """
+
+    def __init__(self, stop: Stop, unit: str) -> None:
+        self.stop, self.unit = stop, unit
         self.bar: tqdm[Any] | None = None
         self.began = self.logged = time.monotonic()
 
@@ -79,7 +85,7 @@ class Run(Progress):
         self.bar = tqdm(
             total=rows,
             initial=done,
-            unit="pair",
+            unit=self.unit,
             disable=None,
             smoothing=0,  # the average rate: chunks differ, and the remaining time should not jump
             bar_format="{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]",
@@ -87,7 +93,7 @@ class Run(Progress):
         self.initial, self.done, self.rows = done, float(done), rows
         self.began = self.logged = time.monotonic()
         if done:
-            log.info("%s of %s rows were done before", f"{done:,}", f"{rows:,}")
+            log.info("%s of %s done before", f"{done:,}", counted(rows, self.unit))
         self.stop.listen()
 
     def advance(self, rows: float) -> None:
@@ -100,10 +106,11 @@ class Run(Progress):
             self.logged = now
             rate = (self.done - self.initial) / (now - self.began)
             log.info(
-                "%s of %s rows, %.2f rows/s, %s left",
+                "%s of %s, %.2f %ss/s, %s left",
                 f"{self.done:,.0f}",
-                f"{self.rows:,}",
+                counted(self.rows, self.unit),
                 rate,
+                self.unit,
                 tqdm.format_interval((self.rows - self.done) / rate),
             )
 

@@ -10,7 +10,7 @@ from sepo_train.settings import DpoSettings, SepoSettings, SftSettings, TrainSet
 
 from .common import Group
 from .config import CONFIG
-from .ending import saved, show, typed
+from .ending import plain, saved, show, typed
 from .options import COUNT, POSITIVE, SHARE, Option, command, option, panel
 from .shared import (
     ALLOW_PICKLE,
@@ -32,7 +32,7 @@ from .shared import (
 )
 
 if TYPE_CHECKING:
-    from sepo_train import TrainReport
+    from sepo_train.training import Training
 
 
 def _read_set(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
@@ -61,6 +61,13 @@ def _training(stage: type[TrainSettings], *more: Option) -> list[click.Parameter
         "Training",
         option("--learning-rate", "Peak learning rate.", stage, type=POSITIVE, metavar="RATE"),
         option("--epochs", "Training epochs.", stage, "num_train_epochs", type=POSITIVE, metavar="N"),
+        option(
+            "--max-steps",
+            "Train for N steps instead of --epochs.",
+            stage,
+            type=COUNT,
+            metavar="N",
+        ),
         option("--batch-size", "Examples per step.", stage, type=COUNT, metavar="N"),
         option("--micro-batch-size", "Batch size per device.", stage, type=COUNT, metavar="N"),
         *more,
@@ -105,7 +112,15 @@ MODEL = [
     ALLOW_PICKLE,
     TRUST_REMOTE_CODE,
 ]
-HUB = panel("Hub", *push_options("model"))
+OUTPUT = panel(
+    "Output",
+    option(
+        "--dry-run",
+        "Train a few steps on the side, say what a run would cost and drop, write nothing.",
+        is_flag=True,
+    ),
+    *push_options("model"),
+)
 PAIR_WEIGHT = option(
     "--pair-weight",
     "Count pairs equally, or by the oracle's margin (annotated datasets).",
@@ -137,22 +152,22 @@ def main() -> None:
         option("--side", "Train on this side of a preference dataset.", SftSettings), CONFIG_NAME, *COLUMNS
     ),
     panel("Model", *MODEL),
-    HUB,
+    OUTPUT,
     [CONFIG, JSON],
     settings=SftSettings,
     env="SEPO_TRAIN_SFT",
 )
-def sft(model: str, dataset: str, settings: SftSettings, as_json: bool) -> None:
+def sft(model: str, dataset: str, settings: SftSettings, dry_run: bool, as_json: bool) -> None:
     """Stage 1, the reference: fine-tune a model on the assistant's tokens of conversations.
 
     \b
     Example:
         sepo-train sft --model BASE --dataset HuggingFaceH4/ultrachat_200k --split train_sft --output ref
     """
-    from sepo_train import train_sft
+    from sepo_train.stages import sft_training
 
     following = typed("train dpo", "--model", settings.output_dir, "--dataset", "PREFS", "--output", "oracle")
-    _train(lambda stop: train_sft(model, dataset, settings, stop=stop), settings, following, as_json)
+    _train(lambda: sft_training(model, dataset, settings), settings, following, dry_run, as_json)
 
 
 @command(
@@ -177,23 +192,23 @@ def sft(model: str, dataset: str, settings: SftSettings, as_json: bool) -> None:
     ),
     _data(CONFIG_NAME, *COLUMNS),
     panel("Model", *MODEL),
-    HUB,
+    OUTPUT,
     [CONFIG, JSON],
     settings=DpoSettings,
     env="SEPO_TRAIN_DPO",
 )
-def dpo(model: str, dataset: str, settings: DpoSettings, as_json: bool) -> None:
+def dpo(model: str, dataset: str, settings: DpoSettings, dry_run: bool, as_json: bool) -> None:
     """Stage 2, the oracle: train a model with DPO from itself as the reference.
 
     \b
     Example:
         sepo-train dpo --model ref --dataset PREFS --fraction 0.3 --output oracle
     """
-    from sepo_train import train_dpo
+    from sepo_train.stages import dpo_training
 
     models = ("--oracle", settings.output_dir, "--ref", model)
     following = typed("annotate", *models, "--dataset", dataset, "--output", "annotated")
-    _train(lambda stop: train_dpo(model, dataset, settings, stop=stop), settings, following, as_json)
+    _train(lambda: dpo_training(model, dataset, settings), settings, following, dry_run, as_json)
 
 
 @command(
@@ -225,22 +240,22 @@ def dpo(model: str, dataset: str, settings: DpoSettings, as_json: bool) -> None:
     ),
     _data(),
     panel("Model", *MODEL),
-    HUB,
+    OUTPUT,
     [CONFIG, JSON],
     settings=SepoSettings,
     env="SEPO_TRAIN_SEPO",
 )
-def sepo(policy: str, dataset: str, settings: SepoSettings, as_json: bool) -> None:
+def sepo(policy: str, dataset: str, settings: SepoSettings, dry_run: bool, as_json: bool) -> None:
     """Stage 3, the policy: train any model on the key tokens of an annotated dataset.
 
     \b
     Example:
         sepo-train sepo --policy OTHER/MODEL --dataset me/prefs-sepo --output policy
     """
-    from sepo_train import train_sepo
+    from sepo_train.stages import sepo_training
 
     following = typed("evaluate", "--model", settings.output_dir, "--ref", policy, "--dataset", "PREFS")
-    _train(lambda stop: train_sepo(policy, dataset, settings, stop=stop), settings, following, as_json)
+    _train(lambda: sepo_training(policy, dataset, settings), settings, following, dry_run, as_json)
 
 
 for stage in (sft, dpo, sepo):
@@ -248,27 +263,36 @@ for stage in (sft, dpo, sepo):
 
 
 def _train(
-    train: Callable[[Callable[[], bool]], "TrainReport"],
+    training: Callable[[], "Training"],
     settings: TrainSettings,
     following: str,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     from transformers.utils import logging as transformers_logging
 
     from sepo_data.hub.errors import page_of
+    from sepo_train.planning import plan_training
+    from sepo_train.training import run_training
 
-    from .reports import describe_training
-    from .running import Stop, quiet_libraries
+    from .reports import describe_training, describe_training_plan
+    from .running import ProgressBar, Stop, quiet_libraries
 
     quiet_libraries()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # of tied heads and the like
-    stop = Stop("train", "step")
+    if dry_run:
+        plan = plan_training(training())
+        facts = plain(plan)
+        facts["seconds_estimated"] = facts.pop("seconds")
+        show(as_json, describe_training_plan(plan), dry_run=True, **facts)
+        return
+    progress = ProgressBar(Stop("train", "step"), "step")
     try:
-        report = train(stop.asked)
+        report = run_training(training(), stop=progress.stop.asked, progress=progress)
     finally:
-        stop.release()
+        progress.finish()
     if report.record is None:
-        stop.exit()
+        progress.stop.exit()
     if os.environ.get("RANK", "0") == "0":
         record = report.record
         url = None if report.commit is None else page_of("", str(settings.push_to_hub))

@@ -111,7 +111,7 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
         max_length=job.max_length,
         device=device,
         seconds=tokens * seconds / sum(map(_tokens, probe)),
-        memory_bytes=_peak_memory(device),
+        memory_bytes=peak_memory(device),
         push_to_hub=settings.push_to_hub,
     )
 
@@ -120,7 +120,8 @@ def _tokens(pair: EncodedPair) -> int:
     return int(pair.chosen.input_ids.size + pair.rejected.input_ids.size)
 
 
-def _peak_memory(device: str) -> int:
+def peak_memory(device: str) -> int:
+    """Most bytes that this process has held so far: of a GPU, or else of its own memory."""
     if device.startswith("cuda"):
         import torch
 

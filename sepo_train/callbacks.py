@@ -1,10 +1,14 @@
 """What a training run logs."""
 
 import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sepo_data.errors import counted
+from sepo_data.runs.progress import Progress
 
 log = logging.getLogger("sepo")
 
@@ -21,13 +25,12 @@ class _Figures(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """The number of steps, and a warning if they are too few to learn anything."""
-        log.info("%d steps of %d rows", state.max_steps, self.batch_size)
+        log.info("%s of %s", counted(state.max_steps, "step"), counted(self.batch_size, "row"))
         if state.max_steps < FEW_STEPS:
             log.warning(
-                "with %d %s hardly anything is learned. Lower `batch_size` (%d now), or raise "
+                "with %s hardly anything is learned. Lower `batch_size` (%d now), or raise "
                 "`num_train_epochs`.",
-                state.max_steps,
-                "step" if state.max_steps == 1 else "steps",
+                counted(state.max_steps, "step"),
                 self.batch_size,
             )
 
@@ -47,6 +50,48 @@ class _Figures(TrainerCallback):
         if shown and "train_loss" not in named:
             kind = "eval" if held_out else "training"
             log.info("step %d/%d, %s: %s", state.global_step, state.max_steps, kind, ", ".join(shown))
+
+
+class _Steps(TrainerCallback):
+    """Tells how far a run is, and puts the learning rate where a run continues whose optimizer is gone."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        lr_scheduler: Any = None,
+        **_: Any,
+    ) -> None:
+        """A finished model has no checkpoint of its schedule, which then starts at the first step."""
+        if state.global_step and lr_scheduler.last_epoch == 0:
+            log.info(
+                "the optimizer starts anew at step %d; `training_arguments.save_total_limit=1` keeps it",
+                state.global_step,
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a schedule that is ahead of its optimizer
+                for _step in range(state.global_step):
+                    lr_scheduler.step()
+        if state.is_world_process_zero:
+            self.progress.start(state.max_steps, state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """One more."""
+        if state.is_world_process_zero:
+            self.progress.advance(1)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Saving and evaluating may follow."""
+        if state.is_world_process_zero:
+            self.progress.finish()
 
 
 _SHOWN = (

@@ -6,6 +6,7 @@ card and the figures come last. Checkpoints are the Trainer's.
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from sepo_data.files import json_bytes, write_atomically
 from sepo_data.runs.provenance import described_differences
 
 RECORD_NAME = "sepo_training.json"
+TRAINER_STATE = "trainer_state.json"
 _LOCK_NAME = ".sepo_training.lock"
 _IDENTITY = ("stage", "model", "dataset", "settings", "training")  # what changes the trained weights
 _NAMES = ("name", "on_hub", "card", "restricted")  # of model and dataset: where they are is not what they are
@@ -79,7 +81,8 @@ def check_folder(output_dir: Path) -> None:
 def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) -> dict[str, Any] | None:
     """Begin a run in a folder, or find the one that was begun there.
 
-    A run that left no checkpoint has nothing to lose, so another may take its folder.
+    A run that left no checkpoint has nothing to lose, so another may take its folder. More epochs
+    or steps than a run was begun with continue it, finished or not.
 
     Args:
         output_dir: The folder.
@@ -95,8 +98,11 @@ def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) 
     path = output_dir / RECORD_NAME
     found = _read(path)
     if found is not None and (found.get("finished") or last_checkpoint(output_dir) is not None):
-        _refuse_other_run(output_dir, found, record)
-        return found if found.get("finished") else None
+        longer = _is_longer(found, record)
+        if not longer:
+            _refuse_other_run(output_dir, found, record)
+        if not longer or not may_write:
+            return found if found.get("finished") and not longer else None
     if not may_write:
         return None
     try:
@@ -107,13 +113,22 @@ def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) 
 
 
 def last_checkpoint(output_dir: Path) -> str | None:
-    """The newest checkpoint that is complete: the Trainer writes its state last."""
+    """The newest checkpoint that is complete, or a finished model: the Trainer writes its state last."""
     steps = {
         int(match[1]): path
         for path in output_dir.glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / "trainer_state.json").is_file()
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / TRAINER_STATE).is_file()
     }
-    return str(steps[max(steps)]) if steps else None
+    if steps:
+        return str(steps[max(steps)])
+    return str(output_dir) if (output_dir / TRAINER_STATE).is_file() else None
+
+
+def remove_checkpoints(output_dir: Path) -> None:
+    """Delete what only a run that goes on needs."""
+    for path in output_dir.glob("checkpoint-*"):
+        if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir():
+            shutil.rmtree(path)
 
 
 def finish_training(output_dir: Path, record: dict[str, Any]) -> None:
@@ -153,6 +168,21 @@ def _refuse_other_run(output_dir: Path, found: dict[str, Any], record: dict[str,
         raise OutputError(
             f"{output_dir} was made with {differing}. Choose another `output_dir` to keep both."
         )
+
+
+def _is_longer(found: dict[str, Any], record: dict[str, Any]) -> bool:
+    """Whether a run is another one with more epochs or more steps, and the same in all else."""
+    theirs, ours = _identity(found), _identity(record)
+    (steps, epochs), (more_steps, more_epochs) = _length_of(theirs), _length_of(ours)
+    if theirs != ours:
+        return False
+    return more_steps > steps > 0 if more_steps > 0 else steps <= 0 and more_epochs > epochs
+
+
+def _length_of(identity: dict[str, Any]) -> tuple[float, float]:
+    """Steps, not above 0 if epochs count, and epochs; they are taken out."""
+    training = identity["training"]
+    return float(training.pop("max_steps", -1)), float(training.pop("num_train_epochs", 1))
 
 
 def _identity(record: dict[str, Any]) -> dict[str, Any]:

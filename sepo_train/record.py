@@ -19,7 +19,7 @@ RECORD_VERSION = "1.0"
 _NOT_IN_RECORD = {
     "output_dir", "config_name", "split", "revision", "model_revision", "push_to_hub", "private",
     "training_arguments", "chat_template", "learning_rate", "num_train_epochs", "batch_size",
-    "micro_batch_size", "dtype",
+    "micro_batch_size", "dtype", "max_steps",
 }  # fmt: skip
 _TRAINING = (
     "max_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2",

@@ -48,6 +48,7 @@ class TrainSettings:
             which depends on a row's number among the rows used.
         learning_rate: Its peak.
         num_train_epochs: How often the data is gone through.
+        max_steps: Steps to train for instead of ``num_train_epochs``; None: as many as those make.
         batch_size: Examples a step, over all devices.
         micro_batch_size: Most examples that a device takes at once; the rest is accumulated.
         dtype: What the weights are kept in; bfloat16 and float16 make sense under LoRA.
@@ -69,6 +70,7 @@ class TrainSettings:
     seed: int = 0
     learning_rate: float
     num_train_epochs: float = 1.0
+    max_steps: int | None = None
     batch_size: int
     micro_batch_size: int
     dtype: Dtype = "float32"
@@ -90,7 +92,7 @@ class TrainSettings:
         for name, known in (("dtype", DTYPES), ("reasoning", REASONINGS)):
             if getattr(self, name) not in known:
                 raise SettingsError(f'`{name}` "{getattr(self, name)}" is not one of {", ".join(known)}.')
-        for name in ("max_length", "batch_size", "micro_batch_size", "lora_rank"):
+        for name in ("max_length", "max_steps", "batch_size", "micro_batch_size", "lora_rank"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"`{name}` must be at least 1, got {value}.")

@@ -19,6 +19,7 @@ from sepo_data.models.description import Description
 from sepo_data.projected.pairs import ProjectedRows
 from sepo_data.projected.transfer import transfer_report
 from sepo_data.projected.whole import settled
+from sepo_data.runs.progress import NO_PROGRESS, Progress
 from sepo_data.schema import PAIR_COLUMNS
 from sepo_data.sources.conversations import open_chats
 from sepo_data.sources.preferences import open_pairs
@@ -32,13 +33,18 @@ from .inputs import Data, annotated_facts, choose_split, prepare_start, read_exa
 from .objectives import dpo_objective, sepo_objective, sft_objective
 from .reference import reference_logps
 from .settings import DpoSettings, SepoSettings, SftSettings, TrainSettings
-from .training import TrainReport, run_training
+from .training import Training, TrainReport, run_training
 
 log = logging.getLogger("sepo")
 
 
 def train_sft(
-    model: str, dataset: str, settings: SftSettings, *, stop: Callable[[], bool] = lambda: False
+    model: str,
+    dataset: str,
+    settings: SftSettings,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress = NO_PROGRESS,
 ) -> TrainReport:
     """Train a model on the assistant's tokens of conversations: stage 1, the reference.
 
@@ -47,6 +53,16 @@ def train_sft(
         dataset: Conversations, prompts with completions or, with ``settings.side``, preferences.
         settings: Everything else.
         stop: Asked after every step; True ends the run there, with a checkpoint.
+        progress: Told how far the run is, in steps.
+
+    Raises:
+        SepoError: One of its children, see `sepo_data.errors`.
+    """
+    return run_training(sft_training(model, dataset, settings), stop=stop, progress=progress)
+
+
+def sft_training(model: str, dataset: str, settings: SftSettings) -> Training:
+    """What `train_sft` trains on, and how; no weights are loaded yet.
 
     Raises:
         SepoError: One of its children, see `sepo_data.errors`.
@@ -68,11 +84,16 @@ def train_sft(
     data = read_examples(
         source, encode, lambda encoded: [conversation_example(chat) for chat in encoded.chats]
     )
-    return run_training("sft", start, data, settings, arguments, sft_objective, stop=stop)
+    return Training("sft", start, data, settings, arguments, sft_objective)
 
 
 def train_dpo(
-    model: str, dataset: str, settings: DpoSettings, *, stop: Callable[[], bool] = lambda: False
+    model: str,
+    dataset: str,
+    settings: DpoSettings,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress = NO_PROGRESS,
 ) -> TrainReport:
     """Train a model with DPO from itself as the reference: stage 2, the oracle.
 
@@ -81,6 +102,16 @@ def train_dpo(
         dataset: Preference dataset: Hub id, folder or file.
         settings: Everything else.
         stop: Asked after every step; True ends the run there, with a checkpoint.
+        progress: Told how far the run is, in steps.
+
+    Raises:
+        SepoError: One of its children, see `sepo_data.errors`.
+    """
+    return run_training(dpo_training(model, dataset, settings), stop=stop, progress=progress)
+
+
+def dpo_training(model: str, dataset: str, settings: DpoSettings) -> Training:
+    """What `train_dpo` trains on, and how; no weights are loaded yet.
 
     Raises:
         SepoError: One of its children, see `sepo_data.errors`.
@@ -103,7 +134,7 @@ def train_dpo(
     data = read_examples(
         source, encode, lambda encoded: [pair_example(pair, weight(pair.row)) for pair in encoded.pairs]
     )
-    return run_training(
+    return Training(
         "dpo",
         start,
         data,
@@ -111,12 +142,16 @@ def train_dpo(
         arguments,
         dpo_objective(settings.beta, settings.label_smoothing),
         prepare=partial(_with_reference, start.description, settings, arguments),
-        stop=stop,
     )
 
 
 def train_sepo(
-    policy: str, dataset: str, settings: SepoSettings, *, stop: Callable[[], bool] = lambda: False
+    policy: str,
+    dataset: str,
+    settings: SepoSettings,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress = NO_PROGRESS,
 ) -> TrainReport:
     """Train any policy on the key tokens of an annotated dataset: stage 3.
 
@@ -125,6 +160,16 @@ def train_sepo(
         dataset: Annotated dataset, Hub id or folder.
         settings: Everything else.
         stop: Asked after every step; True ends the run there, with a checkpoint.
+        progress: Told how far the run is, in steps.
+
+    Raises:
+        SepoError: One of its children, see `sepo_data.errors`.
+    """
+    return run_training(sepo_training(policy, dataset, settings), stop=stop, progress=progress)
+
+
+def sepo_training(policy: str, dataset: str, settings: SepoSettings) -> Training:
+    """What `train_sepo` trains on, and how; no weights are loaded yet.
 
     Raises:
         SepoError: One of its children, see `sepo_data.errors`.
@@ -162,7 +207,7 @@ def train_sepo(
         log.info("%s", transfer.short())
     for warning in transfer.warnings():
         log.warning("%s", warning)
-    return run_training(
+    return Training(
         "sepo",
         start,
         Data(
@@ -176,7 +221,6 @@ def train_sepo(
         arguments,
         dpo_objective(settings.beta, 0.0) if referenced else sepo_objective(settings.scale, settings.margin),
         prepare=partial(_with_reference, start.description, settings, arguments) if referenced else list,
-        stop=stop,
     )
 
 

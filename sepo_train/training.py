@@ -12,10 +12,18 @@ from sepo_data.errors import PreferenceError, SettingsError, TrainingError, firs
 from sepo_data.hub.pushing import check_push_target
 from sepo_data.models.checkpoints import ADAPTER_CONFIG, BASE
 from sepo_data.models.logprobs import out_of_memory
+from sepo_data.runs.progress import NO_PROGRESS, Progress
 
-from .callbacks import _Figures
+from .callbacks import _Figures, _Steps
 from .examples import Example, all_selected_only, hold_out
-from .folder import alone, finish_training, last_checkpoint, not_writable, open_training
+from .folder import (
+    alone,
+    finish_training,
+    last_checkpoint,
+    not_writable,
+    open_training,
+    remove_checkpoints,
+)
 from .inputs import Data, Start
 from .model_card import write_card
 from .objectives import Objective
@@ -44,23 +52,11 @@ class TrainReport:
     commit: str | None = None
 
 
-def run_training(
-    stage: str,
-    start: Start,
-    data: Data,
-    settings: TrainSettings,
-    arguments: TrainingArguments,
-    objective: Objective,
-    *,
-    prepare: Callable[[list[Example]], list[Example]] = lambda examples: examples,
-    stop: Callable[[], bool] = lambda: False,
-) -> TrainReport:
-    """Train a model on examples, and leave a model folder with a card and a record.
+@dataclass(frozen=True)
+class Training:
+    """What is trained, on what and how, before weights are loaded.
 
-    The folder is the run's memory: the same call goes on from the last checkpoint, and does
-    nothing where the model is complete.
-
-    Args:
+    Attributes:
         stage: ``sft``, ``dpo`` or ``sepo``.
         start: The model, and how it reads.
         data: What to train on.
@@ -68,27 +64,60 @@ def run_training(
         arguments: Made of them by `arguments.training_arguments`.
         objective: The stage's.
         prepare: What remains to be done to the examples once it is clear that they are needed.
+    """
+
+    stage: str
+    start: Start
+    data: Data
+    settings: TrainSettings
+    arguments: TrainingArguments
+    objective: Objective
+    prepare: Callable[[list[Example]], list[Example]] = list
+
+    def __post_init__(self) -> None:
+        """Refuse to train on nothing.
+
+        Raises:
+            PreferenceError: With the reasons why rows were dropped.
+        """
+        if not self.data.examples:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.data.dropped.items())
+            raise PreferenceError(f"{self.data.facts['name']}: nothing is left to train on: {reasons}.")
+
+
+def run_training(
+    training: Training,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress = NO_PROGRESS,
+) -> TrainReport:
+    """Train a model on examples, and leave a model folder with a card and a record.
+
+    The folder is the run's memory: the same call goes on from the last checkpoint, and does
+    nothing where the model is complete.
+
+    Args:
+        training: What is trained.
         stop: Asked after every step; True ends the run there, with a checkpoint.
+        progress: Told how far the run is, in steps.
 
     Raises:
         SepoError: One of its children, see `sepo_data.errors`.
     """
-    if not data.examples:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in data.dropped.items())
-        raise PreferenceError(f"{data.facts['name']}: nothing is left to train on: {reasons}.")
+    start, data, settings, arguments = training.start, training.data, training.settings, training.arguments
     _, held_out = hold_out(data.examples, settings)
     private = settings.private or data.facts["restricted"]
-    record = training_record(stage, start, data, settings, arguments, num_held_out=len(held_out))
+    record = training_record(training.stage, start, data, settings, arguments, num_held_out=len(held_out))
     output_dir = settings.output_dir
     with alone(output_dir, may_write=arguments.should_save):
         finished = open_training(output_dir, record, may_write=arguments.should_save)
         if settings.push_to_hub is not None and arguments.should_save:
             check_push_target(settings.push_to_hub, TRAINED, private=private)
         if finished is not None:
-            log.info("%s is complete already", output_dir)
+            log.info("%s is complete already; more `num_train_epochs` continue it", output_dir)
         else:
-            train, held_out = hold_out(prepare(data.examples), settings)
-            trainer = _trained(start, train, held_out, settings, arguments, objective, stop)
+            train, held_out = hold_out(training.prepare(data.examples), settings)
+            trainer = _trained(training, train, held_out, stop, progress)
             if trainer.stopping:
                 return TrainReport(output_dir, None)
             finished = {**record, "figures": _figures(trainer, held_out)}
@@ -105,27 +134,20 @@ def run_training(
 
 
 def _trained(
-    start: Start,
+    training: Training,
     train: Sequence[Example],
     held_out: Sequence[Example],
-    settings: TrainSettings,
-    arguments: TrainingArguments,
-    objective: Objective,
     stop: Callable[[], bool],
+    progress: Progress,
 ) -> StageTrainer:
     """Train, from the last checkpoint if there is one."""
-    set_seed(settings.seed)  # a new adapter is random
-    model = load_trainable(start.description, settings)
-    selected = [all_selected_only(example) for example in train]
+    settings = training.settings
+    trainer = new_trainer(training, training.arguments, train, held_out, stop)
     checkpoint = last_checkpoint(settings.output_dir)
     if checkpoint is not None:
         log.info("resuming from %s", checkpoint)
-    tokenizer = start.description.tokenizer
-    try:
-        trainer = StageTrainer(model, arguments, objective, selected, held_out, tokenizer, stop)
-    except (ImportError, ValueError) as error:  # what an argument needs is missing, or two exclude each other
-        raise SettingsError(f"`training_arguments`: {first_line(error)}") from error
     trainer.add_callback(_Figures(settings.batch_size))
+    trainer.add_callback(_Steps(progress))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except ImportError as error:  # an optimizer's package is looked for at the first step
@@ -135,12 +157,39 @@ def _trained(
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        raise TrainingError(
-            f"a batch of {arguments.per_device_train_batch_size} does not fit into memory. Lower "
-            "`micro_batch_size` or `max_length`, train a LoRA adapter (`lora_rank=16`), or pass "
-            "`training_arguments.activation_checkpointing=true`."
-        ) from error
+        raise no_memory(training.arguments) from error
     return trainer
+
+
+def new_trainer(
+    training: Training,
+    arguments: TrainingArguments,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    stop: Callable[[], bool],
+) -> StageTrainer:
+    """Load the weights, and make the trainer of a stage.
+
+    Raises:
+        SettingsError: If what an argument needs is missing, or two exclude each other.
+    """
+    set_seed(training.settings.seed)  # a new adapter is random
+    model = load_trainable(training.start.description, training.settings)
+    selected = [all_selected_only(example) for example in train]
+    tokenizer = training.start.description.tokenizer
+    try:
+        return StageTrainer(model, arguments, training.objective, selected, held_out, tokenizer, stop)
+    except (ImportError, ValueError) as error:
+        raise SettingsError(f"`training_arguments`: {first_line(error)}") from error
+
+
+def no_memory(arguments: TrainingArguments) -> TrainingError:
+    """The error for a step that does not fit."""
+    return TrainingError(
+        f"a batch of {arguments.per_device_train_batch_size} does not fit into memory. Lower "
+        "`micro_batch_size` or `max_length`, train a LoRA adapter (`lora_rank=16`), or pass "
+        "`training_arguments.activation_checkpointing=true`."
+    )
 
 
 def _figures(trainer: StageTrainer, held_out: Sequence[Example]) -> dict[str, Any]:
@@ -176,7 +225,10 @@ def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: dict[st
             write_card(output_dir, record)
             for path in output_dir.glob("*.safetensors"):  # they are written for their owner alone
                 path.chmod((output_dir / "README.md").stat().st_mode)
+            trainer.save_state()
             finish_training(output_dir, record)
+            if "save_total_limit" not in record["training"].get("set", {}):
+                remove_checkpoints(output_dir)
     except OSError as error:
         raise not_writable(output_dir, error) from error
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from cli.main import main
-from sepo_data import AnnotateSettings, SettingsError, annotate
+from sepo_data import AnnotateSettings, Progress, SettingsError, annotate
 from sepo_data.selection import SelectionRule
 from sepo_train import DpoSettings, SepoSettings, train_dpo, train_sepo
 from sepo_train.arguments import training_arguments
@@ -521,8 +522,7 @@ def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == 0, done.stderr
-        (checkpoint,) = (tmp_path / name).glob("checkpoint-*")
-        state = checkpoint / "trainer_state.json"
+        state = tmp_path / name / "trainer_state.json"
         history: list[dict[str, float]] = json.loads(state.read_text())["log_history"]
         return history
 
@@ -646,7 +646,7 @@ def test_weights_that_are_no_numbers_are_never_a_finished_model(
     policy = tmp_path / "policy"
     result = invoke_sepo(
         models[1], annotated, policy, "--batch-size", 4,
-        "--learning-rate", "1e30", "--epochs", 5, "--set", f"max_steps={steps}", "--set", "max_grad_norm=0",
+        "--learning-rate", "1e30", "--epochs", 5, "--max-steps", steps, "--set", "max_grad_norm=0",
     )  # fmt: skip
     assert result.exit_code == 1
     assert "Lower --learning-rate" in last_line(result)
@@ -816,7 +816,7 @@ def test_a_mapping_in_a_config_file_sets_training_arguments(
     tmp_path: Path, models: tuple[str, str], annotated: str
 ) -> None:
     config = tmp_path / "run.yaml"
-    config.write_text("batch-size: 4\nset:\n  weight_decay: 0.5\n  max_steps: 1\n")
+    config.write_text("batch-size: 4\nset:\n  weight_decay: 0.5\nmax-steps: 1\n")
     result = invoke(
         "sepo",
         "--policy",
@@ -855,7 +855,8 @@ def test_even_the_only_step_of_a_short_run_trains_and_is_called_short(
 def test_options_from_the_environment_are_called_like_the_flags(
     tmp_path: Path, models: tuple[str, str], annotated: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SEPO_TRAIN_SEPO_SET", "max_steps=1 weight_decay=0.5")
+    monkeypatch.setenv("SEPO_TRAIN_SEPO_SET", "warmup_steps=1 weight_decay=0.5")
+    monkeypatch.setenv("SEPO_TRAIN_SEPO_MAX_STEPS", "1")
     monkeypatch.setenv("SEPO_TRAIN_SEPO_EPOCHS", "3")
     assert invoke_sepo(models[1], annotated, tmp_path / "p", *FAST).exit_code == 0
     training = record_of(tmp_path / "p")["training"]
@@ -889,3 +890,100 @@ def test_a_model_and_a_dataset_that_moved_are_the_same_run(
     result = invoke_sepo(str(tmp_path / "renamed"), str(tmp_path / "moved"), tmp_path / "p", *FAST)
     assert result.exit_code == 0, result.output
     assert "is complete already" in caplog.text
+
+
+def rates(folder: Path) -> list[float]:
+    """The learning rate of every step that was logged."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry["learning_rate"] for entry in history if "loss" in entry]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(
+    tmp_path: Path, models: tuple[str, str], annotated: str, caplog: pytest.LogCaptureFixture, kept: bool
+) -> None:
+    options = [*FAST, "--set", "logging_steps=1", *(["--set", "save_total_limit=1"] if kept else [])]
+    policy = tmp_path / "p"
+    assert invoke_sepo(models[1], annotated, policy, *options).exit_code == 0
+    assert bool(list(policy.glob("checkpoint-*"))) is kept
+    before = weights_of(policy)
+    caplog.clear()
+    longer = invoke_sepo(models[1], annotated, policy, "--epochs", 2, *options)
+    assert longer.exit_code == 0, longer.output
+    assert "resuming from" in caplog.text
+    assert ("the optimizer starts anew at step 6" in caplog.text) is not kept
+    assert not torch.equal(weights_of(policy), before)
+    assert record_of(policy)["training"]["num_train_epochs"] == 2
+    # six steps of the first run, whose schedule ended, and six more where a schedule over all twelve is
+    assert len(rates(policy)) == 12
+    assert rates(policy)[6] == pytest.approx(0.005, rel=0.15)
+    shorter = invoke_sepo(models[1], annotated, policy, "--epochs", 1, *options)
+    assert shorter.exit_code == 1
+    assert "was made with --epochs 2.0, this run has 1.0" in last_line(shorter)
+    steps = invoke_sepo(models[1], annotated, policy, "--max-steps", 20, "--epochs", 2, *options)
+    assert "--max-steps -1, this run has 20" in last_line(steps)
+
+
+def test_a_killed_continuation_goes_on_too(tmp_path: Path, models: tuple[str, str], annotated: str) -> None:
+    settings = {"batch_size": 4, "learning_rate": 0.01, "output_dir": tmp_path / "p"}
+    train_sepo(models[1], annotated, SepoSettings(max_steps=3, **settings))
+    train_sepo(models[1], annotated, SepoSettings(max_steps=6, **settings), stop=lambda: True)
+    assert record_of(tmp_path / "p")["finished"] is False
+    train_sepo(models[1], annotated, SepoSettings(max_steps=6, **settings))
+    assert record_of(tmp_path / "p")["finished"] is True
+    assert json.loads((tmp_path / "p" / "trainer_state.json").read_text())["global_step"] == 6
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "sepo"])
+def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(
+    tmp_path: Path, models: tuple[str, str], prefs: str, annotated: str, stage: str
+) -> None:
+    dataset = annotated if stage == "sepo" else prefs
+    command = [stage, "--model", models[1], "--dataset", dataset, "--output", tmp_path / "p", *FAST]
+    command += ["--side", "chosen"] if stage == "sft" else []
+    found = invoke(*command, "--epochs", 2, "--eval-fraction", 0.25, "--dry-run")
+    assert found.exit_code == 0, found.output
+    lines = found.stdout.splitlines()
+    assert "18 examples, 6 examples for evaluation; " in lines[0]
+    assert lines[1] == "would drop nothing"
+    assert lines[2] == "10 steps of 4 examples"
+    assert "on cpu, peak memory about " in lines[3]
+    assert not (tmp_path / "p").exists()
+    plan = json.loads(invoke(*command, "--max-steps", 7, "--dry-run", "--json").stdout)
+    assert (plan["steps"], plan["examples"], plan["dropped"]) == (7, 24, {})
+    assert plan["seconds_estimated"] > 0
+
+
+def test_progress_is_told_of_every_step(tmp_path: Path, models: tuple[str, str], annotated: str) -> None:
+    class Told(Progress):
+        """What it was told."""
+
+        def __init__(self) -> None:
+            self.said: list[object] = []
+
+        def start(self, rows: int, done: int) -> None:
+            self.said.append((rows, done))
+
+        def advance(self, rows: float) -> None:
+            self.said.append(rows)
+
+        def finish(self) -> None:
+            self.said.append("finished")
+
+    told = Told()
+    settings = SepoSettings(output_dir=tmp_path / "p", batch_size=4, max_steps=3)
+    train_sepo(models[1], annotated, settings, progress=told)
+    assert told.said == [(3, 0), 1, 1, 1, "finished"]
+
+
+def test_without_a_terminal_a_line_is_logged_now_and_then(
+    tmp_path: Path,
+    models: tuple[str, str],
+    annotated: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("cli.running.LOG_EVERY_S", 0)
+    assert invoke_sepo(models[1], annotated, tmp_path / "p", *FAST).exit_code == 0
+    line = re.compile(r"3 of 6 steps, [\d.]+ steps/s, \d\d:\d\d left")
+    assert sum(bool(line.fullmatch(message)) for message in caplog.messages) == 1

@@ -95,8 +95,7 @@ def trained(trainer: Any) -> list[dict[str, float]]:
 
 
 def our_log(folder: Path) -> list[dict[str, float]]:
-    (state,) = folder.glob("checkpoint-*/trainer_state.json")
-    history: list[dict[str, float]] = json.loads(state.read_text())["log_history"]
+    history: list[dict[str, float]] = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return [entry for entry in history if "loss" in entry]
 
 

@@ -5,13 +5,13 @@ class Progress:
     """Who wants to know how far a run is; this one does not."""
 
     def start(self, rows: int, done: int) -> None:
-        """A run over ``rows`` rows begins, ``done`` of them finished earlier."""
+        """A run over ``rows`` rows, or training steps, begins, ``done`` of them finished earlier."""
 
     def advance(self, rows: float) -> None:
-        """The work of so many rows, or a part of one, was done."""
+        """The work of so many rows or steps, or a part of one, was done."""
 
     def finish(self) -> None:
-        """No more chunks will be scored; merging and pushing may follow."""
+        """The long part is over; merging, saving and pushing may follow."""
 
 
 NO_PROGRESS = Progress()
