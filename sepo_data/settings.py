@@ -114,7 +114,7 @@ class ProjectionSettings:
             if getattr(self, name) not in known:
                 raise SettingsError(f'`{name}` "{getattr(self, name)}" is not one of {", ".join(known)}.')
         if self.max_length < 1:
-            raise SettingsError(f"max_length must be at least 1, got {self.max_length}.")
+            raise SettingsError(f"`max_length` must be at least 1, got {self.max_length}.")
 
     def of_group(self, value: object) -> "ProjectionSettings":
         """The settings of a row with this value in the column of the selection's ``ratio_by``."""

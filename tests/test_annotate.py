@@ -373,7 +373,9 @@ def test_rendered_prompts_are_refused_with_the_option_that_takes_them(
 ) -> None:
     prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     rows = [{"prompt": prompt, "chosen": "Hello", "rejected": "Go"}]
-    with pytest.raises(TokenizerError, match=r"prompts begin with control tokens .* Pass `chat_template=False`"):
+    with pytest.raises(
+        TokenizerError, match=r"prompts begin with control tokens .* Pass `chat_template=False`"
+    ):
         run(tmp_path, models, rows)
     assert not (tmp_path / "out").exists()
     run(tmp_path, models, rows, chat_template=False)

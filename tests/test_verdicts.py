@@ -119,11 +119,11 @@ def test_whole_conversations_with_a_verdict_are_compared_too(tmp_path: Path) -> 
     ("more", "message"),
     [
         ({}, "response_a and response_b are two responses, and no column says which is better"),
-        ({"winner": "gpt-4"}, "\"winner\" may say .* its values are 'gpt-4'. Pass --ignore-columns winner"),
+        ({"winner": "gpt-4"}, "\"winner\" may say .* its values are 'gpt-4'. Pass `ignore_columns=winner`"),
         ({"labels": 1}, '"labels" may say which'),
         (
             {"winner": "a", "preference": "b"},
-            "winner and preference contradict .* --ignore-columns preference",
+            "winner and preference contradict .* `ignore_columns=preference`",
         ),
     ],
 )
@@ -139,7 +139,7 @@ def test_helpful_and_safe_are_two_verdicts_unless_they_agree(tmp_path: Path) -> 
     ]
     assert pairs(tmp_path, *rows) == [("good", "bad")] * 2
     rows[0]["safer_response_id"] = 1
-    with pytest.raises(PreferenceError, match="--ignore-columns safer_response_id"):
+    with pytest.raises(PreferenceError, match="`ignore_columns=safer_response_id`"):
         opened(tmp_path, *rows)
     assert pairs(tmp_path, *rows, ignore_columns=("safer_response_id",)) == [("good", "bad")] * 2
     assert pairs(tmp_path, *rows, ignore_columns=("better_response_id",))[0] == ("bad", "good")
@@ -168,7 +168,7 @@ def test_scores_confirm_the_pair_or_drop_it(tmp_path: Path, names: str) -> None:
 
 def test_scores_that_prefer_the_rejected_ones_are_refused(tmp_path: Path) -> None:
     rows = [chosen(chosen_score=1, rejected_score=2) for _ in range(3)]
-    with pytest.raises(PreferenceError, match=r"in most rows\. Swap .* --ignore-columns chosen_score,rej"):
+    with pytest.raises(PreferenceError, match=r"in most rows\. Swap .* `ignore_columns=chosen_score,rej"):
         opened(tmp_path, *rows)
 
 
@@ -179,7 +179,7 @@ def test_a_status_of_tie_drops_the_row(tmp_path: Path) -> None:
 
 
 def test_a_least_margin_needs_scores(tmp_path: Path) -> None:
-    with pytest.raises(PreferenceError, match="--min-margin needs scores"):
+    with pytest.raises(PreferenceError, match="`min_margin` needs scores"):
         opened(tmp_path, chosen(), min_margin=1)
 
 
@@ -189,7 +189,7 @@ def test_a_least_margin_needs_scores(tmp_path: Path) -> None:
 def test_what_belongs_to_the_prompt_and_is_not_read_is_refused_by_name(
     tmp_path: Path, name: str, value: Any
 ) -> None:
-    with pytest.raises(PreferenceError, match=f'"{name}" holds .* Pass --ignore-columns {name}'):
+    with pytest.raises(PreferenceError, match=f'"{name}" holds .* Pass `ignore_columns={name}`'):
         opened(tmp_path, chosen(**{name: value}))
     assert pairs(tmp_path, chosen(**{name: value}), ignore_columns=(name,)) == [("good", "bad")]
     assert pairs(tmp_path, chosen(**{name: None})) == [("good", "bad")]

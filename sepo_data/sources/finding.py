@@ -90,10 +90,10 @@ def _find_verdict(
     if verdict is None:
         if decides:
             problem = f"{sides[0]} and {sides[1]} are two responses, and no column says which is better"
-            raise PreferenceError(f"{dataset}: {problem}. Pass --chosen-column and --rejected-column.")
+            raise PreferenceError(f"{dataset}: {problem}. Pass `chosen_column` and `rejected_column`.")
         if spec.min_margin is not None:
             raise PreferenceError(
-                f"{dataset}: --min-margin needs scores of both responses, and none of its columns "
+                f"{dataset}: `min_margin` needs scores of both responses, and none of its columns "
                 f"{', '.join(names)} are such. Leave it out."
             )
         return None
@@ -103,8 +103,8 @@ def _find_verdict(
     margins = [verdict.margin(row) for row in rows[list(range(0, len(rows), step))].to_pylist()]
     if not decides and 2 * sum((margin or 0) < 0 for margin in margins) > len(margins):
         problem = f"{verdict.words} prefer the rejected response in most rows"
-        swap = f"--chosen-column {sides[1]} --rejected-column {sides[0]}"
-        ignore = f"--ignore-columns {','.join(verdict.columns)}"
+        swap = f"`chosen_column={sides[1]}` `rejected_column={sides[0]}`"
+        ignore = f"`ignore_columns={','.join(verdict.columns)}`"
         raise PreferenceError(f"{dataset}: {problem}. Swap them with {swap}, or pass {ignore}.")
     return verdict
 
@@ -130,8 +130,8 @@ def _find_prompt(
     if len(found) > 1:
         which = ", ".join(column.name for column in found)
         raise PreferenceError(
-            f"{dataset}: the prompt may be in any of its columns {which}. Name it with --prompt-column, or "
-            "leave the others out with --ignore-columns."
+            f"{dataset}: the prompt may be in any of its columns {which}. Name it with `prompt_column`, or "
+            "leave the others out with `ignore_columns`."
         )
     return (found[0] if found else None), None
 
@@ -175,13 +175,13 @@ def _settled(layout: PairLayout) -> PairLayout:
 def _check_name(dataset: str, names: Sequence[str], role: str, name: str) -> None:
     if name not in names and (whole := name.split(".")[0]) in names:
         problem = f'no column "{name}", and a path into "{whole}" is not read'
-        raise PreferenceError(f"{dataset}: {problem}. Pass --{role}-column {whole}: its text is found in it.")
+        raise PreferenceError(f"{dataset}: {problem}. Pass `{role}_column={whole}`: its text is found in it.")
     if name not in names:
-        advice = f"Its columns are {', '.join(names)}; name the right one with --{role}-column"
+        advice = f"Its columns are {', '.join(names)}; name the right one with `{role}_column`"
         raise PreferenceError(f'{dataset}: no column "{name}". {advice}.')
     if role in names and name != role:
         problem = f'column "{role}" would be overwritten by "{name}"'
-        raise PreferenceError(f"{dataset}: {problem}. Rename or remove it, or leave out --{role}-column.")
+        raise PreferenceError(f"{dataset}: {problem}. Rename or remove it, or leave out `{role}_column`.")
 
 
 def _readable(dataset: str, source: Source, name: str) -> Column:

@@ -26,7 +26,7 @@ def check_texts_alone(dataset: str, source: Source, spec: DatasetSpec) -> None:
         if values and not (name == "history" and any(isinstance(value, str) for value in values)):
             problem = f'column "{name}" holds {what}, and is not read'
             raise PreferenceError(
-                f"{dataset}: {problem}. Pass --ignore-columns {name} to use the texts alone."
+                f"{dataset}: {problem}. Pass `ignore_columns={name}` to use the texts alone."
             )
 
 
@@ -44,7 +44,7 @@ def training_marks(dataset: str, source: Source, spec: DatasetSpec) -> tuple[str
         if name == "weight" and any(number(value) is not None for value in values) and not values <= {0, 1}:
             problem = 'column "weight" holds weights other than 0 and 1, which are not read'
             raise PreferenceError(
-                f"{dataset}: {problem}. Pass --ignore-columns weight to weigh rows the same."
+                f"{dataset}: {problem}. Pass `ignore_columns=weight` to weigh rows the same."
             )
         if values and values <= {0, 1}:
             found.append(name)

@@ -116,7 +116,7 @@ def find_verdict(
         elif decides or name not in _OF_TOPICS or _is_zero_or_one(values):
             shown = ", ".join(sorted({repr(value) for value in values})[:3])
             problem = f'column "{name}" may say which response is better, and its values are {shown}'
-            raise PreferenceError(f"{dataset}: {problem}. Pass --ignore-columns {name} to go on without it.")
+            raise PreferenceError(f"{dataset}: {problem}. Pass `ignore_columns={name}` to go on without it.")
     if len(found) > 1:
         _check_agree(dataset, source, found)
     return found[0] if found else (Verdict(tags, scores=scores) if scores else None)
@@ -185,7 +185,7 @@ def _check_agree(dataset: str, source: Source, found: Sequence[Verdict]) -> None
             if len({_READERS[str(one.how)](row[one.words], one.tags) for one in found}) > 1:
                 problem = f"{' and '.join(names)} contradict each other on which response is better"
                 raise PreferenceError(
-                    f"{dataset}: {problem}. Leave all but one out, for instance --ignore-columns {names[-1]}."
+                    f"{dataset}: {problem}. Leave all but one out, for instance `ignore_columns={names[-1]}`."
                 )
 
 
