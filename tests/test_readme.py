@@ -39,8 +39,9 @@ def test_a_command_of_the_docs_has_only_options_that_exist(line: str) -> None:
     assert required <= given
 
 
-def test_readme_shows_commands_at_all() -> None:
+def test_readme_shows_commands_at_all_and_is_short() -> None:
     assert len(COMMANDS) >= 5
+    assert len(README.splitlines()) < 120
 
 
 def test_python_in_the_docs_imports_what_exists() -> None:
