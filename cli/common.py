@@ -88,6 +88,17 @@ class _Lines(logging.Formatter):
         return with_flags(visible(without_secrets(text)))
 
 
+class _BesideBars(logging.StreamHandler[Any]):
+    """Lines on stderr that leave a progress bar whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Above the bar, if there is one."""
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode():
+            super().emit(record)
+
+
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Exit 1 with one line on an expected failure, 130 on Ctrl-C; log to stderr."""
 
@@ -97,7 +108,7 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
 
         # read when torch is loaded: threads that spin while they wait take the cores from the others
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        handler = logging.StreamHandler()
+        handler = _BesideBars()
         handler.setFormatter(_Lines())
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
         logging.getLogger("sepo").setLevel(logging.INFO)

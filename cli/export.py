@@ -2,6 +2,7 @@
 
 import rich_click as click
 
+from sepo_data.errors import counted
 from sepo_data.exports.targets import TEXT_TARGETS, TOKEN_TARGETS, ExportSettings
 
 from .options import command, option, panel
@@ -69,6 +70,9 @@ def main(dataset: str, settings: ExportSettings) -> None:
     quiet_libraries()
     report = export(dataset, settings)
     dropped = describe_dropped(report.dropped)
-    click.echo(f"{report.records:,} records of {report.rows:,} rows{'; ' if dropped else ''}{dropped}")
+    click.echo(
+        f"{counted(report.records, 'record')} of {counted(report.rows, 'row')}"
+        f"{'; ' if dropped else ''}{dropped}"
+    )
     click.echo(f"train from {report.data} as {report.output / 'README.md'} says")
     click.echo(report.output)

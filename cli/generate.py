@@ -2,6 +2,7 @@
 
 import rich_click as click
 
+from sepo_data.errors import counted
 from sepo_data.generation.generating import GenerateSettings
 
 from .options import COUNT, FILE, SHARE, command, option, panel
@@ -82,5 +83,5 @@ def main(model: str, settings: GenerateSettings) -> None:
             bar.update(done - bar.n)
 
         count = generate(model, settings, on_chunk=show)
-    click.echo(f"{count:,} questions answered")
+    click.echo(f"{counted(count, 'question')} answered")
     click.echo(settings.output)

@@ -58,12 +58,13 @@ def main(
     quiet_libraries()
 
     annotated = open_annotated(dataset)
-    encoder = None
+    encoder, by_policy = None, False
     if tokenizer is not None:
         from sepo_data.models.checkpoints import Trust
         from sepo_data.models.description import load_tokenizer
 
         policy, context = load_tokenizer(tokenizer, trust=Trust(remote_code=trust_remote_code))
+        by_policy = context is not None and context < max_length
         max_length = min(max_length, context or max_length)
         schema = next(iter(annotated.splits.values())).select_columns([*PAIR_COLUMNS]).features.arrow_schema
         set_chat_template(policy, True, schema, tokenizer)  # as training does
@@ -88,9 +89,9 @@ def main(
                 f"on the tokens of {tokenizer}, row {row}",
                 *shown,
                 "",
-                *describe_transfer(transfer),
+                *describe_transfer(transfer, by_policy=by_policy),
             ]
-            facts |= {"transfer": transfer, "transfer_warnings": transfer.warnings()}
+            facts |= {"transfer": transfer, "transfer_warnings": transfer.warnings(by_policy=by_policy)}
         splits[str(split)] = facts
     show(as_json, lines, dataset=dataset, splits=splits)
 

@@ -28,14 +28,15 @@ if TYPE_CHECKING:
 def describe_report(report: Report) -> list[str]:
     """Counts and the oracle's health."""
     if report.manifest is None:
-        chunks = "one chunk" if report.missing == 1 else f"{report.missing:,} chunks"
         return [
-            f"this shard is done; {chunks} of others {'is' if report.missing == 1 else 'are'} missing. The "
-            "last worker assembles the dataset"
+            f"this shard is done; {counted(report.missing, 'chunk')} of others missing. "
+            "The last worker assembles the dataset"
         ]
     manifest, counts = report.manifest, report.manifest.counts
     dropped = describe_dropped(counts.dropped)
-    lines = [f"annotated {counts.annotated:,} of {counts.rows:,} rows{'; ' if dropped else ''}{dropped}"]
+    lines = [
+        f"annotated {counts.annotated:,} of {counted(counts.rows, 'row')}{'; ' if dropped else ''}{dropped}"
+    ]
     lines += [f"note: {count:,} {what}" for what, count in counts.notes.items()]
     lines += describe_health(manifest.health)
     if manifest.precision is not None:
@@ -111,12 +112,12 @@ def describe_verification(found: "Verification") -> list[str]:
     lines = []
     if found.moved:
         lines.append(
-            f"{found.moved:,} of {found.rows:,} rows have other tokens now: another tokenizer, chat template "
-            "or maximum length made the dataset"
+            f"{found.moved:,} of {counted(found.rows, 'row')} have other tokens now: another tokenizer, "
+            "chat template or maximum length made the dataset"
         )
     if found.tokens:
         lines += [
-            f"{found.rows - found.moved:,} rows, {found.tokens:,} tokens scored again",
+            f"{counted(found.rows - found.moved, 'row')}, {counted(found.tokens, 'token')} scored again",
             f"largest difference of a reward {found.largest_difference:.2g} nats, root mean square "
             f"{found.noise:.2g}; rounding explains {found.tolerance:.2g} nats",
             f"{found.equal_masks:.2%} of the mask entries are the same",
@@ -130,7 +131,8 @@ def describe_comparison(found: "Comparison") -> list[str]:
     """Two annotations side by side."""
     first, second = found.accuracies
     lines = [
-        f"{found.pairs:,} pairs in both; {found.only_first:,} only in A, {found.only_second:,} only in B",
+        f"{counted(found.pairs, 'pair')} in both; {found.only_first:,} only in A, "
+        f"{found.only_second:,} only in B",
         f"reward accuracy {first:.1%} (A), {second:.1%} (B); {found.agreement:.1%} of the pairs are ordered "
         "alike",
     ]
@@ -151,9 +153,10 @@ def describe_plan(plan: Plan) -> list[str]:
     """What a run would cost and drop."""
     source = "" if plan.sampled == plan.rows else f" (from {plan.sampled:,} of them)"
     lines = [
-        f"{plan.name}: {plan.rows:,} rows, about {plan.tokens:,} tokens of prompts and responses{source}",
-        f"longest response with its prompt: {plan.longest:,} tokens; {plan.truncated:,} responses are cut at "
-        f"{plan.max_length:,}",
+        f"{plan.name}: {counted(plan.rows, 'row')}, about {plan.tokens:,} tokens of prompts and "
+        f"responses{source}",
+        f"longest response with its prompt: {plan.longest:,} tokens; "
+        f"{counted(plan.truncated, 'response')} cut at {plan.max_length:,}",
         describe_dropped(plan.dropped).replace("dropped", "would drop") or "would drop nothing",
         f"about {timedelta(seconds=max(1, round(plan.seconds)))} on {plan.device}, "
         f"peak memory about {plan.memory_bytes / 2**30:.1f} GiB (measured on a few rows, with the longest)",
@@ -168,7 +171,7 @@ def describe_training(record: Mapping[str, Any]) -> list[str]:
     rows, figures = record["rows"], record["figures"]
     held_out = f", evaluated on {rows['held_out']:,}" if rows["held_out"] else ""
     dropped = describe_dropped(rows["dropped"])
-    lines = [f"trained on {rows['used']:,} rows{held_out}{'; ' if dropped else ''}{dropped}"]
+    lines = [f"trained on {counted(rows['used'], 'row')}{held_out}{'; ' if dropped else ''}{dropped}"]
     lines += [f"note: {count:,} {what}" for what, count in rows["notes"].items()]
     if figures:
         changes = [
@@ -235,10 +238,12 @@ def describe_projected(row: Mapping[str, Any], pair: ProjectedPair) -> str:
     return "\n".join(lines)
 
 
-def describe_transfer(transfer: Transfer) -> list[str]:
+def describe_transfer(transfer: Transfer, *, by_policy: bool = False) -> list[str]:
     """What of an annotation arrives on a policy's tokens, and a warning where it is little."""
     lost = describe_dropped(transfer.dropped)
-    lines = [f"{transfer.pairs:,} of {transfer.rows:,} rows can be trained on{'; ' if lost else ''}{lost}"]
+    lines = [
+        f"{transfer.pairs:,} of {counted(transfer.rows, 'row')} can be trained on{'; ' if lost else ''}{lost}"
+    ]
     for name in SIDES:
         side = transfer[name]
         lines += [
@@ -251,7 +256,7 @@ def describe_transfer(transfer: Transfer) -> list[str]:
             "tokens have no reward"
             + ("" if side.unknown is None else f", {side.unknown:.1%} are unknown tokens"),
         ]
-    return lines + [_warning(warning) for warning in transfer.warnings()]
+    return lines + [_warning(warning) for warning in transfer.warnings(by_policy=by_policy)]
 
 
 def marked_response(row: Mapping[str, Any], side: str, colour: str) -> str:

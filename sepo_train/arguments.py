@@ -21,7 +21,6 @@ OWN_OPTIONS = {
     "gradient_accumulation_steps": "use `batch_size`",
     "learning_rate": "use `learning_rate`",
     "num_train_epochs": "use `num_train_epochs`",
-    "max_steps": "use `max_steps`",
     "seed": "use `seed`",
     "push_to_hub": "use `push_to_hub`",
     "remove_unused_columns": "leave it out, the stages keep the columns that they need",

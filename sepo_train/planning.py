@@ -73,7 +73,9 @@ def plan_training(training: Training) -> TrainPlan:
     train, held_out = hold_out(training.data.examples, settings)
     tokens = sum(len(example) for example in train)
     steps_per_epoch = math.ceil(len(train) / settings.batch_size)
-    steps = settings.max_steps or math.ceil(steps_per_epoch * settings.num_train_epochs)
+    steps = training.arguments.max_steps
+    if steps <= 0:
+        steps = math.ceil(steps_per_epoch * settings.num_train_epochs)
     per_token = _seconds_per_token(training, sorted(train, key=len, reverse=True))
     device = str(training.arguments.device)
     return TrainPlan(

@@ -20,7 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainingArguments
 
-from sepo_data.errors import OutputError, ScoringError
+from sepo_data.errors import OutputError, ScoringError, counted
 from sepo_data.models.description import Description
 from sepo_data.models.loading import Loading, load_scorer, matmul_precision
 from sepo_data.settings import Dtype
@@ -62,7 +62,7 @@ def reference_logps(
         log.info("log-probs of the reference are in the cache")
         assert kept is not None
         return kept
-    log.info("scoring %s pairs under the reference, once", f"{len(examples):,}")
+    log.info("scoring %s under the reference, once", counted(len(examples), "pair"))
     state = PartialState()
     own = examples[state.process_index :: state.num_processes]
     shares = gather_object([_score(description, own, dtype, computed_in, state.device)])

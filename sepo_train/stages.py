@@ -205,7 +205,7 @@ def sepo_training(policy: str, dataset: str, settings: SepoSettings) -> Training
     same_tokens = transfer.chosen.one_to_one == transfer.rejected.one_to_one == 1
     if examples:
         log.info("%s", transfer.short())
-    for warning in transfer.warnings():
+    for warning in transfer.warnings(by_policy=start.max_length < settings.max_length):
         log.warning("%s", warning)
     return Training(
         "sepo",

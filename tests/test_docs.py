@@ -73,7 +73,7 @@ def test_every_output_that_the_pipeline_shows_is_that_of_its_command() -> None:
         output = options.get("output_dir") or options.get("output")
         printed = re.findall(r"^    (.*)$", page.split("\n## ")[0], re.MULTILINE)
         assert printed
-        assert output is None or any(line.startswith(f"saved to {output} in ") for line in printed)
+        assert output is None or any(line.startswith(f"saved to {output} in") for line in printed)
 
 
 def test_make_runs_the_lines_of_the_page() -> None:

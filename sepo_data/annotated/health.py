@@ -88,7 +88,7 @@ class Health:
             if truncated > MUCH_TRUNCATED * self.pairs:
                 found.append(
                     f"{truncated:,} of {self.pairs:,} {name} responses were cut at the maximum length, and "
-                    "have no rewards behind it. Raise `max_length`, if the models read more."
+                    "have no rewards behind it. Raise `max_length`, or use models with a longer context."
                 )
         if self.token_reward < WEAK_REWARD:
             found.append(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..annotated.annotations import Annotation, read_annotations
+from ..errors import counted
 from ..projection import overlaps, partition
 from ..reasons import Drops
 from ..schema import SIDES, Sides
@@ -94,11 +95,16 @@ class Transfer(Sides[SideTransfer]):
         )
         return (
             f"transfer, chosen / rejected: {exact} of the tokens one to one, {recall} of the selected text "
-            f"kept, {selected} of the tokens selected; {self.rows - self.pairs:,} of {self.rows:,} rows lost"
+            f"kept, {selected} of the tokens selected; {self.rows - self.pairs:,} of "
+            f"{counted(self.rows, 'row')} lost"
         )
 
-    def warnings(self) -> list[str]:
-        """What a user should know before paying for training."""
+    def warnings(self, *, by_policy: bool = False) -> list[str]:
+        """What a user should know before paying for training.
+
+        Args:
+            by_policy: The policy's context is what cuts, not ``max_length``.
+        """
         found = []
         for name, side in self.items():
             kept = max(side.recall, side.precision)  # whichever selection is the smaller one, by its ratio
@@ -117,8 +123,8 @@ class Transfer(Sides[SideTransfer]):
                 )
             if side.reward_cut > MUCH_CUT:
                 found.append(
-                    f"{name}: {side.reward_cut:.0%} of the |reward| is cut off. Raise `max_length`, if "
-                    "the policy reads more."
+                    f"{name}: {side.reward_cut:.0%} of the |reward| is cut off. "
+                    + ("Use a policy that reads more." if by_policy else "Raise `max_length`.")
                 )
             if side.without_reward > MUCH_CUT:
                 found.append(

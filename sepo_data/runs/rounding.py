@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..annotated.precision import Precision, computed_in
-from ..errors import ModelError, ScoringError
+from ..errors import ModelError, ScoringError, counted
 from ..models.placement import check_room, one_after_the_other
 from ..models.scoring import Logps, Scores, score_once
 from ..schema import SIDES
@@ -26,7 +26,7 @@ def scores_in_float32(job: Job, pairs: Sequence[EncodedPair], *, in_turn: bool) 
     """Log-probs in float32 proper, by models that are dropped again; None if they do not fit."""
     how = replace(job.loading, dtype="float32", exact=True)
     less = computed_in(job.settings.dtype)
-    log.info("scoring %d rows in float32, to see what %s changes", len(pairs), less)
+    log.info("scoring %s in float32, to see what %s changes", counted(len(pairs), "row"), less)
     try:
         check_room(job.facts, "float32", how.place)
         in_turn = in_turn or one_after_the_other(job.facts, "float32", how.place)
