@@ -299,7 +299,7 @@ def _given(output: Path) -> dict[str, Any]:
     assert context is not None
     names = {parameter.name: parameter.opts[0].removeprefix("--") for parameter in context.command.params}
     given = {names[name]: _as_yaml(value) for name, value in context.params.items() if value is not None}
-    for name in ("shard", "executor", "tasks", "workers", "slurm", "dry-run"):
+    for name in ("shard", "executor", "tasks", "workers", "slurm", "dry-run", "json"):
         given.pop(name, None)
     return {**given, "output": str(output.absolute())}
 

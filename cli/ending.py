@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def typed(command: str, *arguments: object) -> str:
 
 def saved(place: object, url: str | None, following: str | None = None) -> list[str]:
     """The last lines of a run."""
-    lines = [f"saved to {place} in {_duration(elapsed_s())}"]
+    lines = [f"saved to {place} in {duration(elapsed_s())}"]
     if url is not None:
         lines.append(f"pushed to {url}")
     if following is not None:
@@ -73,6 +72,10 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def _duration(seconds: float) -> str:
-    """For example ``4 s``, ``1:30:05``."""
-    return f"{seconds:.0f} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))
+def duration(seconds: float) -> str:
+    """For example ``4 s``, ``2 min 30 s``, ``1 h 5 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

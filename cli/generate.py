@@ -3,7 +3,7 @@
 import rich_click as click
 
 from sepo_data.errors import counted
-from sepo_data.generation.generating import GenerateSettings
+from sepo_data.generation.settings import GenerateSettings
 
 from .options import COUNT, FILE, SHARE, command, option, panel
 from .shared import ALLOW_PICKLE, DEVICE, DTYPE, TRUST_REMOTE_CODE, chat_template, limit, seed

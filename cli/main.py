@@ -14,6 +14,11 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group(cls=Group)
+@click.command_panel(
+    "Make a dataset", commands=["annotate", "inspect", "report", "reselect", "merge", "push"]
+)
+@click.command_panel("Train and evaluate", commands=["train", "evaluate", "generate", "export"])
+@click.command_panel("Check", commands=["verify", "diff"])
 @click.version_option(version("sepo"))
 def main() -> None:
     """Turn preference data into token-weighted datasets."""

@@ -41,6 +41,8 @@ def describe_report(report: Report) -> list[str]:
     lines += describe_health(manifest.health)
     if manifest.precision is not None:
         lines += describe_precision(manifest.precision, manifest.scoring.dtype)
+    if manifest.self_check is not None:
+        lines.append(f"rows scored again, alone: log-probs differ by {manifest.self_check:.1g} nats at most")
     return lines
 
 
@@ -64,7 +66,14 @@ def report_facts(report: Report) -> dict[str, Any]:
         "dropped": counts.dropped,
         "notes": counts.notes,
     }
-    return {**facts, "rows": rows, "health": manifest.health, "precision": precision, "warnings": warnings}
+    return {
+        **facts,
+        "rows": rows,
+        "health": manifest.health,
+        "precision": precision,
+        "self_check": manifest.self_check,
+        "warnings": warnings,
+    }
 
 
 def describe_dropped(dropped: Mapping[str, int]) -> str:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from .evaluation.settings import EvaluateSettings
     from .exports.exporting import export
     from .exports.targets import ExportReport, ExportSettings
-    from .generation.generating import GenerateSettings, generate
+    from .generation.generating import generate
+    from .generation.settings import GenerateSettings
     from .planning import Plan, plan
     from .projected.pairs import ProjectedPair, ProjectedRows, project_row, project_rows
     from .reselection import reselect
@@ -93,7 +94,7 @@ _MODULES = {
     "Evaluation": "evaluation.figures",
     "ExportReport": "exports.targets",
     "ExportSettings": "exports.targets",
-    "GenerateSettings": "generation.generating",
+    "GenerateSettings": "generation.settings",
     "Plan": "planning",
     "ProjectedPair": "projected.pairs",
     "ProjectedRows": "projected.pairs",

@@ -1,10 +1,10 @@
 """What a training run logs."""
 
 import logging
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sepo_data.errors import counted
@@ -63,19 +63,25 @@ class _Steps(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
+        optimizer: Any = None,
         lr_scheduler: Any = None,
         **_: Any,
     ) -> None:
-        """A finished model has no checkpoint of its schedule, which then starts at the first step."""
-        if state.global_step and lr_scheduler.last_epoch == 0:
-            log.info(
-                "the optimizer starts anew at step %d; `training_arguments.save_total_limit=1` keeps it",
-                state.global_step,
-            )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a schedule that is ahead of its optimizer
-                for _step in range(state.global_step):
-                    lr_scheduler.step()
+        """The rate of a longer run is that of its own schedule, from its first step on."""
+        if state.global_step and isinstance(lr_scheduler, LambdaLR):
+            if lr_scheduler.last_epoch == 0:
+                log.info(
+                    "the optimizer starts anew at step %d; `training_arguments.save_total_limit=1` keeps it",
+                    state.global_step,
+                )
+                lr_scheduler.last_epoch = state.global_step
+            rates = [
+                rate * factor(state.global_step)
+                for rate, factor in zip(lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True)
+            ]
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            lr_scheduler._last_lr = rates
         if state.is_world_process_zero:
             self.progress.start(state.max_steps, state.global_step)
 

@@ -54,7 +54,7 @@ def test_a_run_reports_and_ends_with_the_folder(tmp_path: Path, models: tuple[st
     lines = found.stdout.splitlines()
     assert lines[0] == "annotated 9 of 10 rows; dropped 1: 1 chosen equals rejected"
     assert any(line.startswith("reward accuracy ") for line in lines)
-    assert re.fullmatch(rf"saved to {tmp_path / 'out'} in \d+ s", lines[-2])
+    assert re.fullmatch(rf"saved to {tmp_path / 'out'} in (\d+ min )?\d+ s", lines[-2])
     assert lines[-1] == f"next: sepo inspect {tmp_path / 'out'}"
 
     shown = command("inspection", tmp_path / "out", "--row", 1)

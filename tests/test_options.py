@@ -10,6 +10,7 @@ import pytest
 import rich_click as click
 from click.testing import CliRunner, Result
 
+from cli.ending import duration, typed
 from cli.main import main
 from cli.options import Option, command, option, panel
 from sepo_data import SettingsError
@@ -93,7 +94,9 @@ def test_every_command_has_its_options_in_panels_required_ones_first(words: str)
     options = [one for one in COMMANDS[words].params if isinstance(one, Option)]
     required = [one.required for one in options]
     assert required == sorted(required, reverse=True)
-    assert [one.opts[0] for one in options if one.panel is None and one.opts[0] != "--config"] == []
+    assert [
+        one.opts[0] for one in options if one.panel is None and one.opts[0] not in ("--config", "--json")
+    ] == []
 
 
 @pytest.mark.parametrize("words", COMMANDS)
@@ -173,3 +176,19 @@ def test_a_config_may_use_another_spelling_and_a_mapping(tmp_path: Path) -> None
     assert context.params["policy"] == "m"
     assert context.params["set"] == {"weight_decay": "0.1"}
     assert context.params["private"] is True
+
+
+def test_the_next_command_is_written_as_the_last_one_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/sepo-train", "sepo"])
+    assert typed("inspect", "my out") == "sepo-inspect 'my out'"
+    assert typed("train dpo", "--model", Path("ref")) == "sepo-train dpo --model ref"
+    assert typed("evaluate", "--model", "p") == "sepo evaluate --model p"  # has no program of its own
+    monkeypatch.setattr("sys.argv", ["/usr/bin/sepo", "train", "sepo"])
+    assert typed("inspect", "out") == "sepo inspect out"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.2, "0 s"), (59.6, "1 min 0 s"), (150, "2 min 30 s"), (3900, "1 h 5 min")]
+)
+def test_a_duration_is_read_at_a_glance(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown

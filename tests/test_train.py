@@ -376,7 +376,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(
         "--learning-rate", "1e-4", "--set", "logging_steps=1",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "going on from" in caplog.text
+    assert "resuming from" in caplog.text
 
 
 Check = Callable[[Path, tuple[str, str], str, str], tuple[tuple[object, ...], str]]

@@ -141,7 +141,7 @@ def test_another_vocabulary_moves_the_tokens(tmp_path: Path, tiny: tuple[str, st
     assert not found.holds
     assert found.moved == 10
     assert np.isnan(found.largest_difference)
-    assert describe_verification(found).startswith("10 of 10 rows have other tokens now")
+    assert describe_verification(found)[0].startswith("10 of 10 rows have other tokens now")
 
 
 def test_a_cut_response_verifies_as_it_was_cut(tmp_path: Path, tiny: tuple[str, str]) -> None:

@@ -82,7 +82,7 @@ def _joined(dataset: str, sources: Sequence[Source]) -> Source:
         rows = datasets.concatenate_datasets([source.rows for source in sources])
     except ValueError as error:
         problem = f"its splits have different columns ({first_line(error)})"
-        raise PreferenceError(f"{dataset}: {problem}. Choose one with --split.") from error
+        raise PreferenceError(f"{dataset}: {problem}. Choose one with `split`.") from error
     local = first.revision.startswith("sha256:")
     revisions = "".join(source.revision for source in sources)
     return replace(
