@@ -265,4 +265,4 @@ def _check_embeds(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) ->
 def _max_context(config: PreTrainedConfig) -> int | None:
     text = config.get_text_config()
     limit = None if getattr(text, "alibi", False) else getattr(text, "max_position_embeddings", None)
-    return int(limit) if limit else None
+    return int(limit) if limit and limit > 0 else None  # XLNet: -1

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from ..settings import Dtype
 from .adapters import attach, switched_to
 from .checkpoints import Checkpoint, Snapshot, errors_as, not_causal, same_model
@@ -67,12 +67,22 @@ class Scorer:
             return token_logps(self.model, sequences, batch_tokens=most, on_batch=on_batch)
 
     def probe(self) -> Tensor:
-        """Logits of two sequences that differ in their last token only, float32, ``(2, T, V)``."""
+        """Logits of two sequences that differ in their last token only, float32, ``(2, T, V)``.
+
+        Raises:
+            ModelError: If the model does not read plain token ids.
+        """
         vocabulary = int(self.model.config.get_text_config().vocab_size)
         input_ids = torch.arange(PROBE_TOKENS).repeat(2, 1) * vocabulary // PROBE_TOKENS
         input_ids[1, -1] = 0
-        with self.role(), torch.inference_mode():
-            logits: Tensor = self.model(input_ids=input_ids.to(self.model.device), use_cache=False).logits
+        try:
+            with self.role(), torch.inference_mode():
+                logits: Tensor = self.model(input_ids=input_ids.to(self.model.device), use_cache=False).logits
+        except (AttributeError, TypeError, ValueError, IndexError) as error:
+            name = type(self.model).__name__
+            raise ModelError(
+                f"{name}: does not read plain token ids ({first_line(error)}). Use another."
+            ) from error
         return logits.float().cpu()
 
 
@@ -313,8 +323,12 @@ def _load_shared(oracle: Checkpoint, ref: Checkpoint, how: Loading) -> tuple[Sco
     return first, second
 
 
-def _check_causal(checkpoint: Checkpoint, probe: Tensor) -> None:
-    """A last token that changes what was predicted before it was seen: BERT and the like."""
+def is_causal(probe: Tensor) -> bool:
+    """Whether a last token changes nothing that is predicted before it is seen; BERT's does."""
     change = (probe[0] - probe[1]).abs().amax(-1)  # (T,)
-    if change[:-1].max() > PROBE_LEAK * change[-1]:
+    return not change[:-1].max() > PROBE_LEAK * change[-1]  # of what is no number somebody else speaks
+
+
+def _check_causal(checkpoint: Checkpoint, probe: Tensor) -> None:
+    if not is_causal(probe):
         raise not_causal(checkpoint.base, checkpoint.config.model_type)

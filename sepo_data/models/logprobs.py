@@ -262,6 +262,11 @@ def _logits(model: nn.Module, bare: Any, inputs: dict[str, Any], places: Tensor)
 
     def keep_read(_: object, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         states, *rest = hidden
+        if states.dim() != 3:
+            shape = f"hidden states of shape {list(states.shape)}"
+            raise ModelError(
+                f"{type(bare).__name__}: its head is given {shape}, not one a token. Use another."
+            )
         read = states.flatten(0, 1)[places.to(states.device)][None]  # (B, T, H) -> (1, N, H)
         return read, *rest
 

@@ -128,7 +128,7 @@ def role_logps(
     sequences = list(distinct.values())
     work = sum(sequence.input_ids.size for sequence in sequences)
     found = scorer.logps(sequences, batch_tokens, lambda tokens: on_share(tokens / work))
-    if check is not None and sequences:
+    if check is not None and sequences and all(np.isfinite(one).all() for one in found):
         from .self_check import checked_logps  # loads torch
 
         found, off = checked_logps(scorer, sequences, found, batch_tokens, first=check.first)

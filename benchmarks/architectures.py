@@ -1,0 +1,185 @@
+"""Every causal architecture of transformers, tiny and random: log-probs and gradients against plain forwards.
+
+    python benchmarks/architectures.py [NAME...]
+
+Windows, chunks and the like are so short that they bite. A line for each: packed, padded or alone (how
+its rows are batched), the largest difference in nats, and of a gradient relative to its size; or refused,
+and why.
+"""
+
+import re
+import sys
+import warnings
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from sepo_data.errors import SepoError, first_line
+from sepo_data.models.loading import Scorer, is_causal
+from sepo_data.models.logprobs import batch_logps, row_padding
+from sepo_data.models.packing import Ids, is_packed, pack
+from sepo_data.models.packing_check import prepare
+from sepo_data.models.self_check import checked_logps
+
+VOCABULARY = 300
+LENGTHS = [(6, 9), (6, 30), (20, 3), (1, 24), (4, 7)]  # of prompt and response
+TOLERANCE = 1e-3
+
+# the most downloaded families of text models
+POPULAR = [
+    *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "gpt2"),
+    *("gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "mpt", "cohere", "cohere2", "granite"),
+    *("granitemoe", "olmo", "olmo2", "olmo3", "starcoder2", "stablelm", "smollm3", "mixtral", "qwen2_moe"),
+    *("qwen3_moe", "olmoe", "glm", "glm4", "gpt_oss", "nemotron", "exaone4", "ernie4_5", "hunyuan_v1_dense"),
+    *("mamba", "lfm2"),
+]
+
+_SIZES = [  # the first pattern that a name of the config matches says how large it is here
+    (r"vocab_size", VOCABULARY),
+    (r"num_(hidden_)?layers$|n_layers?$|(de|en)coder_layers$|num_decoder_layers", 2),
+    (r"rotary_dim|rope_dim", 8),
+    (r"(num_key_value|n_kv|num_kv).*heads?|multi_query_group_num", 2),
+    (r"head_dim|qk_.*dim|v_head|kv_channels|d_kv", 8),
+    (r"(lora|latent)_(rank|dim|size)|_lora_rank", 8),
+    (r"n?um.*heads|n_heads?$|attention_heads", 4),
+    (r"intermediate|ffn|d_ff|n_inner|d_inner|feed_?forward|mlp_dim|block_ff", 48),
+    (r"hidden_size|d_model|n_embd|embedding_size|embed_dim|proj_dim|model_dim|^dim$", 32),
+    (r"(experts_per|top_?k|moe_k)", 2),
+    (r"experts|num_local", 4),
+    (r"n_group|topk_group", 1),
+    (r"window|chunk|block_size|floor", 8),
+    (r"max_position|n_positions|max_seq|seq_length|max_source|n_ctx", 64),
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an architecture: ``kind`` is packed, padded, alone, wrong, refused or not built."""
+
+    name: str
+    kind: str
+    off: float = float("nan")
+    gradient_off: float = float("nan")
+    why: str = ""
+
+    def __str__(self) -> str:
+        """One line of the table."""
+        return f"{self.name:28s} {self.kind:10s} {self.off:8.1e} {self.gradient_off:8.1e}  {self.why}"
+
+
+class Tokens(NamedTuple):
+    """A sequence and what is scored of it."""
+
+    input_ids: Ids
+    positions: Ids
+
+
+def try_architecture(name: str) -> Outcome:
+    """Score and train a tiny model, and compare."""
+    try:
+        model = tiny(name)
+    except Exception as error:
+        return Outcome(name, "not built", why=first_line(error)[:120])
+    try:
+        return _compared(name, model)
+    except SepoError as error:
+        return Outcome(name, "refused", why=str(error)[:120])
+    except Exception as error:
+        return Outcome(name, "traceback", why=f"{type(error).__name__}: {first_line(error)}"[:120])
+
+
+def tiny(name: str) -> PreTrainedModel:
+    """A random model of this type, in eval mode, so small that it takes no time."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(name)
+    _shrink(config)
+    if config.get_text_config() is not config:
+        _shrink(config.get_text_config())
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)  # so that a mistake moves log-probs by more than rounding does
+    torch.nn.Module.eval(model)
+    shrunk: PreTrainedModel = model
+    return shrunk
+
+
+def _shrink(config: Any) -> None:
+    for key, value in config.to_dict().items():
+        if key.endswith("token_id") and isinstance(value, int):
+            setattr(config, key, min(value, 2))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            size = next((size for pattern, size in _SIZES if re.search(pattern, key)), value)
+            setattr(config, key, min(size, value) if value > 0 else value)
+        elif key in ("layer_types", "mlp_layer_types") and isinstance(value, list):
+            kinds = list(dict.fromkeys(value))
+            setattr(config, key, (kinds * 2)[:2])
+
+
+def _compared(name: str, model: PreTrainedModel) -> Outcome:
+    random = np.random.default_rng(0)
+    tokens = []
+    for prompt, response in LENGTHS:
+        ids = random.integers(3, VOCABULARY, prompt + response)
+        tokens.append(Tokens(ids, np.arange(prompt, ids.size)))
+    tokens.append(Tokens(np.append(tokens[0].input_ids[:6], tokens[1].input_ids[6:]), np.arange(6, 36)))
+    scorer = Scorer(model, nullcontext, 1000)
+    if not is_causal(scorer.probe()):
+        return Outcome(name, "refused", why="not causal")
+    right = [_plain(model, one).detach() for one in tokens]
+    prepare(model, 64)
+    found, _ = checked_logps(scorer, tokens, scorer.logps(tokens), None, first=True)
+    kind = "packed" if is_packed(model) else "alone" if scorer.alone else "padded"
+    off = max(float(np.abs(one - plain.numpy()).max()) for one, plain in zip(found, right, strict=True))
+    gradient_off = _gradient_off(model, [tokens[:1]] if scorer.alone else [tokens[:2], tokens[2:]])
+    if not (off <= TOLERANCE and gradient_off <= TOLERANCE):
+        kind = "wrong"
+    return Outcome(name, kind, off, gradient_off)
+
+
+def _plain(model: PreTrainedModel, one: Tokens) -> torch.Tensor:
+    """Log-probs of one sequence from all its logits."""
+    ids = torch.from_numpy(one.input_ids)[None]
+    logits = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+    places = torch.from_numpy(one.positions)
+    return logits[places - 1, ids[0, places]]
+
+
+def _gradient_off(model: PreTrainedModel, groups: list[list[Tokens]]) -> float:
+    """How far a gradient of batched log-probs is from that of plain ones, relative to its size."""
+    packed = is_packed(model)
+
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        found = torch.autograd.grad(loss, wanted, allow_unused=True)
+        return torch.cat([one.flatten() for one in found if one is not None])
+
+    ours = gradient(batch_logps(model, pack(groups, padding=row_padding(model))).sum())
+    if packed:
+        model.set_attn_implementation("eager")
+    usual = gradient(torch.cat([_plain(model, one) for group in groups for one in group]).sum())
+    return float((ours - usual).norm() / usual.norm())
+
+
+def main() -> None:
+    """The table, and how many of each kind."""
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    warnings.simplefilter("ignore")
+    counts = Counter[str]()
+    for name in sys.argv[1:] or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        outcome = try_architecture(name)
+        counts[outcome.kind] += 1
+        print(outcome, flush=True)
+    print(", ".join(f"{count} {kind}" for kind, count in counts.most_common()))
+
+
+if __name__ == "__main__":
+    main()
