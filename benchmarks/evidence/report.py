@@ -49,10 +49,11 @@ class Arm:
     rate: float
     runs: list[list[dict[str, Any]]]
 
-    def at(self, target: float) -> Numbers | None:
-        """Gold at a KL, ``(seeds, prompts)``; None if a run did not get there."""
-        found = [at_kl(run, self.gold, target) for run in self.runs]
-        return None if any(one is None for one in found) else np.array(found)
+    def at(self, target: float) -> dict[int, Numbers]:
+        """Gold of every prompt at a KL, by seed: those that got there, if at least half of them did."""
+        found = {run[0]["seed"]: at_kl(run, self.gold, target) for run in self.runs}
+        there = {seed: values for seed, values in found.items() if values is not None}
+        return there if 2 * len(there) >= len(found) else {}
 
     def beside(self, name: str, target: float) -> float | None:
         """Another measure there, the mean of the runs."""
@@ -63,12 +64,18 @@ class Arm:
                     low, high = np.sqrt(before["kl"]), np.sqrt(after["kl"])
                     share = (np.sqrt(target) - low) / (high - low)
                     found.append((1 - share) * before[name] + share * after[name])
-        return float(np.mean(found)) if len(found) == len(self.runs) else None
+        return float(np.mean(found)) if 2 * len(found) >= len(self.runs) else None
 
     @cached_property
     def accuracy(self) -> float:
         """On held-out pairs, of the last checkpoint."""
         return float(np.mean([run[-1]["accuracy"] for run in self.runs]))
+
+    @property
+    def last(self) -> str:
+        """Gold and KL of the last checkpoint measured, means of the runs."""
+        golds = [np.mean(run[-1]["golds"][self.gold]) for run in self.runs]
+        return f"{np.mean(golds):.1f} at {np.mean([run[-1]['kl'] for run in self.runs]):.1f}"
 
     @cached_property
     def seconds(self) -> float:
@@ -93,6 +100,11 @@ class Interval:
         """The same of a difference; bold where the interval leaves zero out."""
         text = f"{self.mean:+.2f} ± {(self.high - self.low) / 2:.2f}"
         return f"**{text}**" if self.low > 0 or self.high < 0 else text
+
+
+def stacked(by_seed: dict[int, Numbers]) -> Numbers:
+    """``(seeds, prompts)``."""
+    return np.array(list(by_seed.values()))
 
 
 def interval(values: Numbers) -> Interval:
@@ -123,26 +135,24 @@ def read_arms(results: Path) -> dict[tuple[str, str, str, str], Arm]:
 def difference(arm: Arm, other: Arm, target: float) -> Interval | None:
     """Arm minus other at a KL, paired over the seeds that both have."""
     ours, theirs = arm.at(target), other.at(target)
-    if ours is None or theirs is None:
-        return None
-    common = min(len(ours), len(theirs))
-    return interval(ours[:common] - theirs[:common])
+    common = sorted(ours.keys() & theirs.keys())
+    return interval(np.array([ours[seed] - theirs[seed] for seed in common])) if common else None
 
 
 def table(arms: Sequence[Arm], against: Arm, targets: Sequence[float]) -> str:
     """A row an arm: gold at each KL, the differences from one of them, and what else there is to see."""
     head = ["arm", "rate", *(f"gold at KL {t}" for t in targets)]
     head += [f"minus {against.name}, KL {t}" for t in targets[:3]]
-    head += [f"NLL at KL {targets[2]}", f"distinct words at KL {targets[2]}", "accuracy", "seconds"]
+    head += [f"NLL at KL {targets[2]}", f"distinct words at KL {targets[2]}", "last", "accuracy", "seconds"]
     rows = []
     for arm in arms:
         at = [arm.at(target) for target in targets]
-        row = [arm.name, f"{arm.rate:.1e}", *("—" if one is None else str(interval(one)) for one in at)]
+        row = [arm.name, f"{arm.rate:.1e}", *(str(interval(stacked(one))) if one else "—" for one in at)]
         gaps = [None if arm is against else difference(arm, against, t) for t in targets[:3]]
         row += ["—" if gap is None else gap.signed for gap in gaps]
         beside = [arm.beside(name, targets[2]) for name in ("nll", "distinct")]
         row += ["—" if one is None else f"{one:.2f}" for one in beside]
-        rows.append([*row, f"{arm.accuracy:.0%}", f"{arm.seconds:.0f}"])
+        rows.append([*row, arm.last, f"{arm.accuracy:.0%}", f"{arm.seconds:.0f}"])
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -153,7 +163,7 @@ def figure(arms: Sequence[Arm], path: Path, limit: float, gold: str) -> None:
     grid = np.linspace(0.5, limit, 60)
     drawing, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     for arm, colour in zip(arms, COLOURS * 2, strict=False):
-        there = [(kl, found) for kl in grid if (found := arm.at(float(kl))) is not None]
+        there = [(kl, stacked(found)) for kl in grid if (found := arm.at(float(kl)))]
         if not there:
             continue
         bands = [interval(found) for _, found in there[:: max(1, len(there) // 12)]]
@@ -205,10 +215,19 @@ def main() -> None:
             "reference": str(reference),
         }
     found = {path.stem: json.loads(path.read_text()) for path in sorted(chosen.output.glob("*.json"))}
-    page = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(
-        (HERE / "evidence.md.j2").read_text(encoding="utf-8")
-    )
-    text = page.render(q=questions, plan=plan, arms=arms, difference=difference, **found)
+    page = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
+    ).from_string((HERE / "evidence.md.j2").read_text(encoding="utf-8"))
+
+    def gap(name: str, other: str, target: float, question: str = "key tokens") -> str:
+        """A difference as the page says it in a sentence."""
+        asked = plan["questions"][question]
+        key = asked["model"], asked["gold"]
+        ours, theirs = (arms[(*key, one, asked.get("split", "report"))] for one in (name, other))
+        between = difference(ours, theirs, target)
+        return "(not reached)" if between is None else between.signed.replace("**", "")
+
+    text = page.render(q=questions, plan=plan, gap=gap, **found)
     (chosen.docs / "evidence.md").write_text(text, encoding="utf-8")
 
 
