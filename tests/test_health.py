@@ -71,7 +71,7 @@ def test_a_good_oracle_gets_no_warning_and_a_swapped_or_idle_one_does() -> None:
     assert changed(table, 1.0, -1.0) == []
     (swapped,) = changed(table, -1.0, 1.0)
     assert "prefers the rejected response in 100% of the pairs" in swapped
-    assert "--oracle and --ref swapped" in swapped
+    assert "`oracle` and `ref` swapped" in swapped
 
 
 def test_an_oracle_at_chance_is_warned_of() -> None:
@@ -102,4 +102,4 @@ def test_rewards_near_zero_are_warned_of() -> None:
             table = table.set_column(index, name, pa.array(values, table.schema.field(name).type))
     meter = HealthMeter()
     meter.add(table)
-    assert any("near zero (0.0010 nats a token)" in warning for warning in meter.health().warnings())
+    assert any("near zero (0.0010 nats per token)" in warning for warning in meter.health().warnings())

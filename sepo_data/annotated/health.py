@@ -33,7 +33,7 @@ class SideHealth:
         selected: Share of them that are selected.
         reward_carried: Share of the sum of |reward| that the selected tokens carry.
         eos_selected: Share of the selected tokens that end a turn.
-        truncated: Responses whose end was cut off.
+        truncated: Responses without an end of turn: cut at the maximum length, or where they were made.
     """
 
     tokens: int
@@ -87,8 +87,9 @@ class Health:
             truncated = getattr(self, name).truncated
             if truncated > MUCH_TRUNCATED * self.pairs:
                 found.append(
-                    f"{truncated:,} of {self.pairs:,} {name} responses were cut at the maximum length, and "
-                    "have no rewards behind it. Raise `max_length`, or use models with a longer context."
+                    f"{truncated:,} of {self.pairs:,} {name} responses were cut, and nothing behind the cut "
+                    "has a reward. If the dataset has them whole, raise `max_length`, or use models with a "
+                    "longer context."
                 )
         if self.token_reward < WEAK_REWARD:
             found.append(

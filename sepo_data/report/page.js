@@ -139,7 +139,7 @@
     }
     tokens[0].tabIndex = 0;
     const rest = side.text.slice(at[done]);
-    const cut = side.ended ? [] : [element("p", { className: "cut" }, visible(rest), " … cut at the maximum length")];
+    const cut = side.ended ? [] : [element("p", { className: "cut" }, visible(rest), rest ? " … cut at the maximum length" : "cut where it was made: no end of turn")];
     return { box, tokens, cut };
   }
 
