@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo pipeline test slow torture peers evidence evidence-quick check fix wheel docs
+.PHONY: demo pipeline test slow torture peers evidence evidence-quick check fix wheel docs browser
 
 # Annotate the bundled sample with the bundled models and show what came out.
 demo: $(INSTALLED)
@@ -71,6 +71,12 @@ fix: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m mkdocs build --strict --quiet
+
+# Open the report in Debian's Chromium: slider, keys, filters, nasty texts, axe-core.
+browser: $(INSTALLED)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[browser]'
+	command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium > /dev/null)
+	$(BIN)/python -m pytest tests/browser
 
 # Build the wheel and try it where the checkout is not: a fresh environment, another folder.
 wheel: $(INSTALLED)

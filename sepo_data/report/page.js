@@ -204,12 +204,18 @@
       Object.assign(amount, inNats ? { min: 0, max: data.scale, step: data.scale / 200 } : { min: 0.01, max: 1, step: 0.01 });
       amount.value = inNats ? data.scale / 4 : data.ratio;
     }
-    amount.disabled = rule === "annotated" || rule === "all";
+    const silent = rule === "annotated" || rule === "all"; // no amount says anything to them
     by("amount-name").textContent = inNats ? "Threshold" : rule === "mass" ? "Share of the reward" : "Ratio";
     const value = Number(amount.value);
-    by("amount-value").textContent = amount.disabled ? "" : inNats ? `±${value.toFixed(2)} nats` : percent(value);
+    by("amount-value").textContent = silent ? "" : inNats ? `±${value.toFixed(2)} nats` : percent(value);
     amount.setAttribute("aria-valuetext", inNats ? `${value.toFixed(2)} nats` : percent(value));
     mark();
+  }
+
+  // who moves the slider wants its rule
+  function amountChanged() {
+    if (by("rule").value === "annotated" || by("rule").value === "all") by("rule").value = "ratio";
+    ruleChanged();
   }
 
   // ---- walking and filtering
@@ -312,6 +318,12 @@
     tip.hidden = false;
     span.setAttribute("aria-label", tokenText(one, i));
     span.setAttribute("aria-describedby", "tip");
+    placeTip();
+  }
+
+  function placeTip() {
+    const [span, tip] = [document.querySelector("[aria-describedby=tip]"), by("tip")];
+    if (!span) return;
     const box = span.getClientRects()[0] ?? span.getBoundingClientRect();
     const [width, height] = [tip.offsetWidth, tip.offsetHeight];
     tip.style.left = `${Math.max(8, Math.min(box.left, innerWidth - width - 8))}px`;
@@ -364,7 +376,7 @@
   by("next").addEventListener("click", () => go(place + 1));
   by("theme").addEventListener("click", nextTheme);
   by("rule").addEventListener("change", ruleChanged);
-  by("amount").addEventListener("input", ruleChanged);
+  by("amount").addEventListener("input", amountChanged);
   for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
   document.querySelector(".filters").addEventListener("input", filter);
   for (const kind of ["mouseover", "focusin"]) {
@@ -375,7 +387,7 @@
   }
   for (const kind of ["mouseleave", "focusout"]) by("row").addEventListener(kind, hideTip);
   document.addEventListener("keydown", keyPressed);
-  document.addEventListener("scroll", hideTip, { passive: true });
+  document.addEventListener("scroll", placeTip, { passive: true });
   for (const head of document.querySelectorAll(".sortable thead th")) {
     head.firstElementChild.addEventListener("click", () => sortBy(head));
   }
