@@ -162,6 +162,7 @@ def describe_plan(plan: Plan) -> list[str]:
     """What a run would cost and drop."""
     source = "" if plan.sampled == plan.rows else f" (from {plan.sampled:,} of them)"
     lines = [
+        *plan.reading,
         f"{plan.name}: {counted(plan.rows, 'row')}, about {plan.tokens:,} tokens of prompts and "
         f"responses{source}",
         f"longest response with its prompt: {plan.longest:,} tokens; "

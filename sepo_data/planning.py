@@ -12,6 +12,7 @@ from .reasons import Drops
 from .runs.folder import CHUNK_ROWS
 from .runs.inputs import prepare
 from .settings import AnnotateSettings
+from .sources.reading import describe_reading
 from .tokens.pairs import EncodedPair, encode_pairs
 
 SAMPLE_ROWS = 10_240
@@ -36,6 +37,7 @@ class Plan:
         seconds: Estimated time of the whole run.
         memory_bytes: Peak memory of the probe, which held the longest response.
         push_to_hub: Where the dataset would be pushed to.
+        reading: How its columns were read, with the first rows; a line each.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Plan:
     seconds: float
     memory_bytes: int
     push_to_hub: str | None
+    reading: list[str]
 
 
 def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Plan:
@@ -113,6 +116,7 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
         seconds=tokens * seconds / sum(map(_tokens, probe)),
         memory_bytes=peak_memory(device),
         push_to_hub=settings.push_to_hub,
+        reading=describe_reading(job.source, job.columns),
     )
 
 

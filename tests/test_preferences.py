@@ -19,6 +19,7 @@ from sepo_data.sources.preferences import Pair, PairColumns, open_pairs, pair_ty
 
 EXPLICIT = PairColumns("prompt", "chosen", "rejected")
 
+TRANSCRIPTS = {side: f"\n\nHuman: Hi\n\nAssistant: {side}" for side in ("chosen", "rejected")}
 IMPLICIT = PairColumns(None, "chosen", "rejected")
 
 
@@ -245,7 +246,7 @@ def test_a_turn_that_only_calls_tools_may_have_no_content() -> None:
 def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None:
     row = {"prompt": "p", "chosen": "a", "rejected": "b"}
     assert opened(tmp_path, row)[1] == EXPLICIT
-    assert opened(tmp_path, {"chosen": "a", "rejected": "b"})[1] == IMPLICIT
+    assert opened(tmp_path, TRANSCRIPTS)[1] == IMPLICIT
     named = {"question": "p", "response1": "a", "response-2": "b"}
     source, columns = opened(
         tmp_path, named, prompt_column="question", chosen_column="response1", rejected_column="response-2"
@@ -254,7 +255,7 @@ def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None
 
 
 def test_texts_are_stored_as_text(tmp_path: Path) -> None:
-    types = pair_types(*opened(tmp_path, {"chosen": "a", "rejected": "b"}))
+    types = pair_types(*opened(tmp_path, TRANSCRIPTS))
     assert types == dict.fromkeys(PAIR_COLUMNS, pa.string())
 
 
@@ -263,11 +264,13 @@ def test_messages_are_stored_with_all_the_fields_of_the_source(tmp_path: Path) -
     named = pa.struct({"content": text, "role": text, "name": text})
     plain = pa.struct({"role": text, "content": text})
     chosen = [{"content": "Hi", "role": "user", "name": "Ann"}, {"content": "a", "role": "assistant"}]
+    plain_chosen = [user("Hi"), assistant("a")]
     for row in ({"prompt": "Hi"}, {}):  # the hybrid, and without a prompt column
         hybrid = {**row, "chosen": chosen, "rejected": [user("Hi"), assistant("b")]}
-        types = pair_types(*opened(tmp_path, hybrid))
+        types = pair_types(*opened(tmp_path, hybrid, {**hybrid, "chosen": plain_chosen}))
         assert types == {"prompt": pa.list_(named), "chosen": pa.list_(named), "rejected": pa.list_(plain)}
-    row = {"prompt": [user("Hi")], "chosen": chosen, "rejected": [assistant("b")]}
+    answer = {"content": "a", "role": "assistant", "name": "Ann"}
+    row = {"prompt": [user("Hi")], "chosen": [answer], "rejected": [assistant("b")]}
     both = pa.struct({"role": text, "content": text, "name": text})  # may hold turns from either column
     assert pair_types(*opened(tmp_path, row))["prompt"] == pa.list_(both)
 

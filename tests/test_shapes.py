@@ -143,7 +143,8 @@ def test_openai_s_preference_files_are_read(tmp_path: Path) -> None:
     row = {"input": {"messages": [HI]}, "preferred_output": [A], "non_preferred_output": [B]}
     assert pairs(tmp_path, row) == [PAIR]
     row["input"]["tools"] = [{"type": "function"}]
-    assert pairs(tmp_path, row) == [Reason.TOOLS_INSIDE]
+    with pytest.raises(PreferenceError, match="tools stand inside the conversation's object"):
+        pairs(tmp_path, row)
 
 
 # Prompts that stand there twice -----------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def test_messages_of_the_prompt_that_the_sides_repeat_are_not_doubled(tmp_path: 
         row = {"prompt": prompt, "chosen": [*turns, A], "rejected": [*turns, B]}
         assert pairs(tmp_path, row) == [Pair(joined, [A], [B])]
     asks_else = {"prompt": [HI], "chosen": [more, A], "rejected": [more, B]}
-    assert pairs(tmp_path, asks_else) == [Reason.PROMPT_DISAGREES]
+    assert pairs(tmp_path, asks_else, {**asks_else, "prompt": [more]})[0] == Reason.PROMPT_DISAGREES
 
 
 def test_texts_that_repeat_the_prompt_lose_it(tmp_path: Path) -> None:

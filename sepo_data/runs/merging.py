@@ -88,7 +88,8 @@ def _merge(run: Run) -> Manifest:
     dropped_counts = dict(sorted(dropped.counts.items()))
     if kept == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped_counts.items())
-        raise OutputError(f"{run.output}: no row could be annotated: {reasons}. Look at the dataset.")
+        advice = "sepo-annotate --dry-run shows how its columns and rows are read"
+        raise OutputError(f"{run.output}: no row could be annotated: {reasons}. {advice}.")
     pieces = {field.name for side in SIDES for field in piece_fields(side)}
     schema = pa.schema(column for column in schema if column.name in used or column.name not in pieces)
     meter = HealthMeter()

@@ -20,6 +20,7 @@ from .marks import check_texts_alone, training_marks
 from .mending import mended, reason_of
 from .opening import Source
 from .preferences import PairColumns, invalid_reason, open_pairs, unsaid_reason
+from .reading import check_readable
 from .shapes import is_trained
 from .splits import open_source
 
@@ -123,12 +124,14 @@ def open_chats(
         marks = training_marks(dataset, source, spec)
         check_texts_alone(dataset, source, spec)
         layout = find_chats(dataset, source, spec)
-        if layout.as_it_is:
-            names = tuple(column.name for column in layout.columns)
-            return source, ChatColumns(names, context=context, ends=ends, marks=marks)
-        used = [column.name for column in (*layout.columns, layout.input) if column is not None]
-        source = mended(source, used, used, layout.make, repr(layout))
-        return source, ChatColumns(layout.names, context=context, ends=ends, marks=marks)
+        names = tuple(column.name for column in layout.columns)
+        if not layout.as_it_is:
+            used = [column.name for column in (*layout.columns, layout.input) if column is not None]
+            source = mended(source, used, used, layout.make, repr(layout))
+            names = layout.names
+        columns = ChatColumns(names, context=context, ends=ends, marks=marks)
+        check_readable(dataset, source, columns)
+        return source, columns
     if side not in SIDES:
         raise SettingsError(f'side must be one of {", ".join(SIDES)}, got "{side}".')
     source, pair = open_pairs(dataset, spec)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..errors import PreferenceError
 from ..files import text_sha256
 from ..reasons import Reason, Unusable
 from .arrow_cache import Batches, cached_rows
@@ -38,7 +39,7 @@ def mended(source: Source, read: Sequence[str], replaced: Sequence[str], make: M
         recipe: Everything that decides what ``make`` makes.
 
     Raises:
-        PreferenceError: If the cache cannot be written.
+        PreferenceError: If the cache cannot be written, or no type holds all of a new column's values.
     """
     import datasets
 
@@ -46,6 +47,9 @@ def mended(source: Source, read: Sequence[str], replaced: Sequence[str], make: M
     read, replaced = ([*names, *before] for names in (read, replaced))
     batches = partial(_batches, source.rows.select_columns(read), make)
     found = cached_rows(_name(source, recipe), source.name, batches)
+    if mixed := sorted(found.json_columns):
+        problem = f'messages in "{mixed[0]}" have fields of one name and different types'
+        raise PreferenceError(f"{source.name}: {problem}. Give them one type.")
     others = source.rows.remove_columns(replaced)
     rows = datasets.concatenate_datasets([others, found.rows], axis=1) if others.column_names else found.rows
     return replace(
@@ -87,7 +91,7 @@ def _batches(rows: "datasets.Dataset", make: Make, repairs: dict[str, int]) -> I
             if isinstance(made, Unusable):
                 batch.append({UNUSABLE: str(made.reason)})
                 continue
-            for what in repaired:
+            for what in sorted(repaired):
                 repairs[what] = repairs.get(what, 0) + 1
             batch.append({**made, UNUSABLE: None})
         yield batch

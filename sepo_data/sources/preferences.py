@@ -29,6 +29,7 @@ from .finding import HUMAN, find_pair, with_pairs
 from .marks import check_texts_alone
 from .mending import mended, reason_of
 from .opening import Source
+from .reading import check_readable
 from .shapes import is_dumped_conversation
 from .splits import open_source
 from .verdicts import Verdict
@@ -152,18 +153,20 @@ def open_pairs(dataset: str, spec: DatasetSpec = DEFAULT_SPEC) -> tuple[Source, 
     context = context_columns(dataset, source.schema, spec)
     ends = end_columns(dataset, source.schema, spec)
     prompt = layout.prompt.name if layout.prompt is not None else None
-    if layout.as_it_is:
-        return source, PairColumns(prompt, layout.chosen.name, layout.rejected.name, context, ends, verdict)
-    origins = {"prompt": prompt, "chosen": layout.chosen.name, "rejected": layout.rejected.name}
-    used = [column.name for column in layout.columns]
-    read = [*used, *(layout.verdict.columns if layout.verdict is not None else ())]
-    source = replace(
-        mended(source, read, used, layout.make, repr(layout)),
-        origins=origins,
-        pairs_from=source.pairs_from or layout.decided_by,
-    )
-    in_column = "prompt" if "prompt" in source.schema.names else None
-    return source, PairColumns(in_column, "chosen", "rejected", context, ends, verdict)
+    columns = PairColumns(prompt, layout.chosen.name, layout.rejected.name, context, ends, verdict)
+    if not layout.as_it_is:
+        origins = {"prompt": prompt, "chosen": columns.chosen, "rejected": columns.rejected}
+        used = [column.name for column in layout.columns]
+        read = [*used, *(layout.verdict.columns if layout.verdict is not None else ())]
+        source = replace(
+            mended(source, read, used, layout.make, repr(layout)),
+            origins=origins,
+            pairs_from=source.pairs_from or layout.decided_by,
+        )
+        prompt = "prompt" if "prompt" in source.schema.names else None
+        columns = replace(columns, prompt=prompt, chosen="chosen", rejected="rejected")
+    check_readable(dataset, source, columns)
+    return source, columns
 
 
 def pair_types(source: Source, columns: PairColumns) -> dict[str, "pa.DataType"]:

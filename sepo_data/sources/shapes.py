@@ -34,6 +34,7 @@ RENAMED = "conversations whose roles were renamed (human, gpt, model, … to use
 SHAREGPT = "conversations in ShareGPT's from and value, read as role and content"
 JOINED = "conversations with contents in parts, joined to texts"
 PARSED = "conversations read from text"
+ARGUMENTS = "conversations with arguments of tool calls given as text, read as objects"
 
 
 def parsed(text: str) -> Any:
@@ -179,7 +180,24 @@ def _message(item: Any, repaired: set[str]) -> Message | Unusable:
             return text
         content = text
         repaired.add(JOINED)
+    if message.get("tool_calls"):
+        message["tool_calls"] = [_call(call, repaired) for call in message["tool_calls"]]
     return {"role": message.pop("role"), **message, "content": content}
+
+
+def _call(call: Any, repaired: set[str]) -> Any:
+    """A tool call, whose arguments are an object: text in OpenAI's form, which templates write out twice."""
+    call = parsed_or_none(call) if isinstance(call, str) else call
+    if not isinstance(call, Mapping):
+        return call
+    if isinstance(call.get("function"), Mapping | str):
+        return {**call, "function": _call(call["function"], repaired)}
+    arguments = call.get("arguments")
+    found = parsed_or_none(arguments) if isinstance(arguments, str) else None
+    if not isinstance(found, dict):
+        return call
+    repaired.add(ARGUMENTS)
+    return {**call, "arguments": found}
 
 
 def is_trained(message: Message | None) -> bool:

@@ -1,0 +1,95 @@
+"""How a dataset was read, for people: what was taken for what, what was changed, what cannot be read."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import PreferenceError
+from ..reasons import Reason, Unusable
+from .column_kinds import SAMPLE_ROWS
+from .mending import UNUSABLE
+from .opening import Source
+
+SHOWN_ROWS = 3
+_SHOWN_CHARACTERS = 60
+_KNOWN = "system, developer, user, assistant and tool"
+
+# what is wrong with the columns rather than with a row
+_OF_COLUMNS = {
+    Reason.PROMPT_MISSING, Reason.NO_COMMON_PROMPT, Reason.PROMPT_DISAGREES, Reason.LAST_NOT_ASSISTANT,
+    Reason.CONTENT_NOT_TEXT, Reason.NOT_TEXT_PART, Reason.NOT_A_CONVERSATION, Reason.TOOLS_INSIDE,
+    Reason.ROLE_MISSING, Reason.NO_ASSISTANT, Reason.NO_VERDICT,
+}  # fmt: skip
+
+
+def check_readable(dataset: str, source: Source, columns: Any) -> None:
+    """Refuse a dataset at once whose columns are not what they were taken for: no row can be read.
+
+    Args:
+        dataset: What messages call it.
+        source: Its rows.
+        columns: `PairColumns` or `ChatColumns`.
+
+    Raises:
+        PreferenceError: With the reasons, the columns and the roles that were seen.
+    """
+    rows = source.rows.with_format("arrow")
+    step = max(1, len(rows) // SAMPLE_ROWS)
+    reasons: Counter[Reason] = Counter()
+    roles: set[str] = set()
+    for row in rows[list(range(0, len(rows), step))].to_pylist():
+        found = columns.read(row)
+        if not isinstance(found, Unusable):
+            return
+        reasons[found.reason] += 1
+        roles |= {role for name in columns.names for role in _roles(row[name])}
+    if not reasons.keys() <= _OF_COLUMNS:
+        return
+    why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    seen = f" Its roles are {', '.join(sorted(roles))}; those that are known are {_KNOWN}." if roles else ""
+    taken = f"It was read as {_taken_for(source, columns)}, of the columns {', '.join(source.schema.names)}"
+    advice = "Name the columns of the pair: --prompt-column, --chosen-column, --rejected-column"
+    raise PreferenceError(
+        f"{dataset}: none of {reasons.total():,} rows can be read: {why}. {taken}.{seen} {advice}."
+    )
+
+
+def describe_reading(source: Source, columns: Any) -> list[str]:
+    """What was taken for what, what was changed, which columns are only carried, and the first rows."""
+    lines = [f"{source.name}: {_taken_for(source, columns)}"]
+    lines += [f"changed: {count:,} {what}" for what, count in source.repairs.items()]
+    used = {*columns.names, UNUSABLE, *(column for _, column in columns.context.items())}
+    if others := [name for name in source.schema.names if name not in used]:
+        lines.append(f"carried along, not read as text: {', '.join(others)}")
+    for number, row in enumerate(source.rows.select(range(min(SHOWN_ROWS, len(source.rows))))):
+        pair = columns.read(row)
+        if isinstance(pair, Unusable):
+            lines.append(f"row {number}: dropped, {pair.reason}")
+            continue
+        texts = (f"{name} {_shown(getattr(pair, name))}" for name in ("prompt", "chosen", "rejected"))
+        lines.append(f"row {number}: {', '.join(texts)}")
+    return lines
+
+
+def _taken_for(source: Source, columns: Any) -> str:
+    """Where prompt, chosen and rejected, or the messages, were found."""
+    if not hasattr(columns, "chosen"):
+        return f"conversations from {' and '.join(columns.names)}"
+    roles = {name: getattr(columns, name) for name in ("prompt", "chosen", "rejected")} | source.origins
+    places = [f"{role} from {name or 'the responses'}" for role, name in roles.items()]
+    pairs = f"; pairs are {source.pairs_from}" if source.pairs_from else ""
+    return f"{', '.join(places)}{pairs}"
+
+
+def _roles(value: Any) -> set[str]:
+    messages = value if isinstance(value, Sequence) and not isinstance(value, str) else []
+    return {str(message.get("role")) for message in messages if isinstance(message, Mapping)}
+
+
+def _shown(content: Any) -> str:
+    """A text, or the roles and texts of messages, short and on one line."""
+    if isinstance(content, str):
+        shown = repr(content)
+    else:
+        shown = " ".join(f"[{message['role']}] {message.get('content') or '…'!r}" for message in content)
+    return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[: _SHOWN_CHARACTERS - 1]}…"
