@@ -148,11 +148,14 @@ def _is_whole(source: Source, side: Column) -> bool:
 
 def _repeat_prompt(source: Source, layout: PairLayout) -> bool:
     assert layout.prompt is not None
-    names = (layout.prompt.name, layout.chosen.name, layout.rejected.name)
-    prompts, *sides = (sampled(source.rows, name) for name in names)
+    columns = (layout.prompt, layout.chosen, layout.rejected)
+    texts = [
+        [str(column.read({column.name: value}, set()) or "") for value in sampled(source.rows, column.name)]
+        for column in columns
+    ]
     evident = [
         all(side.startswith(prompt.rstrip()) for side in responses)
-        for prompt, *responses in zip(prompts, *sides, strict=True)
+        for prompt, *responses in zip(*texts, strict=True)
         if all((prompt, *responses)) and len(prompt.strip()) >= _EVIDENT
     ]
     return bool(evident) and sum(evident) >= 0.9 * len(evident)
