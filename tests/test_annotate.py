@@ -266,11 +266,11 @@ def test_progress_adds_up_to_the_rows(tmp_path: Path, models: tuple[str, str]) -
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        ({}, {"chosen_ratio": 0.2}, r"chosen_ratio 0\.3, this run has 0\.2"),
-        ({}, {"max_length": 64}, r"max_length 2048, this run has 64"),
-        ({}, {"dtype": "bfloat16"}, "dtype 'float32', this run has 'bfloat16'"),
+        ({}, {"chosen_ratio": 0.2}, r"`chosen_ratio` 0\.3, this run has 0\.2"),
+        ({}, {"max_length": 64}, r"`max_length` 2048, this run has 64"),
+        ({}, {"dtype": "bfloat16"}, "`dtype` 'float32', this run has 'bfloat16'"),
         ({}, {"chat_template": False}, "need a chat template"),
-        ({}, {"store_logps": True}, "store_logps False, this run has True"),
+        ({}, {"store_logps": True}, "`store_logps` False, this run has True"),
         ({}, {"limit": 3}, r"source\.rows 5, this run has 3"),
     ],
 )
@@ -413,7 +413,7 @@ def test_settings_out_of_range_are_refused() -> None:
     for settings, message in (
         ({"shard": (3, 3)}, "shard 3/3 does not exist. Count from 0: 0/3 to 2/3"),
         ({"max_length": 0}, "`max_length` must be at least 1, got 0"),
-        ({"dtype": "int8"}, 'dtype "int8" is not one of float32, bfloat16, float16'),
+        ({"dtype": "int8"}, '`dtype` "int8" is not one of float32, bfloat16, float16'),
     ):
         with pytest.raises(SettingsError) as raised:
             AnnotateSettings(output=Path("out"), **settings)  # type: ignore[arg-type]

@@ -14,8 +14,8 @@ from tiny_pair import save_pair
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cli.main import main
-from sepo_data.generation import answering, generating
-from sepo_data.generation.benchmarks import answer_file, read_questions
+from sepo_data.generation import answering
+from sepo_data.generation.benchmarks import FORMATS, answer_file, read_questions
 from sepo_data.generation.local import LocalModel
 
 ALPACA = [
@@ -275,4 +275,4 @@ def test_equal_answers_are_equal_files(tmp_path: Path) -> None:
     questions = read_questions(question_file(tmp_path / "q.jsonl", MT), "mt-bench")
     files = {answer_file("mt-bench", questions, [["a", "b"], ["c", "d"]], "m") for _ in range(2)}
     assert len(files) == 1
-    assert generating.FORMATS == ("alpaca-eval", "arena-hard", "mt-bench", "jsonl")
+    assert FORMATS == ("alpaca-eval", "arena-hard", "mt-bench", "jsonl")

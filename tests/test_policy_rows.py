@@ -315,11 +315,11 @@ def test_a_ratio_out_of_range_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"rule": "best"}, 'selection "best" is not one of ratio, mass, global, threshold, random, all'),
-        ({"projection": "max"}, 'projection "max" is not one of sum, majority'),
-        ({"weights": "all"}, 'weights "all" is not one of mask, rewards'),
+        ({"rule": "best"}, '`selection` "best" is not one of ratio, mass, global, threshold, random, all'),
+        ({"projection": "max"}, '`projection` "max" is not one of sum, majority'),
+        ({"weights": "all"}, '`weights` "all" is not one of mask, rewards'),
         ({"max_length": 0}, "`max_length` must be at least 1, got 0"),
-        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"seed": -1}, "`seed` must not be negative, got -1"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused(setting: dict[str, Any], message: str) -> None:
