@@ -37,7 +37,7 @@ POPULAR = [
     *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "gpt2"),
     *("gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "mpt", "cohere", "cohere2", "granite"),
     *("granitemoe", "olmo", "olmo2", "olmo3", "starcoder2", "stablelm", "smollm3", "mixtral", "qwen2_moe"),
-    *("qwen3_moe", "olmoe", "glm", "glm4", "gpt_oss", "nemotron", "exaone4", "ernie4_5", "hunyuan_v1_dense"),
+    *("qwen3_moe", "olmoe", "glm", "glm4", "gpt_oss", "exaone4", "ernie4_5", "hunyuan_v1_dense"),
     *("mamba", "lfm2"),
 ]
 
