@@ -223,9 +223,9 @@ def main() -> None:
         """A difference as the page says it in a sentence."""
         asked = plan["questions"][question]
         key = asked["model"], asked["gold"]
-        ours, theirs = (arms[(*key, one, asked.get("split", "report"))] for one in (name, other))
-        between = difference(ours, theirs, target)
-        return "(not reached)" if between is None else between.signed.replace("**", "")
+        ours, theirs = (arms.get((*key, one, asked.get("split", "report"))) for one in (name, other))
+        between = difference(ours, theirs, target) if ours and theirs else None
+        return "(not measured)" if between is None else between.signed.replace("**", "")
 
     text = page.render(q=questions, plan=plan, gap=gap, **found)
     (chosen.docs / "evidence.md").write_text(text, encoding="utf-8")
