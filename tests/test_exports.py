@@ -273,7 +273,7 @@ def test_recipes_in_yaml_can_be_read() -> None:
         (("--to", "axolotl-spans", "--tokenizer", "POLICY"), 1, "Leave out --tokenizer"),
         (("--to", "axolotl", "--tokenizer", "POLICY", "--weights", "tis"), 1, "masks, not weights"),
         (("--to", "trl-dpo", "--tokenizer", "nowhere/at-all"), 1, "nowhere/at-all"),
-        (("--to", "trl-dpo", "--tokenizer", "POLICY", "--ratio", "2"), 2, "is not in the range"),
+        (("--to", "trl-dpo", "--tokenizer", "POLICY", "--ratio", "2"), 2, "is not a share in (0, 1]"),
         (
             ("--to", "trl-dpo", "--tokenizer", "POLICY", "--include-tokens", "Z+"),
             1,
