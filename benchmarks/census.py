@@ -320,8 +320,8 @@ def take(encoder: ResponseEncoder, strings: list[str]) -> Census:
                 continue
             prefix, suffix = context(encoder, row["prompt"])
             for side, found, response in (
-                ("chosen", item.chosen, item.pair.responses.chosen),
-                ("rejected", item.rejected, item.pair.responses.rejected),
+                ("chosen", item.chosen, item.chosen.text),
+                ("rejected", item.rejected, item.rejected.text),
             ):
                 spans += found.token_start.size
                 census.bounds[name, item.row, side] = partition(found.token_start, found.token_end)

@@ -139,7 +139,7 @@ def test_tokens_are_filtered_by_text_and_groups_have_their_ratio(
 def test_card_and_manifest_say_from_what(tmp_path: Path, annotated: Path) -> None:
     result = run(annotated, "--selection", "threshold", "--threshold", 0.05, "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[-1] == str(tmp_path / "out")
+    assert result.output.splitlines()[-1] == f"next: sepo inspect {tmp_path / 'out'}"
     made = read_manifest(tmp_path / "out", "out")
     assert made.reselected_from is not None
     assert made.reselected_from.name == "out"

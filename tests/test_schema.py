@@ -90,7 +90,7 @@ def test_stored_logps_must_give_the_rewards() -> None:
 
 def test_an_unknown_major_version_is_refused_and_a_later_minor_one_is_read() -> None:
     check_version("1.7")
-    with pytest.raises(SchemaError, match=r"schema version 2\.0, this sepo reads 1\.0\. Upgrade"):
+    with pytest.raises(SchemaError, match=r"schema version 2\.0, this sepo reads 1\.1\. Upgrade"):
         check_version("2.0")
 
 

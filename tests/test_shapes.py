@@ -133,7 +133,8 @@ def test_a_conversation_with_a_text_answers_in_place_of_its_last_message(tmp_pat
 def test_exchanges_given_as_lists_of_texts_are_conversations(tmp_path: Path) -> None:
     given = {"prompt": ["Hi", "And?"], "chosen": ["Ho", "a"], "rejected": ["Ho", "b"]}
     turns = [HI, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "And?"}]
-    assert pairs(tmp_path, given) == [Pair(turns, [A], [B])]
+    # one row alone would be a file that holds columns
+    assert pairs(tmp_path, given, given) == 2 * [Pair(turns, [A], [B])]
     assert pairs(tmp_path, {name: json.dumps(texts) for name, texts in given.items()}) == [
         Pair(turns, [A], [B])
     ]

@@ -42,7 +42,7 @@ def check_readable(dataset: str, source: Source, columns: Any) -> None:
         if not isinstance(found, Unusable):
             return
         reasons[found.reason] += 1
-        roles |= {role for name in columns.names for role in _roles(row[name])}
+        roles |= {role for name in columns.names for role in _roles(row.get(name))}
     if not reasons.keys() <= _OF_COLUMNS:
         return
     why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
