@@ -102,7 +102,9 @@ def main() -> None:
                 for model, gold, arm in arms
             }
             each(partial(prepare_oracle, experiment), sorted(needed))
-            rates = dict(zip(arms, each(partial(climb, experiment), arms), strict=True))
+            climbing = {(model, "valence", of_arm[arm].get("rate_of", arm)) for model, _, arm in arms}
+            each(partial(climb, experiment), sorted(climbing))
+            rates = {arm: climb(experiment, arm) for arm in arms}  # from the results of those climbs
             runs = [
                 Run(*arm, rates[arm], seed, question.get("split", "report"))
                 for seed in range(question["seeds"])
