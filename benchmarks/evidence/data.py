@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from golds import GOLDS
-from stories import BATCH_LOGITS, Stories, first_sentence, sampled
+from stories import Stories, first_sentence, sampled
 
 SAMPLES = 4
 STORY = 80  # tokens, enough for a first sentence
@@ -82,7 +82,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _prompts(reference: Stories, number: int) -> list[str]:
     """Different first sentences of the reference's own stories."""
     found: dict[str, None] = {}
-    size = max(1, int(BATCH_LOGITS / (STORY * reference.vocabulary)))
+    size = reference.batch(STORY)
     seed = 1000
     while len(found) < number:
         new, _ = sampled(reference, [reference.encode("")] * size, STORY, seed)
@@ -94,7 +94,7 @@ def _prompts(reference: Stories, number: int) -> list[str]:
 
 def _continuations(reference: Stories, prompts: Sequence[str], new_tokens: int, seed: int) -> list[str]:
     encoded = [reference.encode(prompt) for prompt in prompts]
-    size = max(1, int(BATCH_LOGITS / (new_tokens * reference.vocabulary)))
+    size = reference.batch(new_tokens)
     texts = []
     for first in range(0, len(encoded), size):
         batch = encoded[first : first + size]

@@ -56,6 +56,10 @@ class Experiment:
         """The models, loaded once a process."""
         return {name: load(model["folder"]) for name, model in self.plan["models"].items()}
 
+    def oracle(self, model: str, gold: str, name: str) -> Path:
+        """Of an oracle, with the annotation that it made."""
+        return self.folder(model) / gold / "oracles" / name.replace(" ", "-").replace("%", "pc")
+
     def folder(self, model: str) -> Path:
         """Of a model's data, oracles and annotations."""
         return self.output / model
@@ -159,7 +163,7 @@ def prepare_oracle(experiment: Experiment, which: tuple[str, str, str]) -> None:
     model, gold, name = which
     spec, folder = experiment.plan["oracles"][name], experiment.folder(model) / gold
     reference = experiment.plan["models"][model]["folder"]
-    place = folder / "oracles" / name.replace(" ", "-").replace("%", "pc")
+    place = experiment.oracle(model, gold, name)
     if (place / "annotated" / "README.md").exists():
         return
     place.mkdir(parents=True, exist_ok=True)
@@ -234,11 +238,10 @@ def _training(experiment: Experiment, run: Run, folder: Path) -> list[object]:
     """The command of an arm."""
     plan = experiment.plan
     arm, pairs = plan["arms"][run.arm], experiment.folder(run.model) / run.gold
-    annotated = experiment.folder(arm["from"]) / run.gold if "from" in arm else pairs
-    oracle = arm.get("oracle", "full").replace(" ", "-").replace("%", "pc")
     flag, dataset = "--model", pairs / "train.jsonl"
     if arm["stage"] == "sepo":
-        flag, dataset = "--policy", annotated / "oracles" / oracle / "annotated"
+        oracle = experiment.oracle(arm.get("from", run.model), run.gold, arm.get("oracle", "full"))
+        flag, dataset = "--policy", oracle / "annotated"
     return [
         "train", arm["stage"], flag, plan["models"][run.model]["folder"], "--dataset", dataset,
         "--output-dir", folder, "--learning-rate", run.rate, "--seed", run.seed, *plan["train"],

@@ -19,11 +19,9 @@ import jinja2
 import matplotlib
 import numpy as np
 import yaml
-from frontier import Numbers, at_kl
+from frontier import Numbers, at_kl, gold_at_kl
 
 matplotlib.use("svg")
-import itertools
-
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
@@ -51,19 +49,14 @@ class Arm:
 
     def at(self, target: float) -> dict[int, Numbers]:
         """Gold of every prompt at a KL, by seed: those that got there, if at least half of them did."""
-        found = {run[0]["seed"]: at_kl(run, self.gold, target) for run in self.runs}
+        found = {run[0]["seed"]: gold_at_kl(run, self.gold, target) for run in self.runs}
         there = {seed: values for seed, values in found.items() if values is not None}
         return there if 2 * len(there) >= len(found) else {}
 
     def beside(self, name: str, target: float) -> float | None:
         """Another measure there, the mean of the runs."""
-        found = []
-        for run in self.runs:
-            for before, after in itertools.pairwise(run):
-                if before["kl"] <= target <= after["kl"]:
-                    low, high = np.sqrt(before["kl"]), np.sqrt(after["kl"])
-                    share = (np.sqrt(target) - low) / (high - low)
-                    found.append((1 - share) * before[name] + share * after[name])
+        reached = (at_kl(run, lambda checkpoint: checkpoint[name], target) for run in self.runs)
+        found = [value for value in reached if value is not None]
         return float(np.mean(found)) if 2 * len(found) >= len(self.runs) else None
 
     @cached_property
@@ -166,11 +159,17 @@ def figure(arms: Sequence[Arm], path: Path, limit: float, gold: str) -> None:
         there = [(kl, stacked(found)) for kl in grid if (found := arm.at(float(kl)))]
         if not there:
             continue
-        bands = [interval(found) for _, found in there[:: max(1, len(there) // 12)]]
-        kls = [kl for kl, _ in there]
-        axes.plot(kls, [found.mean() for _, found in there], color=colour, label=arm.name, lw=1.6)
+        some = there[:: max(1, len(there) // 12)]
+        bands = [interval(found) for _, found in some]
+        axes.plot(
+            [kl for kl, _ in there],
+            [found.mean() for _, found in there],
+            color=colour,
+            label=arm.name,
+            lw=1.6,
+        )
         axes.fill_between(
-            kls[:: max(1, len(there) // 12)],
+            [kl for kl, _ in some],
             [band.low for band in bands],
             [band.high for band in bands],
             color=colour,

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 from transformers.utils import logging
 
 BATCH_LOGITS = 2e7
+LONGEST_PAIR = 200  # tokens, about
 Numbers = npt.NDArray[np.float64]
 
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -31,6 +32,10 @@ class Stories:
     def vocabulary(self) -> int:
         """Number of its tokens."""
         return int(self.model.config.vocab_size)
+
+    def batch(self, tokens: int) -> int:
+        """How many sequences fit at once, if the logits of so many of their tokens are kept."""
+        return max(1, int(BATCH_LOGITS / (tokens * self.vocabulary)))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text from its beginning on."""
@@ -118,7 +123,7 @@ def measured(
 ) -> Measured:
     """Continue each prompt once, and measure."""
     encoded = [reference.encode(prompt) for prompt in prompts]
-    size = max(1, int(BATCH_LOGITS / (new_tokens * reference.vocabulary)))
+    size = reference.batch(new_tokens)
     found = Measured({name: [] for name in GOLDS}, [], [], [], [])
     for first in range(0, len(encoded), size):
         batch = encoded[first : first + size]
@@ -141,7 +146,7 @@ def measured(
 def response_logps(stories: Stories, pairs: Sequence[dict[str, str]], side: str) -> Numbers:
     """Log-prob of each pair's response given its prompt, ``(B,)``."""
     found: list[float] = []
-    size = max(1, int(BATCH_LOGITS / (200 * stories.vocabulary)))
+    size = stories.batch(LONGEST_PAIR)
     for first in range(0, len(pairs), size):
         batch = pairs[first : first + size]
         prompts = [stories.encode(pair["prompt"]) for pair in batch]
