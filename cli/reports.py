@@ -56,10 +56,6 @@ def report_facts(report: Report) -> dict[str, Any]:
     if report.manifest is None:
         return facts
     manifest, counts = report.manifest, report.manifest.counts
-    precision = manifest.precision
-    warnings = manifest.health.warnings()
-    if precision is not None:
-        warnings += precision.warnings(manifest.scoring.dtype)
     rows = {
         "read": counts.rows,
         "annotated": counts.annotated,
@@ -70,9 +66,9 @@ def report_facts(report: Report) -> dict[str, Any]:
         **facts,
         "rows": rows,
         "health": manifest.health,
-        "precision": precision,
+        "precision": manifest.precision,
         "self_check": manifest.self_check,
-        "warnings": warnings,
+        "warnings": manifest.warnings(),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from sepo_data.annotated.card import yaml_header
+from sepo_data.annotated.card import markdown_templates, yaml_header
 from sepo_data.files import write_atomically
 
 _LICENCE = ("license", "license_name", "license_link")
@@ -35,14 +35,7 @@ def render_card(record: dict[str, Any], *, is_adapter: bool) -> str:
         is_adapter: Whether the model is a PEFT adapter and not all the weights.
     """
     record = _known(record)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sepo_train", "."),
-        undefined=jinja2.ChainableUndefined,  # what is absent is false
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown: names go through `code`, and no text of a row ever reaches it
-    )
+    environment = markdown_templates("sepo_train", jinja2.ChainableUndefined)  # what is absent is false
     environment.filters |= {"code": _code, "shown": _shown, "figure": _figure}
     metadata = _metadata(record, is_adapter=is_adapter)
     header = yaml_header(metadata)

@@ -24,27 +24,36 @@ def render_card(manifest: Manifest) -> str:
     Args:
         manifest: The dataset's.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sepo_data.annotated", "."),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown: names go through `code`, and no text of a row ever reaches it
-    )
     header = yaml_header(_metadata(manifest))
-    warnings = manifest.health.warnings()
-    if manifest.precision is not None:
-        warnings += manifest.precision.warnings(manifest.scoring.dtype)
-    environment.filters["code"] = code
-    page = environment.get_template("dataset_card.md.j2")
+    page = markdown_templates("sepo_data.annotated").get_template("dataset_card.md.j2")
     return f"---\n{header}---\n\n" + page.render(
         m=manifest,
         health=manifest.health,
         precision=manifest.precision,
         computed_in=computed_in(manifest.scoring.dtype),
-        warnings=warnings,
+        warnings=manifest.warnings(),
     )
+
+
+def markdown_templates(
+    package: str, undefined: type[jinja2.Undefined] = jinja2.StrictUndefined
+) -> jinja2.Environment:
+    """The card templates in a package.
+
+    Args:
+        package: Where they lie.
+        undefined: What becomes of a name that is not given.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package, "."),
+        undefined=undefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown: names go through `code`, and no text of a row ever reaches it
+    )
+    environment.filters["code"] = code
+    return environment
 
 
 def yaml_header(metadata: dict[str, Any]) -> str:

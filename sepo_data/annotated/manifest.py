@@ -175,6 +175,11 @@ class Manifest(RunRecord):
     shards: list[Shard]
     reselected_from: Origin | None = None
 
+    def warnings(self) -> list[str]:
+        """What a user should know before paying for training."""
+        of_precision = self.precision.warnings(self.scoring.dtype) if self.precision is not None else []
+        return [*self.health.warnings(), *of_precision]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON; without an origin, where there is none."""
         stored = super().as_dict()

@@ -5,9 +5,7 @@ from pathlib import Path, PurePath
 from string import Template
 from typing import Any
 
-import jinja2
-
-from ..annotated.card import CARRIED_OVER, code, yaml_header
+from ..annotated.card import CARRIED_OVER, markdown_templates, yaml_header
 from ..annotated.opening import Annotated
 from .target import Target
 from .targets import ExportReport, ExportSettings
@@ -32,16 +30,7 @@ def render_card(
             "weights": settings.weights,
         },
     }
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sepo_data.exports", "."),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown: names go through `code`, and no text of a row ever reaches it
-    )
-    environment.filters["code"] = code
-    page = environment.get_template("export_card.md.j2")
+    page = markdown_templates("sepo_data.exports").get_template("export_card.md.j2")
     return f"---\n{yaml_header(header)}---\n\n" + page.render(
         report=report,
         annotated=annotated,

@@ -95,9 +95,13 @@ def kind_of(column: "pa.DataType") -> str | None:
 
 def sampled(rows: "datasets.Dataset", name: str) -> list[Any]:
     """Values of a column, evenly spread over the dataset."""
+    return [row[name] for row in sampled_rows(rows.select_columns([name]))]
+
+
+def sampled_rows(rows: "datasets.Dataset") -> list[dict[str, Any]]:
+    """Rows, evenly spread over the dataset."""
     step = max(1, len(rows) // SAMPLE_ROWS)
-    table = rows.select_columns([name]).with_format("arrow")[list(range(0, len(rows), step))]
-    return list(table.column(0).to_pylist())
+    return list(rows.with_format("arrow")[list(range(0, len(rows), step))].to_pylist())
 
 
 def answer_text(value: Mapping[str, Any]) -> str | None:

@@ -48,7 +48,7 @@ def tags_of(first: str, second: str) -> Tags | None:
         >>> tags_of("response_B", "response_A")
         ('b', 'a')
     """
-    one, two = (re.split(r"[_\-. ]|(?<=[a-z])(?=[0-9])", name.lower()) for name in (first, second))
+    one, two = _words(first), _words(second)
     if len(one) != len(two):
         return None
     apart = [pair for pair in zip(one, two, strict=True) if pair[0] != pair[1]]
@@ -70,5 +70,8 @@ def sides_by_name(names: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _stem(name: str, tag: str) -> str:
-    parts = re.split(r"[_\-. ]|(?<=[a-z])(?=[0-9])", name.lower())
-    return "_".join(part for part in parts if part != tag).removesuffix("s")
+    return "_".join(word for word in _words(name) if word != tag).removesuffix("s")
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[_\-. ]|(?<=[a-z])(?=[0-9])", name.lower())

@@ -7,7 +7,7 @@ from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
 from ..schema import PAIR_COLUMNS
 from .answers import find_answers, paired
-from .column_kinds import SAMPLE_ROWS, Column, find_kind, sampled
+from .column_kinds import Column, find_kind, sampled, sampled_rows
 from .column_names import PROMPTS, Tags, response_pairs, sides_by_name, tags_of
 from .opening import Source
 from .pair_layouts import PairLayout
@@ -98,9 +98,8 @@ def _find_verdict(
             )
         return None
     verdict = replace(verdict, min_margin=spec.min_margin, decides=decides)
-    rows = source.rows.select_columns(list(verdict.columns)).with_format("arrow")
-    step = max(1, len(rows) // SAMPLE_ROWS)
-    margins = [verdict.margin(row) for row in rows[list(range(0, len(rows), step))].to_pylist()]
+    rows = sampled_rows(source.rows.select_columns(list(verdict.columns)))
+    margins = [verdict.margin(row) for row in rows]
     if not decides and 2 * sum((margin or 0) < 0 for margin in margins) > len(margins):
         problem = f"{verdict.words} prefer the rejected response in most rows"
         swap = f"`chosen_column={sides[1]}` `rejected_column={sides[0]}`"

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import PreferenceError
 from ..reasons import Reason, Unusable
-from .column_kinds import SAMPLE_ROWS
+from .column_kinds import sampled_rows
 from .mending import UNUSABLE
 from .opening import Source
 
@@ -33,11 +33,9 @@ def check_readable(dataset: str, source: Source, columns: Any) -> None:
     Raises:
         PreferenceError: With the reasons, the columns and the roles that were seen.
     """
-    rows = source.rows.with_format("arrow")
-    step = max(1, len(rows) // SAMPLE_ROWS)
     reasons: Counter[Reason] = Counter()
     roles: set[str] = set()
-    for row in rows[list(range(0, len(rows), step))].to_pylist():
+    for row in sampled_rows(source.rows):
         found = columns.read(row)
         if not isinstance(found, Unusable):
             return

@@ -107,7 +107,7 @@ def find_verdict(
     scores = _score_columns(source, names, tags)
     found = []
     for name in VERDICTS:
-        values = [value for value in sampled(source.rows, name) if value is not None] if name in names else []
+        values = _values(source, name) if name in names else []
         if not values or (name == "status" and not any(_word(value) == "tie" for value in values)):
             continue
         how = _how(source, name, values, tags, scores, decides=decides)
@@ -227,7 +227,8 @@ def _one_is_a(value: Any, tags: Tags) -> float | None:
 
 
 def _index(value: Any, tags: Tags) -> float | None:
-    return None if value not in (0, 1) else (1.0 if (value == 0) == (tags[0] < tags[1]) else -1.0)
+    said = _one_is_a(value, tags)
+    return None if said is None else -said
 
 
 def number(value: Any) -> float | None:
