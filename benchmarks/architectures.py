@@ -116,6 +116,8 @@ def _shrink(config: Any) -> None:
     for key, value in config.to_dict().items():
         if key.endswith("token_id") and isinstance(value, int):
             setattr(config, key, min(value, 2))
+        elif key == "head_dim" and value is None:
+            setattr(config, key, 8)  # hunyuan_v1_dense divides by it as it stands
         elif isinstance(value, int) and not isinstance(value, bool):
             size = next((size for pattern, size in _SIZES if re.search(pattern, key)), value)
             setattr(config, key, min(size, value) if value > 0 else value)

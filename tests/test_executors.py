@@ -148,14 +148,15 @@ def test_a_run_that_only_lacks_its_last_step_takes_it_here(
     output = tmp_path / "out"
     assert run(*arguments, "--output", output, "--shard", "0/2").returncode == 0
     dying = [
-        "import sys, sepo_data",
-        "sys.modules['sepo_data.annotation'].merge_run = None",
+        "import sepo_data.annotation",
+        "sepo_data.annotation.merge_run = None",
         "from cli.annotate import main",
         "main()",
     ]
     command = [sys.executable, "-c", "; ".join(dying), *arguments, "--output", str(output), "--shard", "1/2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
+    died = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert "'NoneType' object is not callable" in died.stderr
     slurm = ["--executor", "slurm", "--tasks", 2, "--slurm", "partition=gpu", "--slurm", "time=1:00"]
     done = run(*arguments, "--output", output, *slurm, PATH=f"{cluster}:{os.environ['PATH']}")
     assert f"annotated {ROWS} of {ROWS} rows" in done.stdout

@@ -293,5 +293,5 @@ def test_of_two_runs_in_one_folder_one_is_refused_and_the_other_is_whole(
         assert contents(output) == wholes[winner]
         (loser,) = codes.keys() - {winner}
         assert cluster.run(output, *loser) == 1
-        assert "was made with chosen_ratio" in cluster.last_line()
+        assert "was made with --chosen-ratio" in cluster.last_line()
         assert contents(output) == wholes[winner]
