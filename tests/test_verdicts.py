@@ -79,6 +79,10 @@ VERDICTS: list[tuple[tuple[str, str], Row, Row, Row]] = [
     ),
     (("answer_0", "answer_1"), *({"label_0": n, "label_1": 1 - n} for n in (1.0, 0.0, 0.5))),
     (("completion_a", "completion_b"), *({"rank_a": n, "rank_b": 3 - n} for n in (1, 2, 1.5))),
+    (("conv_A", "conv_B"), *({"conv_A_rating": n, "conv_B_rating": 3.0} for n in (4.0, 2.0, 3.0))),
+    (("response_1", "response_2"), {"winner": "model_a"}, {"winner": "model_b"}, {"winner": "tie (bothbad)"}),
+    (("answer_a", "answer_b"), {"judgment": "A>>B"}, {"judgment": "B>A"}, {"judgment": "A=B"}),
+    (("response_A", "response_B"), {"preferred": "A"}, {"preferred": "B"}, {"preferred": "neither"}),
 ]
 
 
@@ -178,6 +182,61 @@ def test_a_status_of_tie_drops_the_row(tmp_path: Path) -> None:
     assert pairs(tmp_path, *[chosen(status="done")] * 2) == [("good", "bad")] * 2
 
 
+def test_a_pair_marked_as_a_tie_is_dropped(tmp_path: Path) -> None:
+    rows = [chosen(is_tie=False), chosen(is_tie=True), chosen(is_tie=None)]
+    assert pairs(tmp_path, *rows) == [("good", "bad"), Reason.TIE, ("good", "bad")]
+
+
+def test_a_margin_beside_the_pair_is_looked_at(tmp_path: Path) -> None:
+    rows = [chosen(margin=2.0), chosen(margin=0.1), chosen(margin=-1), chosen(margin=None)]
+    good = ("good", "bad")
+    assert pairs(tmp_path, *rows) == [good, good, Reason.VERDICT_DISAGREES, good]
+    assert pairs(tmp_path, *rows, min_margin=0.5)[:2] == [good, Reason.SMALL_MARGIN]
+    with pytest.raises(PreferenceError, match="margin prefers the rejected response in most rows"):
+        opened(tmp_path, *rows[2:3])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(
+            ("Chosen", "Rejected"),
+            ("chosenResponse", "rejectedResponse"),
+            ("Chosen Response", "Rejected Response"),
+        ),
+        *(
+            ("better", "worse"),
+            ("winning_response", "losing_response"),
+            ("positive_answer", "negative_answer"),
+        ),
+    ],
+)
+def test_other_words_for_chosen_and_rejected_in_any_case(tmp_path: Path, names: tuple[str, str]) -> None:
+    row = {"Prompt": "Hi", names[1]: "bad", names[0]: "good"}
+    source, columns = opened(tmp_path, row)
+    assert columns.read(source.rows[0]) == GOOD_BAD
+    named = {"prompt_column": "Prompt", "chosen_column": names[1], "rejected_column": names[0]}
+    assert pairs(tmp_path, row, **named) == [("bad", "good")]
+
+
+def test_names_of_the_winning_model_are_no_responses(tmp_path: Path) -> None:
+    row = ab("bad", "good", winner="model_b", loser="model_a")
+    assert pairs(tmp_path, row) == [("good", "bad")]
+
+
+def test_a_system_prompt_under_another_usual_name_is_part_of_the_prompt(tmp_path: Path) -> None:
+    source, columns = opened(tmp_path, chosen(system_prompt="Be kind."))
+    pair = columns.read(source.rows[0])
+    assert isinstance(pair, Pair)
+    assert pair.context.system == "Be kind."
+
+
+def test_texts_that_a_template_has_rendered_whole_are_refused_as_such(tmp_path: Path) -> None:
+    asked = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    with pytest.raises(PreferenceError, match="rendered with a chat template: give lists of messages"):
+        opened(tmp_path, {"chosen": f"{asked}good<|im_end|>", "rejected": f"{asked}bad<|im_end|>"})
+
+
 def test_a_least_margin_needs_scores(tmp_path: Path) -> None:
     with pytest.raises(PreferenceError, match="`min_margin` needs scores"):
         opened(tmp_path, chosen(), min_margin=1)
@@ -233,6 +292,17 @@ def test_other_pairs_are_made_when_asked_for_and_ties_are_counted(tmp_path: Path
 def test_answers_with_scores_or_ranks_are_read_in_every_form(tmp_path: Path, row: Row) -> None:
     for prompt in ("prompt", "question", "context"):
         assert pairs(tmp_path, {prompt: "Hi", **row}) == [("good", "bad")]
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_the_index_of_the_best_answer_counts_from_zero_or_one(tmp_path: Path, start: int) -> None:
+    rows = [
+        {"prompt": "Hi", "responses": answers, "best": answers.index("good") + start}
+        for answers in (["good", "bad"], ["bad", "good"])
+    ]
+    assert pairs(tmp_path, *rows) == [("good", "bad")] * 2
+    with pytest.raises(PreferenceError, match='"responses" holds several answers, and nothing says which'):
+        opened(tmp_path, rows[1 - start])  # an index of 1 of two: the first or the second
 
 
 def test_answers_that_do_not_differ_or_stand_alone_are_dropped(tmp_path: Path) -> None:

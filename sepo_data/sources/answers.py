@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 SCORES = (
     "overall_score", "score", "scores", "rating", "ratings", "quality", "reward", "rewards", "rm_scores",
-    "fine-grained_score", "pm_score", "helpfulness", "label", "rank", "ranks",
+    "fine-grained_score", "pm_score", "helpfulness", "label", "labels", "kto_tag", "rank", "ranks", "ranking",
+    "rankings",
 )  # fmt: skip
+_BEST = ("best", "best_index", "best_response", "chosen_index", "chosen", "choice", "label", "preferred")
 TIES = "pairs of answers with equal scores, left out"
 SMALL = "pairs of answers with a margin below --min-margin, left out"
 _BATCH_ROWS = 1000
@@ -58,6 +60,7 @@ class AnswerLayout:
         score: Column of the scores, or the key of a score in the objects of ``answers``.
         inside: Whether it is such a key.
         prompts: Columns that rows of one prompt share; none: a row has all of the answers.
+        best_from: If the column holds the index of the best answer instead: that of the first one, 0 or 1.
         pairs: Which of them make pairs.
         min_margin: Least difference in score.
     """
@@ -68,6 +71,7 @@ class AnswerLayout:
     prompts: tuple[str, ...]
     pairs: PairsOf
     min_margin: float | None
+    best_from: int | None = None
 
     @property
     def words(self) -> str:
@@ -91,6 +95,11 @@ def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> Ans
         for score in SCORES:
             if score in names and _are_score_lists(sampled(source.rows, score)):
                 return AnswerLayout(name, score, False, (), spec.pairs, spec.min_margin)
+        for best in _BEST:
+            indices = sampled(source.rows, best) if best in names else []
+            start = _first_index(indices, sampled(source.rows, name)) if indices else None
+            if start is not None:
+                return AnswerLayout(name, best, False, (), spec.pairs, spec.min_margin, start)
     prompts = tuple(name for name in ("prompt", *PROMPTS) if name in names and name not in COMPLETIONS)
     for name in COMPLETIONS:
         if name in names and prompts:
@@ -176,6 +185,9 @@ def _answers(group: Sequence[Mapping[str, Any]], layout: AnswerLayout) -> list[A
         given = [(item, item.get(layout.score), _scalars(item)) for item in row[layout.answers] or [] if item]
     else:
         scores = row[layout.score] or []
+        if layout.best_from is not None:
+            best = row[layout.score]
+            scores = [place + layout.best_from == best for place, _ in enumerate(row[layout.answers] or [])]
         given = [
             (item, score, {layout.score.removesuffix("s"): score})
             for item, score in zip(row[layout.answers] or [], scores, strict=False)
@@ -229,6 +241,16 @@ def _others(row: Mapping[str, Any], layout: AnswerLayout) -> dict[str, Any]:
         return {name: row[name] for name in layout.prompts}
     left_out = (layout.answers,) if layout.inside else (layout.answers, layout.score)
     return {name: value for name, value in row.items() if name not in left_out}
+
+
+def _first_index(indices: Sequence[Any], answers: Sequence[Any]) -> int | None:
+    """Whether indices of the best answer count from 0 or from 1; None if they do neither, or may do both."""
+    both = zip(indices, answers, strict=True)
+    known = [(index, len(texts)) for index, texts in both if index is not None and texts]
+    if not known or not all(type(index) is int for index, _ in known):
+        return None
+    fits = [all(start <= index < start + size for index, size in known) for start in (0, 1)]
+    return fits.index(True) if sum(fits) == 1 else None
 
 
 def _are_scores(values: Sequence[Any]) -> bool:

@@ -8,7 +8,7 @@ from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
 from ..reasons import Unusable
 from .column_kinds import Column, find_kind
-from .column_names import CHATS, COMPLETIONS, PROMPTS
+from .column_names import CHATS, COMPLETIONS, PROMPTS, belongs_behind
 from .mending import Mended
 from .opening import Source
 
@@ -79,7 +79,7 @@ def find_chats(dataset: str, source: Source, spec: DatasetSpec) -> ChatLayout:
     prompts = [kinds[name] for name in PROMPTS if name in kinds and name not in CHATS]
     if completions and "prompt" in kinds:
         return ChatLayout((kinds["prompt"], completions[0]))
-    if completions and [prompt.name for prompt in prompts] == ["instruction", "input"]:
+    if completions and belongs_behind([prompt.name for prompt in prompts]):
         return ChatLayout((prompts[0], completions[0]), prompts[1])
     if completions and len(prompts) == 1:
         return ChatLayout((prompts[0], completions[0]))

@@ -1,28 +1,36 @@
 """What people call the columns of a pair or a conversation, beside prompt, chosen, rejected and messages."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 Tags = tuple[str, str]  # what tells the names of two responses apart
 
-SIDES = (
+_BETTER_WORSE = (  # words that tell two columns apart, and say which of them is preferred
     ("chosen", "rejected"),
-    ("chosen_response", "rejected_response"),
-    ("response_chosen", "response_rejected"),
-    ("chosen_messages", "rejected_messages"),
     ("accepted", "rejected"),
     ("preferred", "dispreferred"),
     ("preferred", "rejected"),
+    ("better", "worse"),
+    ("winning", "losing"),
+    ("winner", "loser"),
+    ("win", "lose"),
+    ("positive", "negative"),
+    ("good", "bad"),
+)
+_NEED_A_NOUN = ("winner", "win", "positive", "good")  # alone they may be verdicts, or a retrieval set's
+_IRREGULAR_SIDES = (
     ("preferred_output", "non_preferred_output"),  # OpenAI's DPO files
     ("response_j", "response_k"),  # stack-exchange-paired: j is the better one
     ("messages", "rejected_messages"),  # ms-swift: the conversation itself is the preferred one
     ("messages", "rejected_response"),
 )
 PROMPTS = (
-    "question", "instruction", "query", "problem", "input", "context", "history", "trajectory", "messages",
-    "conversations", "conversation",
+    "question", "instruction", "query", "problem", "input", "inputs", "context", "context_messages",
+    "history", "trajectory", "messages", "conversations", "conversation",
 )  # fmt: skip
-COMPLETIONS = ("completion", "response", "output", "answer")
+COMPLETIONS = (
+    "completion", "response", "output", "solution", "generated_solution", "answer", "target", "targets",
+)  # fmt: skip
 ANSWERS = (
     "completions",
     "answers",
@@ -31,12 +39,15 @@ ANSWERS = (
     "candidates",
     "outputs",
     "samples",
+    "summaries",
 )  # of one prompt
 CHATS = ("messages", "conversations", "conversation")
+SYSTEMS = ("system", "system_prompt", "system_message")
+CONTEXT = (*SYSTEMS, "tools", "chat_template_kwargs")
 
 _RESPONSES = {
     "response", "answer", "completion", "output", "conversation", "human_ref", "text", "generation", "reply",
-    "summary", "candidate", "assistant", "message",
+    "summary", "candidate", "assistant", "message", "conv",
 }  # fmt: skip
 _TAGS: tuple[Tags, ...] = (("a", "b"), ("0", "1"), ("1", "2"))
 
@@ -65,8 +76,49 @@ def response_pairs(names: Sequence[str]) -> Iterator[tuple[str, str, Tags]]:
 
 
 def sides_by_name(names: Sequence[str]) -> tuple[str, str] | None:
-    """Two columns that are called chosen and rejected, or what means the same."""
-    return next((pair for pair in SIDES if set(pair) <= set(names)), None)
+    """Two columns that are called chosen and rejected, or what means the same.
+
+    Example:
+        >>> sides_by_name(["prompt", "Winning Response", "Losing Response"])
+        ('Winning Response', 'Losing Response')
+    """
+    by_words = {tuple(_words(name)): name for name in reversed(names)}
+    for better, worse in _BETTER_WORSE:
+        for words in sorted(by_words, key=len):
+            other = by_words.get(tuple(worse if word == better else word for word in words))
+            noun = "_".join(word for word in words if word != better).removesuffix("s")
+            named = noun in _RESPONSES or (not noun and better not in _NEED_A_NOUN)
+            if better in words and other is not None and named:
+                return by_words[words], other
+    return next((pair for pair in _IRREGULAR_SIDES if set(pair) <= set(names)), None)
+
+
+def score_of(words: Iterable[str]) -> str:
+    """What is scored by a column of a response's, without the response: ``rating`` of ``conv_a_rating``."""
+    found = list(words)
+    return "_".join(found[1:] if found[0].removesuffix("s") in _RESPONSES and len(found) > 1 else found)
+
+
+def belongs_behind(prompts: Sequence[str]) -> bool:
+    """Whether the second of two prompts is a text that belongs behind the first: Alpaca's, and Dolly's."""
+    return tuple(prompts) in (("instruction", "input"), ("instruction", "context"))
+
+
+def usual_names(names: Sequence[str]) -> dict[str, str]:
+    """Columns to be renamed: what differs from a usual name in case or in what divides its words.
+
+    Example:
+        >>> usual_names(["Prompt", "userPrompt", "Chosen Response", "chosen_response"])
+        {'Prompt': 'prompt'}
+    """
+    usual = {"prompt", *PROMPTS, *COMPLETIONS, *ANSWERS, *CHATS, *CONTEXT}
+    plain = {name: "_".join(_words(name)) for name in names}
+    taken = [*names, *plain.values()]
+    return {
+        name: other
+        for name, other in plain.items()
+        if other in usual and name != other and other not in names and taken.count(other) == 1
+    }
 
 
 def _stem(name: str, tag: str) -> str:
@@ -74,4 +126,5 @@ def _stem(name: str, tag: str) -> str:
 
 
 def _words(name: str) -> list[str]:
-    return re.split(r"[_\-. ]|(?<=[a-z])(?=[0-9])", name.lower())
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z0-9])", "_", name)
+    return re.split(r"[_\-. ]+", apart.strip().lower())

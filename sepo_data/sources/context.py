@@ -14,6 +14,7 @@ from ..errors import PreferenceError
 from ..pieces import compact
 from ..reasons import Reason, Unusable
 from ..schema import is_text
+from .column_names import SYSTEMS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,7 +101,8 @@ def context_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> Con
     named = {"system": spec.system_column, "tools": spec.tools_column}
     found: dict[str, str] = {}
     for role in ("system", "tools", "chat_template_kwargs"):
-        column = named.get(role) or role
+        usual = (name for name in (SYSTEMS if role == "system" else (role,)) if name in schema.names)
+        column = named.get(role) or next(usual, role)
         if column not in schema.names:
             if named.get(role):
                 advice = f"Its columns are {', '.join(schema.names)}; name the right one with `{role}_column`"

@@ -17,7 +17,7 @@ from .chat_layouts import find_chats
 from .context import NO_COLUMNS, NO_CONTEXT, Context, ContextColumns, context_columns
 from .endings import NOWHERE, EndColumns, end_columns
 from .marks import check_texts_alone, training_marks
-from .mending import mended, reason_of
+from .mending import mended, reason_of, with_usual_names
 from .opening import Source
 from .preferences import PairColumns, invalid_reason, open_pairs, unsaid_reason
 from .reading import check_readable
@@ -118,7 +118,7 @@ def open_chats(
             if (name := getattr(spec, f"{role}_column")) is not None:
                 problem = f"`{role}_column={name}` is for preference datasets"
                 raise SettingsError(f"{problem}. Add `side=chosen`, or leave it out.")
-        source = open_source(dataset, spec)
+        source = with_usual_names(open_source(dataset, spec), spec)
         context = context_columns(dataset, source.schema, spec)
         ends = end_columns(dataset, source.schema, spec)
         marks = training_marks(dataset, source, spec)

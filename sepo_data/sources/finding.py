@@ -8,7 +8,15 @@ from ..errors import PreferenceError
 from ..schema import PAIR_COLUMNS
 from .answers import find_answers, paired
 from .column_kinds import Column, find_kind, sampled, sampled_rows
-from .column_names import PROMPTS, Tags, response_pairs, sides_by_name, tags_of
+from .column_names import (
+    ANSWERS,
+    PROMPTS,
+    Tags,
+    belongs_behind,
+    response_pairs,
+    sides_by_name,
+    tags_of,
+)
 from .opening import Source
 from .pair_layouts import PairLayout
 from .verdicts import Verdict, find_verdict
@@ -64,6 +72,11 @@ def _find_sides(
         for first, second, tags in response_pairs(names):
             if find_kind(source, first) is not None and find_kind(source, second) is not None:
                 return (first, second), tags, True
+        for name in ANSWERS:
+            if name in names and any(isinstance(value, list) for value in sampled(source.rows, name)):
+                problem = f'column "{name}" holds several answers, and nothing says which of them is better'
+                advice = "Give each answer a score, or add a column scores with a list of theirs"
+                raise PreferenceError(f"{dataset}: {problem}. {advice}.")
     chosen, rejected = usual or PAIR_COLUMNS[1:]
     sides = (spec.chosen_column or chosen, spec.rejected_column or rejected)
     for role, name in zip(PAIR_COLUMNS[1:], sides, strict=True):
@@ -101,7 +114,8 @@ def _find_verdict(
     rows = sampled_rows(source.rows.select_columns(list(verdict.columns)))
     margins = [verdict.margin(row) for row in rows]
     if not decides and 2 * sum((margin or 0) < 0 for margin in margins) > len(margins):
-        problem = f"{verdict.words} prefer the rejected response in most rows"
+        prefer = "prefers" if len(verdict.columns) == 1 else "prefer"
+        problem = f"{verdict.words} {prefer} the rejected response in most rows"
         swap = f"`chosen_column={sides[1]}` `rejected_column={sides[0]}`"
         ignore = f"`ignore_columns={','.join(verdict.columns)}`"
         raise PreferenceError(f"{dataset}: {problem}. Swap them with {swap}, or pass {ignore}.")
@@ -124,7 +138,7 @@ def _find_prompt(
         for name in PROMPTS
         if name in names and name not in taken and (column := find_kind(source, name)) is not None
     ]
-    if [column.name for column in found] == ["instruction", "input"]:
+    if belongs_behind([column.name for column in found]):
         return found[0], found[1]
     if len(found) > 1:
         which = ", ".join(column.name for column in found)

@@ -10,10 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
 from ..files import text_sha256
 from ..reasons import Reason, Unusable
 from .arrow_cache import Batches, cached_rows
+from .column_names import usual_names
 from .opening import Source
 
 if TYPE_CHECKING:
@@ -74,6 +76,16 @@ def made_anew(source: Source, batches: Batches, recipe: str) -> Source:
 def _name(source: Source, recipe: str) -> str:
     facts = (source.name, source.revision, source.config, source.split, source.part, len(source.rows), recipe)
     return f"mended-{_VERSION}-{text_sha256(repr((*facts, sorted(source.rows.column_names))))}"
+
+
+def with_usual_names(source: Source, spec: DatasetSpec) -> Source:
+    """The source with ``prompt`` for ``Prompt``, and the like; columns that the user names stay."""
+    named = {value for value in vars(spec).values() if isinstance(value, str)} | {*spec.ignore_columns}
+    names = {old: new for old, new in usual_names(source.schema.names).items() if old not in named}
+    if not names:
+        return source
+    json_columns = frozenset(names.get(name, name) for name in source.json_columns)
+    return replace(source, rows=source.rows.rename_columns(names), json_columns=json_columns)
 
 
 def reason_of(row: Mapping[str, Any]) -> Unusable | None:

@@ -27,7 +27,7 @@ from .context import (
 from .endings import NOWHERE, UNCUT, EndColumns, end_columns
 from .finding import HUMAN, find_pair, with_pairs
 from .marks import check_texts_alone
-from .mending import mended, reason_of
+from .mending import mended, reason_of, with_usual_names
 from .opening import Source
 from .reading import check_readable
 from .shapes import is_dumped_conversation
@@ -146,7 +146,7 @@ def open_pairs(dataset: str, spec: DatasetSpec = DEFAULT_SPEC) -> tuple[Source, 
         PreferenceError: If it cannot be found or read, or its columns hold no pair.
         HubError: If the Hub refuses, or cannot be reached.
     """
-    source = open_source(dataset, spec)
+    source = with_usual_names(open_source(dataset, spec), spec)
     check_texts_alone(dataset, source, spec)
     source = with_pairs(dataset, source, spec)
     layout, verdict = find_pair(dataset, source, spec)

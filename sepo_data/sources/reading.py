@@ -9,6 +9,7 @@ from ..reasons import Reason, Unusable
 from .column_kinds import sampled_rows
 from .mending import UNUSABLE
 from .opening import Source
+from .shapes import OF_A_TEMPLATE
 
 SHOWN_ROWS = 3
 _SHOWN_CHARACTERS = 60
@@ -35,18 +36,26 @@ def check_readable(dataset: str, source: Source, columns: Any) -> None:
     """
     reasons: Counter[Reason] = Counter()
     roles: set[str] = set()
+    rendered = False
     for row in sampled_rows(source.rows):
         found = columns.read(row)
         if not isinstance(found, Unusable):
             return
         reasons[found.reason] += 1
-        roles |= {role for name in columns.names for role in _roles(row.get(name))}
+        contents = [row.get(name) for name in columns.names]
+        roles |= {role for content in contents for role in _roles(content)}
+        rendered |= any(isinstance(content, str) and OF_A_TEMPLATE.match(content) for content in contents)
     if not reasons.keys() <= _OF_COLUMNS:
         return
     why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
     seen = f" Its roles are {', '.join(sorted(roles))}; those that are known are {_KNOWN}." if roles else ""
     taken = f"It was read as {_taken_for(source, columns)}, of the columns {', '.join(source.schema.names)}"
-    advice = "Name the columns of the pair: --prompt-column, --chosen-column, --rejected-column"
+    advice = "Name the columns of the pair: `prompt_column`, `chosen_column`, `rejected_column`"
+    if rendered:
+        advice = (
+            "Its texts are rendered with a chat template: give lists of messages, or the prompt in a column "
+            "of its own and the responses without it"
+        )
     raise PreferenceError(
         f"{dataset}: none of {reasons.total():,} rows can be read: {why}. {taken}.{seen} {advice}."
     )

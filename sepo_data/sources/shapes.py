@@ -8,6 +8,7 @@ for a column.
 
 import ast
 import json
+import re
 import tokenize
 import warnings
 from collections.abc import Iterable, Mapping
@@ -74,6 +75,13 @@ def parsed_or_none(text: str) -> Any:
 def looks_dumped(text: str) -> bool:
     """Whether a text begins as lists and objects do."""
     return text.lstrip()[:1] in ("[", "{")
+
+
+# what texts begin with that were rendered with a chat template
+OF_A_TEMPLATE = re.compile(
+    r"\s*(<s>\s*)?(<\|(im_start|user|system|begin_of_text|start_header_id|endoftext|prompter)\|>|<bos>"
+    r"|\[INST\]|<start_of_turn>|<｜)"
+)
 
 
 def is_dumped_conversation(text: str) -> bool:

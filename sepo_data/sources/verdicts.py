@@ -13,12 +13,18 @@ from typing import Any
 from ..errors import PreferenceError
 from ..reasons import Reason, Unusable
 from .column_kinds import sampled
-from .column_names import Tags
+from .column_names import Tags, score_of
 from .opening import Source
 
+_MARGINS = ("margin", "score_diff", "score_difference")  # by how much the chosen response is the better one
+_TIES = ("tie", "is_tie")
+_LOOSE = (  # not worth a refusal where another column decides
+    "preferred", "preferred_response", "better", "better_response", "best", "best_response", "selected",
+    "chosen", "judgment", "judgement", "ranking", "human_preference", *_TIES, *_MARGINS,
+)  # fmt: skip
 VERDICTS = (
     "winner", "better_response_id", "safer_response_id", "preference", "overall_preference",
-    "preference_strength", "labels", "label", "choice", "verdict", "status",
+    "preference_strength", "labels", "label", "choice", "verdict", "status", *_LOOSE,
 )  # fmt: skip
 SCORES = (
     "score", "rating", "avg_rating", "overall_score", "quality", "helpfulness", "reward", "winner_model",
@@ -105,15 +111,17 @@ def find_verdict(
     if _OURS in names:
         return None
     scores = _score_columns(source, names, tags)
-    found = []
+    found: list[Verdict] = []
     for name in VERDICTS:
         values = _values(source, name) if name in names else []
         if not values or (name == "status" and not any(_word(value) == "tie" for value in values)):
             continue
+        if decides and name in (*_TIES, *_MARGINS):
+            continue  # they do not say which
         how = _how(source, name, values, tags, scores, decides=decides)
         if how is not None:
             found.append(Verdict(tags, name, how, scores))
-        elif decides or name not in _OF_TOPICS or _is_zero_or_one(values):
+        elif decides and not found if name in _LOOSE else decides or _stops(name, values):
             shown = ", ".join(sorted({repr(value) for value in values})[:3])
             problem = f'column "{name}" may say which response is better, and its values are {shown}'
             raise PreferenceError(f"{dataset}: {problem}. Pass `ignore_columns={name}` to go on without it.")
@@ -129,7 +137,7 @@ def _score_columns(source: Source, names: Sequence[str], tags: Tags) -> tuple[st
     for name in names:
         parts = re.split(r"[_\-. ]", name.lower())
         if tags[0] in parts and not pa.types.is_nested(source.schema.field(name).type):
-            by_stem["_".join(part for part in parts if part != tags[0])] = name
+            by_stem[score_of(part for part in parts if part != tags[0])] = name
     lower = {name.lower(): name for name in names}
     for stem in SCORES:
         if stem in by_stem:
@@ -158,6 +166,10 @@ def _how(
     decides: bool,
 ) -> str | None:
     """The way in which all values can be read; None if there is none."""
+    if name in _TIES:
+        return "tie" if all(value in (0, 1) for value in values) else None
+    if name in _MARGINS:
+        return "number" if all(number(value) is not None for value in values) else None
     if name in _SIGNED and decides and all(number(value) is not None for value in values):
         return "signed"
     if name in ("labels", "label") and all(value in (0, 1) for value in values):
@@ -189,8 +201,9 @@ def _check_agree(dataset: str, source: Source, found: Sequence[Verdict]) -> None
                 )
 
 
-def _is_zero_or_one(values: Sequence[Any]) -> bool:
-    return 0 in values and all(value in (0, 1) for value in values)
+def _stops(name: str, values: Sequence[Any]) -> bool:
+    """Whether a verdict that cannot be read stops the run where chosen and rejected are named."""
+    return name not in _OF_TOPICS or (0 in values and all(value in (0, 1) for value in values))
 
 
 def _word(value: Any) -> str | None:
@@ -213,8 +226,12 @@ def _by_word(value: Any, tags: Tags) -> float | None:
     if order and {order[1], order[3]} == set(tags):
         return {">": 1.0, "<": -1.0, "=": 0.0}[order[2][0]] * (1 if order[1] == tags[0] else -1)
     parts = re.findall(r"[a-z0-9]+", text or "")
-    hits = [tag in parts for tag in tags]
-    return None if hits[0] == hits[1] else 1.0 if hits[0] else -1.0
+    letters = tuple("a" if tag == min(tags) else "b" for tag in tags)  # response_1 is model_a's
+    for names in (tags, letters) if tags[0].isdecimal() else (tags,):
+        hits = [name in parts for name in names]
+        if hits[0] != hits[1]:
+            return 1.0 if hits[0] else -1.0
+    return None
 
 
 def _signed(value: Any, tags: Tags) -> float | None:
@@ -229,6 +246,10 @@ def _one_is_a(value: Any, tags: Tags) -> float | None:
 def _index(value: Any, tags: Tags) -> float | None:
     said = _one_is_a(value, tags)
     return None if said is None else -said
+
+
+def _no_tie(value: Any, tags: Tags) -> float | None:
+    return None if value is None else 0.0 if value else 1.0
 
 
 def number(value: Any) -> float | None:
@@ -247,4 +268,6 @@ _READERS: dict[str, Callable[[Any, Tags], float | None]] = {
     "words": _by_word,
     "one is a": _one_is_a,
     "index": _index,
+    "tie": _no_tie,
+    "number": lambda value, tags: number(value),
 }

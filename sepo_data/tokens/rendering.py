@@ -17,6 +17,7 @@ from ..reasons import Reason, Unusable
 from ..schema import Message
 from ..settings import Reasoning
 from ..sources.context import NO_CONTEXT, Context
+from ..sources.shapes import OF_A_TEMPLATE
 from .probing import Conversation, written
 from .rendered import Part, RenderedChat
 from .turns import slots_of
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# what the prompts of other models begin with that were rendered before
-_OF_A_TEMPLATE = re.compile(
-    r"\s*(<s>\s*)?(<\|(im_start|user|system|begin_of_text|start_header_id|endoftext|prompter)\|>|<bos>"
-    r"|\[INST\]|<start_of_turn>|<｜)"
-)
 _TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 
 
@@ -69,7 +65,7 @@ def render(
     """
     if not chat_template:
         return _as_it_stands(tokenizer, prompt, response, context, reasoning)
-    if isinstance(prompt, str) and (control.match(prompt.lstrip()) or _OF_A_TEMPLATE.match(prompt)):
+    if isinstance(prompt, str) and (control.match(prompt.lstrip()) or OF_A_TEMPLATE.match(prompt)):
         return Unusable(Reason.ALREADY_RENDERED)
     turns = _turns(prompt) if isinstance(prompt, str) else prompt
     if context.system is not None:
