@@ -1,6 +1,6 @@
 """Run the experiment of ``arms.yaml``: data, oracles, annotations, policies, their measures as JSON lines.
 
-    python benchmarks/evidence/grid.py [--output out/evidence] [--workers 2] [--plan FILE]
+    python benchmarks/evidence/grid.py [--output out/evidence] [--workers 2] [--plan FILE] [--questions NAME...]
 
 Everything is done with sepo's own commands, called in this process. What is in the output already is not done
 again, so the same command goes on where it stopped. `report.py` makes tables, figures and the page of it.
@@ -31,6 +31,7 @@ import numpy.typing as npt
 import yaml
 from data import flipped, make_data, other_prompts, read_rows, write_rows
 from filelock import FileLock
+from fetch import fetch
 from frontier import score
 from stories import Stories, load, measured, response_logps
 
@@ -90,14 +91,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("out/evidence"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--plan", type=Path, default=HERE / "arms.yaml")
+    parser.add_argument("--questions", nargs="+", metavar="NAME", help="Only these of the file.")
     chosen = parser.parse_args()
     experiment = Experiment(yaml.safe_load(chosen.plan.read_text()), chosen.output)
+    questions = {
+        name: experiment.plan["questions"][name] for name in chosen.questions or experiment.plan["questions"]
+    }
+    for model in experiment.plan["models"].values():
+        if model.get("fetch"):
+            fetch(Path(model["folder"]))
     context = multiprocessing.get_context("spawn")
     with context.Pool(chosen.workers, _quiet, (chosen.output,)) as pool:
         each: Callable[..., list[Any]] = partial(_each, pool)
         for model in experiment.plan["models"]:  # in order: one may take the data of another
             each(partial(prepare_data, experiment), [model])
-        for name, question in experiment.plan["questions"].items():
+        for name, question in questions.items():
             began = time.monotonic()
             arms = [(question["model"], question["gold"], arm) for arm in question["arms"]]
             of_arm = experiment.plan["arms"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-BATCH_LOGITS = 2e7
+BATCH_LOGITS = 1e8
 LONGEST_PAIR = 200  # tokens, about
 Numbers = npt.NDArray[np.float64]
 
