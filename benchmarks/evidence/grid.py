@@ -1,6 +1,6 @@
 """Run the experiment of ``arms.yaml``: data, oracles, annotations, policies, their measures as JSON lines.
 
-    python benchmarks/evidence/grid.py [--output out/evidence] [--workers 2] [--plan FILE] [--questions NAME...]
+    python benchmarks/evidence/grid.py [--output out/evidence] [--questions NAME ...]
 
 Everything is done with sepo's own commands, called in this process. What is in the output already is not done
 again, so the same command goes on where it stopped. `report.py` makes tables, figures and the page of it.
@@ -30,8 +30,8 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 from data import flipped, make_data, other_prompts, read_rows, write_rows
-from filelock import FileLock
 from fetch import fetch
+from filelock import FileLock
 from frontier import score
 from stories import Stories, load, measured, response_logps
 

@@ -89,6 +89,11 @@ class Interval:
         return f"{self.mean:.2f} ± {(self.high - self.low) / 2:.2f}"
 
     @property
+    def percent(self) -> str:
+        """A ratio: ``85% (80% to 91%)``."""
+        return f"{self.mean:.0%} ({self.low:.0%} to {self.high:.0%})"
+
+    @property
     def signed(self) -> str:
         """The same of a difference; bold where the interval leaves zero out."""
         text = f"{self.mean:+.2f} ± {(self.high - self.low) / 2:.2f}"
@@ -100,15 +105,17 @@ def stacked(by_seed: dict[int, Numbers]) -> Numbers:
     return np.array(list(by_seed.values()))
 
 
-def interval(values: Numbers) -> Interval:
-    """Of the mean of ``(seeds, prompts)``, by resampling both."""
+def interval(values: Numbers, divisor: Numbers | None = None) -> Interval:
+    """Of the mean of ``(seeds, prompts)``, by resampling both; of a ratio of means with a divisor."""
     draw = np.random.default_rng(0)
     seeds, prompts = values.shape
-    means = [
-        values[draw.integers(seeds, size=seeds)].mean(0)[draw.integers(prompts, size=prompts)].mean()
-        for _ in range(RESAMPLES)
-    ]
-    return Interval(float(values.mean()), *map(float, np.quantile(means, [0.025, 0.975])))
+    divisors = np.ones_like(values) if divisor is None else divisor
+    means = []
+    for _ in range(RESAMPLES):
+        drawn = np.ix_(draw.integers(seeds, size=seeds), draw.integers(prompts, size=prompts))
+        means.append(values[drawn].mean() / divisors[drawn].mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(values.mean() / divisors.mean()), float(low), float(high))
 
 
 def read_arms(results: Path) -> dict[tuple[str, str, str, str], Arm]:
@@ -130,6 +137,17 @@ def difference(arm: Arm, other: Arm, target: float) -> Interval | None:
     ours, theirs = arm.at(target), other.at(target)
     common = sorted(ours.keys() & theirs.keys())
     return interval(np.array([ours[seed] - theirs[seed] for seed in common])) if common else None
+
+
+def share_of_gain(arm: Arm, other: Arm, target: float) -> Interval | None:
+    """Gain of an arm over the reference at a KL, divided by another's, paired as `difference` is."""
+    ours, theirs = arm.at(target), other.at(target)
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        return None
+    start = {run[0]["seed"]: np.array(run[0]["golds"][arm.gold]) for run in arm.runs}
+    gain = np.array([ours[seed] - start[seed] for seed in common])
+    return interval(gain, np.array([theirs[seed] - start[seed] for seed in common]))
 
 
 def table(arms: Sequence[Arm], against: Arm, targets: Sequence[float]) -> str:
@@ -214,9 +232,13 @@ def main() -> None:
             "reference": str(reference),
         }
     found = {path.stem: json.loads(path.read_text()) for path in sorted(chosen.output.glob("*.json"))}
-    page = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
-    ).from_string((HERE / "evidence.md.j2").read_text(encoding="utf-8"))
+    templates = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(HERE),
+    )
 
     def gap(name: str, other: str, target: float, question: str = "key tokens") -> str:
         """A difference as the page says it in a sentence."""
@@ -226,8 +248,25 @@ def main() -> None:
         between = difference(ours, theirs, target) if ours and theirs else None
         return "(not measured)" if between is None else between.signed.replace("**", "")
 
-    text = page.render(q=questions, plan=plan, gap=gap, **found)
-    (chosen.docs / "evidence.md").write_text(text, encoding="utf-8")
+    def kept(name: str, other: str, target: float, question: str) -> str:
+        """What share of another arm's gain over the reference an arm has, at a KL."""
+        asked = plan["questions"][question]
+        key = asked["model"], asked["gold"]
+        ours, theirs = (arms.get((*key, one, asked.get("split", "report"))) for one in (name, other))
+        share = share_of_gain(ours, theirs, target) if ours and theirs else None
+        return "(not measured)" if share is None else share.percent
+
+    pages: dict[str, list[str]] = defaultdict(list)
+    for name, question in plan["questions"].items():
+        pages[question.get("page", "evidence")].append(name)
+    for page, names in pages.items():
+        answered = {name: questions[name] for name in names if name in questions}
+        if not answered:
+            continue
+        missing = [name for name in names if name not in answered]
+        template = templates.get_template(f"{page}.md.j2")
+        text = template.render(q=answered, missing=missing, plan=plan, gap=gap, kept=kept, **found)
+        (chosen.docs / f"{page}.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
