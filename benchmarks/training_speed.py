@@ -8,7 +8,7 @@ the response tokens, drawn at random, are selected. Gradients of ours and of the
 first: they are the same loss. Memory is what the largest batch takes above weights and gradients. The ways
 that keep all logits are left out where memory does not hold those.
 
-- ours: `collate`, `batch_logps` and SePO's objective, as the trainer calls them.
+- ours: `collate`, `sequence_logps` and SePO's objective, as the trainer calls them.
 - authors' way, written from its description: all logits of padded pairs, a log-softmax of them, masks.
 - TRL 1.16's DPOTrainer as it runs by default, its reference forward included; CPOTrainer with SimPO's loss.
 """
@@ -52,9 +52,9 @@ from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from trl_stages import dpo_trainer, simpo_batch, simpo_trainer, trl_batch
 
-from sepo_data.models.logprobs import batch_logps, row_padding
+from sepo_data.models.logprobs import row_padding
 from sepo_data.models.packing_check import prepare
-from sepo_train.batches import collate
+from sepo_train.batches import Forwards, collate, sequence_logps
 from sepo_train.examples import Example, WeightedSequence, selected_only
 from sepo_train.objectives import sepo_objective
 
@@ -92,12 +92,10 @@ def ours(model: Any, batches: Sequence[Sequence[Example]], total: int) -> None:
     """As `StageTrainer.compute_loss`."""
     objective = sepo_objective(1.0, 0.0)
     for batch_examples in batches:
-        batch = collate(batch_examples, padding=row_padding(model))
-        device = model.device
-        tensors = {name: value.to(device) for name, value in batch.items()}
-        flat = batch_logps(model, tensors["packed"])
-        parts = torch.split(flat, batch["read"].sum(-1).tolist())
-        outcome = objective(pad_sequence(list(parts), batch_first=True), tensors)
+        batch = collate(batch_examples, Forwards(row_padding(model)))
+        packed = [part.to(model.device) for part in batch.pop("packed")]
+        tensors = {**{name: value.to(model.device) for name, value in batch.items()}, "packed": packed}
+        outcome = objective(pad_sequence(sequence_logps(model, tensors), batch_first=True), tensors)
         (outcome.losses.sum() / total).backward()
 
 

@@ -187,6 +187,10 @@ def describe_training(record: Mapping[str, Any]) -> list[str]:
             if name in figures["start"] and name in figures["end"]
         ]
         lines.append(f"{'eval' if figures['held_out'] else 'training batches'}: {', '.join(changes)}")
+    if record.get("self_check") is not None:
+        lines.append(
+            f"rows computed again, alone: log-probs differ by {record['self_check']:.1g} nats at most"
+        )
     return lines
 
 

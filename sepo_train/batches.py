@@ -2,36 +2,70 @@
 
 An example holds one sequence (SFT) or two (chosen, then rejected). Training reads
 only tokens that carry weight, and cuts a sequence behind the last of them; held-out
-examples read every response token, so that the others can be watched.
+examples read every response token, so that the others can be watched. What may not be in one
+forward pass, the two sides of a LongRoPE switch, is parted here, for all stages.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
-from sepo_data.models.packing import pack
+from sepo_data.models.logprobs import batch_logps, regime
+from sepo_data.models.packing import Packed, pack, reach
 
-from .examples import Example
+from .examples import Example, WeightedSequence
 
 Batch = dict[str, Any]  # tensors, and `Packed`
 
 
-def collate(examples: Sequence[Example], *, padding: float) -> Batch:
+@dataclass(frozen=True)
+class Forwards:
+    """Which sequences a forward pass takes together.
+
+    Attributes:
+        padding: For `packing.pack`, as `logprobs.row_padding` says.
+        switches: Of LongRoPE, as `logprobs.rope_switches` says.
+        alone: Whether every sequence gets a forward pass of its own.
+        least: How many passes a batch has at least. Processes that train together must all have as many.
+    """
+
+    padding: float
+    switches: Sequence[int] = ()
+    alone: bool = False
+    least: int = 1
+
+
+def collate(examples: Sequence[Example], forwards: Forwards) -> Batch:
     """Pack examples; the sequences of a pair share their prompt.
 
     Args:
         examples: At least one.
-        padding: For `packing.pack`, as `logprobs.row_padding` says.
+        forwards: What may be together.
 
     Returns:
-        ``items`` ``(B,)`` float32; ``packed``, a `packing.Packed` of ``R`` = B sequences or, for
-        pairs, 2B, chosen and rejected in turn; ``input_ids`` ``(1, T)`` of it;
+        ``items`` ``(B,)`` float32; ``packed``, a `packing.Packed` for each forward pass, together
+        ``R`` = B sequences or, for pairs, 2B; ``order`` ``(R,)``: their numbers, where chosen and rejected
+        are in turn, as they are packed; ``input_ids`` ``(1, T)`` of all;
         ``weights`` ``(R, N)`` and ``read`` ``(R, N)`` bool, per token read, padded;
         ``lengths`` ``(R,)`` of the responses; for DPO ``ref_logps`` ``(B, 2)``.
     """
-    packed = pack([example.sequences for example in examples], padding=padding)
     sequences = [sequence for example in examples for sequence in example.sequences]
+    parts: dict[int, dict[int, list[int]]] = {}  # by forward pass and example
+    number = 0
+    for i, example in enumerate(examples):
+        for sequence in example.sequences:
+            part = number if forwards.alone else regime(forwards.switches, reach(sequence))
+            parts.setdefault(part, {}).setdefault(i, []).append(number)
+            number += 1
+    packed = [
+        pack([[sequences[i] for i in group] for group in part.values()], padding=forwards.padding)
+        for part in parts.values()
+    ]
+    packed += [_nothing(sequences[0], forwards.padding)] * (forwards.least - len(packed))
     weights = torch.zeros(len(sequences), max(s.positions.size for s in sequences))
     read = torch.zeros_like(weights, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
@@ -40,10 +74,33 @@ def collate(examples: Sequence[Example], *, padding: float) -> Batch:
     batch = {
         "items": torch.tensor([float(example.items) for example in examples]),
         "packed": packed,
-        "input_ids": packed.input_ids[None],  # the Trainer counts tokens by them
+        "order": torch.tensor([i for part in parts.values() for group in part.values() for i in group]),
+        "input_ids": torch.cat([part.input_ids for part in packed])[
+            None
+        ],  # the Trainer counts tokens by them
         "weights": weights,
         "read": read,
         "lengths": torch.tensor([float(sequence.length) for sequence in sequences]),
     }
     ref_logps = [example.ref_logps for example in examples if example.ref_logps is not None]
     return {**batch, "ref_logps": torch.tensor(ref_logps)} if ref_logps else batch
+
+
+def sequence_logps(model: nn.Module, batch: Batch) -> list[Tensor]:
+    """Log-probs of the tokens read, in nats, ``(n,)`` for each sequence, chosen and rejected in turn.
+
+    Args:
+        model: As for `logprobs.batch_logps`.
+        batch: Made by `collate`, on the model's device.
+    """
+    flat = torch.cat([batch_logps(model, part) for part in batch["packed"]])
+    order, sizes = batch["order"], batch["read"].sum(-1)
+    *found, spare = torch.split(flat, [*sizes[order].tolist(), flat.numel() - int(sizes.sum())])
+    found[0] = found[0] + 0.0 * spare.sum()  # `Forwards.least`: a gradient for every forward pass
+    return [found[i] for i in order.argsort().tolist()]
+
+
+def _nothing(sequence: WeightedSequence, padding: float) -> Packed:
+    """One token that is read and counts for nothing."""
+    first = WeightedSequence(sequence.input_ids[:2], np.array([1]), np.zeros(1, np.float32), length=1)
+    return pack([[first]], padding=padding)

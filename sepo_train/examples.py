@@ -60,9 +60,17 @@ class Example:
         return sum(sequence.input_ids.size for sequence in self.sequences)
 
 
-def selected_only(sequence: WeightedSequence) -> WeightedSequence:
-    """The tokens with weight; whatever is behind the last of them changes nothing and is cut."""
+def selected_only(sequence: WeightedSequence, switches: Sequence[int] = ()) -> WeightedSequence:
+    """The tokens with weight; whatever is behind the last of them changes nothing and is cut.
+
+    Args:
+        sequence: With all of its response's tokens.
+        switches: Of LongRoPE: a sequence that is longer than one of them stays so, by a token without weight.
+    """
     kept = sequence.weights > 0
+    for switch in switches:
+        if sequence.positions[-1] > switch >= sequence.positions[kept][-1]:
+            kept[np.searchsorted(sequence.positions, switch, side="right")] = True
     positions = sequence.positions[kept]
     seen = sequence.input_ids[: positions[-1] + 1]
     return replace(sequence, input_ids=seen, positions=positions, weights=sequence.weights[kept])
@@ -147,6 +155,6 @@ def hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list
     return train, [examples[i] for i in sorted(drawn)]
 
 
-def all_selected_only(example: Example) -> Example:
-    """The example without what carries no weight."""
-    return replace(example, sequences=tuple(map(selected_only, example.sequences)))
+def all_selected_only(example: Example, switches: Sequence[int] = ()) -> Example:
+    """The example without what carries no weight, see `selected_only`."""
+    return replace(example, sequences=tuple(selected_only(one, switches) for one in example.sequences))

@@ -66,6 +66,7 @@ def training_record(
         },
         "transfer": data.transfer,
         "figures": {},
+        "self_check": None,
         "environment": {
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},

@@ -9,6 +9,7 @@ on, reads them.
 import hashlib
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from transformers import TrainingArguments
 from sepo_data.errors import OutputError, ScoringError, counted
 from sepo_data.models.description import Description
 from sepo_data.models.loading import Loading, load_scorer, matmul_precision
+from sepo_data.models.self_check import checked_logps
 from sepo_data.settings import Dtype
 
 from .examples import Example
@@ -93,6 +95,9 @@ def _score(
         scorer = load_scorer(description.checkpoint, Loading(dtype, str(device), longest))
         with torch.autocast(device.type, computed_in, enabled=computed_in is not None):
             logps = scorer.logps(sequences)
+            if sequences and all(np.isfinite(one).all() for one in logps):
+                again = partial(scorer.logps, sequences)
+                logps, _ = checked_logps(scorer, sequences, logps, again, first=True)
     each = zip(logps, sequences, strict=True)
     sums = [values.astype(np.float64) @ one.weights.astype(np.float64) for values, one in each]
     return np.array(sums, dtype=np.float64).reshape(-1, 2)

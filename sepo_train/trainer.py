@@ -31,12 +31,14 @@ from transformers import (
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from sepo_data.errors import TrainingError
-from sepo_data.models.logprobs import batch_logps, row_padding
+from sepo_data.models.logprobs import regime, rope_switches, row_padding
+from sepo_data.models.packing import reach
 from sepo_data.models.packing_check import prepare
 
-from .batches import Batch, collate
+from .batches import Batch, Forwards, collate, sequence_logps
 from .examples import Example
 from .objectives import Objective, Outcome
+from .self_check import checked_forwards
 
 log = logging.getLogger("sepo")
 
@@ -58,8 +60,8 @@ class Examples(Dataset[dict[str, Example]]):
         return {"input_ids": self.examples[index]}
 
 
-def _collate(items: Sequence[dict[str, Example]], *, padding: float) -> Batch:
-    return collate([item["input_ids"] for item in items], padding=padding)
+def _collate(items: Sequence[dict[str, Example]], *, forwards: Forwards) -> Batch:
+    return collate([item["input_ids"] for item in items], forwards)
 
 
 class ByLength(Sampler[int]):
@@ -127,6 +129,8 @@ class StageTrainer(Trainer):
         self.names: list[str] = []  # of the figures that an evaluation gathers
         self.sums: dict[str, Tensor] = {}  # since the last log: sum and number, (2,)
         self.warned = False
+        self.everything = [*train, *held_out]
+        self.self_check: float | None = None  # nats
         super().__init__(
             model=model,
             args=arguments,
@@ -135,11 +139,38 @@ class StageTrainer(Trainer):
             processing_class=tokenizer,
             compute_metrics=self._mean_figures,
         )
-        prepare(model, max(s.input_ids.size for e in (*train, *held_out) for s in e.sequences))
-        self.data_collator = partial(_collate, padding=row_padding(model))
+        sequences = [sequence for example in self.everything for sequence in example.sequences]
+        prepare(model, max(sequence.input_ids.size for sequence in sequences))
+        switches = rope_switches(model.config.get_text_config())
+        least = len({regime(switches, reach(sequence)) for sequence in sequences})
+        self.forwards = Forwards(
+            row_padding(model), switches, least=1 if self.args.world_size == 1 else least
+        )
+        self.data_collator = partial(_collate, forwards=self.forwards)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.add_callback(_StopWhenAsked(self))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, after a look at whether batches give the numbers of their rows alone.
+
+        Raises:
+            TrainingError: If only rows alone give them, and there are several processes.
+            ScoringError: If the model does not give the same numbers twice.
+        """
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            log.info("batches are not compared with their rows alone: the weights are in parts")
+            return super().train(*args, **kwargs)
+        size = self.args.per_device_train_batch_size
+        self.forwards, off = checked_forwards(self.model, self.everything, size, self.forwards)
+        if self.forwards.alone and self.args.world_size > 1:
+            raise TrainingError(
+                "the model's numbers depend on what else is in a batch. Train it with one process, which "
+                "computes every row alone."
+            )
+        self.self_check = off if math.isfinite(off) else None
+        self.data_collator = partial(_collate, forwards=self.forwards)
+        return super().train(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[Any] | None:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -206,9 +237,8 @@ class StageTrainer(Trainer):
         super().log(logs, start_time)
 
     def _outcome(self, model: nn.Module, inputs: Batch) -> Outcome:
-        flat = batch_logps(model, inputs["packed"])  # (sum of tokens read,)
-        parts = torch.split(flat, inputs["read"].sum(-1).tolist())
-        return self.objective(pad_sequence(list(parts), batch_first=True), inputs)
+        token_logps = pad_sequence(sequence_logps(model, inputs), batch_first=True)  # (R, N)
+        return self.objective(token_logps, inputs)
 
     def _figures(self, outcome: Outcome, inputs: Batch) -> dict[str, Tensor]:
         """Values and what they count for, ``(B, 2)`` each; the loss first."""

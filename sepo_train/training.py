@@ -11,7 +11,7 @@ from transformers import GenerationConfig, TrainingArguments, set_seed
 from sepo_data.errors import PreferenceError, SettingsError, TrainingError, first_line
 from sepo_data.hub.pushing import check_push_target
 from sepo_data.models.checkpoints import ADAPTER_CONFIG, BASE
-from sepo_data.models.logprobs import out_of_memory
+from sepo_data.models.logprobs import out_of_memory, rope_switches
 from sepo_data.runs.progress import NO_PROGRESS, Progress
 
 from .callbacks import _Figures, _Steps
@@ -120,7 +120,7 @@ def run_training(
             trainer = _trained(training, train, held_out, stop, progress)
             if trainer.stopping:
                 return TrainReport(output_dir, None)
-            finished = {**record, "figures": _figures(trainer, held_out)}
+            finished = {**record, "figures": _figures(trainer, held_out), "self_check": trainer.self_check}
             _save(trainer, start, output_dir, finished)
     if settings.push_to_hub is None or not arguments.should_save:
         return TrainReport(output_dir, finished)
@@ -175,7 +175,8 @@ def new_trainer(
     """
     set_seed(training.settings.seed)  # a new adapter is random
     model = load_trainable(training.start.description, training.settings)
-    selected = [all_selected_only(example) for example in train]
+    switches = rope_switches(model.config.get_text_config())
+    selected = [all_selected_only(example, switches) for example in train]
     tokenizer = training.start.description.tokenizer
     try:
         return StageTrainer(model, arguments, training.objective, selected, held_out, tokenizer, stop)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from sepo_data.models.self_check import checked_logps
 
 
 def check(scorer: Scorer, tokens: list[Tokens], *, first: bool = True) -> tuple[list[Logps], float]:
-    return checked_logps(scorer, tokens, scorer.logps(tokens), None, first=first)
+    return checked_logps(scorer, tokens, scorer.logps(tokens), partial(scorer.logps, tokens), first=first)
 
 
 def assert_plain(found: list[Logps], model: PreTrainedModel, tokens: list[Tokens]) -> None:

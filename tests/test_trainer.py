@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from transformers import PreTrainedModel
 
 from sepo_data.errors import TrainingError
 from sepo_data.models import logprobs
-from sepo_data.models.logprobs import batch_logps, row_padding
+from sepo_data.models.logprobs import row_padding
 from sepo_data.models.packing_check import prepare
 from sepo_train.arguments import training_arguments
-from sepo_train.batches import collate
-from sepo_train.examples import Example, WeightedSequence, selected_only
+from sepo_train.batches import Forwards, collate, sequence_logps
+from sepo_train.examples import Example, WeightedSequence, all_selected_only, selected_only
 from sepo_train.objectives import Objective, dpo_objective, sepo_objective, sft_objective
 from sepo_train.settings import SepoSettings
 from sepo_train.trainer import StageTrainer
@@ -74,6 +73,7 @@ def train(
     micro_batch_size: int = 4,
     epochs: float = 1.0,
     model: PreTrainedModel | None = None,
+    switches: Sequence[int] = (),
     **training_arguments_: str,
 ) -> StageTrainer:
     settings = SepoSettings(
@@ -89,7 +89,7 @@ def train(
         model or tiny_model(),
         training_arguments(settings),
         objective,
-        [replace(e, sequences=tuple(map(selected_only, e.sequences))) for e in examples],
+        [all_selected_only(example, switches) for example in examples],
         held_out,
         tiny_tokenizer(),
         stop,
@@ -136,9 +136,8 @@ def naive_loss(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
 def loss_of(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
     """SePO's loss as the trainer computes it."""
     selected = [Example(e.row, tuple(map(selected_only, e.sequences)), e.items) for e in examples]
-    batch = collate(selected, padding=row_padding(model))
-    flat = batch_logps(model, batch["packed"])
-    padded = torch.nn.utils.rnn.pad_sequence(list(flat.split(batch["read"].sum(-1).tolist())), True)
+    batch = collate(selected, Forwards(row_padding(model)))
+    padded = torch.nn.utils.rnn.pad_sequence(sequence_logps(model, batch), True)
     return sepo_objective(2.0, 0.5)(padded, batch).losses.mean()
 
 

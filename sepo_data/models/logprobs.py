@@ -98,7 +98,7 @@ def _grouped(model: "PreTrainedModel", sequences: Sequence[TokenSequence], batch
     # longest first: too little memory shows in the first batch
     for i in sorted(range(len(sequences)), key=lambda i: -reach(sequences[i])):
         prompt = sequences[i].input_ids[: sequences[i].positions[0]]
-        key = (prompt.tobytes(), _regime(switches, reach(sequences[i]))) if is_packed(model) else i
+        key = (prompt.tobytes(), regime(switches, reach(sequences[i]))) if is_packed(model) else i
         by_prompt.setdefault(key, []).append(i)
     groups: list[Group] = []
     for group in by_prompt.values():
@@ -148,7 +148,7 @@ def _batch_size(
         group = [sequences[i] for i in indices]
         tokens = tokens + _cost(model, group) if is_packed(model) else longest * (size + 1)
         logits += sum(sequence.positions.size for sequence in group)
-        other_turn = _regime(switches, reach(group[0])) != _regime(switches, longest)
+        other_turn = regime(switches, reach(group[0])) != regime(switches, longest)
         if size and (tokens > batch_tokens or logits > max_logits or other_turn):
             return size
     return size + 1
@@ -167,7 +167,7 @@ def rope_switches(config: Any) -> list[int]:
     return sorted(found)
 
 
-def _regime(switches: Sequence[int], length: int) -> int:
+def regime(switches: Sequence[int], length: int) -> int:
     """How many of the switches a length is beyond."""
     return sum(length > switch for switch in switches)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -131,7 +132,8 @@ def role_logps(
     if check is not None and sequences and all(np.isfinite(one).all() for one in found):
         from .self_check import checked_logps  # loads torch
 
-        found, off = checked_logps(scorer, sequences, found, batch_tokens, first=check.first)
+        again = partial(scorer.logps, sequences, batch_tokens)
+        found, off = checked_logps(scorer, sequences, found, again, first=check.first)
         check.largest = max(check.largest, off)
     by_key = dict(zip(distinct, found, strict=True))
     logps = Sides.of(lambda side: [by_key[_key(pair[side])] for pair in pairs])

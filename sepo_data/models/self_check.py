@@ -2,13 +2,13 @@
 
 What is tried at the start is made up (`packing_check`): it cannot know every switch of every model,
 and its batches are small. Where the run's own numbers differ, batches are padded from then on; where
-that does not help, every sequence is scored alone.
+that does not help, every sequence is computed alone. Training does so before its first step.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,27 +18,42 @@ from .logprobs import Logps, rope_switches, token_logps
 from .packing import PACKED_ATTENTION, TokenSequence, is_packed, reach
 from .packing_check import bare_model, usual_attention
 
-if TYPE_CHECKING:
-    from .loading import Scorer
-
 log = logging.getLogger("sepo")
 
 SPREAD = 3  # sequences between the longest and the shortest
 
 
+class Checked(Protocol):
+    """Who computes batches with a model; `loading.Scorer` is one.
+
+    Attributes:
+        model: The model, in eval mode.
+        alone: Whether every sequence gets a forward pass of its own.
+    """
+
+    model: Any
+    alone: bool
+
+    def role(self) -> AbstractContextManager[object]:
+        """Switches adapters for as long as it is entered."""
+
+
 def limit(model: Any) -> float:
     """How far rounding may move a log-prob, in nats: 1e-3 in float32, more in less."""
-    if model.dtype == torch.float32:
-        tf32 = model.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    device, dtype = model.device.type, model.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    if dtype == torch.float32:
+        tf32 = device == "cuda" and torch.get_float32_matmul_precision() != "highest"
         return 0.05 if tf32 else 1e-3
-    return 0.2 if model.dtype == torch.float16 else 1.0
+    return 0.2 if dtype == torch.float16 else 1.0
 
 
 def checked_logps(
-    scorer: "Scorer",
+    scorer: Checked,
     sequences: Sequence[TokenSequence],
     found: list[Logps],
-    batch_tokens: int | None,
+    again: Callable[[], list[Logps]],
     *,
     first: bool,
 ) -> tuple[list[Logps], float]:
@@ -48,7 +63,7 @@ def checked_logps(
         scorer: Which scored them; its batches are padded, or of one sequence, afterwards if they have to be.
         sequences: What was scored.
         found: Their log-probs, ``(n,)`` each.
-        batch_tokens: As they were scored.
+        again: Scores them once more, as the scorer then does.
         first: Whether nothing was scored before that could be as wrong.
 
     Returns:
@@ -57,7 +72,7 @@ def checked_logps(
     Raises:
         ScoringError: If a plain forward does not give the same numbers twice, or it is too late.
     """
-    few = _few(scorer.model, sequences)
+    few = spread(scorer.model, [reach(sequence) for sequence in sequences])
     right = _plain_logps(scorer, [sequences[i] for i in few])
     while True:
         off = max(float(np.abs(found[i] - one).max()) for i, one in zip(few, right, strict=True))
@@ -75,7 +90,7 @@ def checked_logps(
         elif not scorer.alone:
             scorer.alone = True
             log.warning(
-                "%s: sequences are scored one at a time, since a row's were %.2g nats off in a batch",
+                "%s: sequences are computed one at a time, since a row's were %.2g nats off in a batch",
                 name,
                 off,
             )
@@ -84,21 +99,21 @@ def checked_logps(
                 f"{name}: the same tokens get log-probs that differ by {off:.2g} nats each time. Turn off "
                 "what is random in the model, or use another."
             )
-        found = scorer.logps(sequences, batch_tokens)
+        found = again()
 
 
-def _few(model: Any, sequences: Sequence[TokenSequence]) -> list[int]:
+def spread(model: Any, lengths: Sequence[int]) -> list[int]:
     """Numbers of the longest, the shortest, some between, and the next to both sides of a switch."""
-    order = sorted(range(len(sequences)), key=lambda i: reach(sequences[i]))
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     chosen = {order[int(place)] for place in np.linspace(0, len(order) - 1, 2 + SPREAD)}
     for switch in rope_switches(model.config.get_text_config()):
-        below = [i for i in order if reach(sequences[i]) <= switch]
+        below = [i for i in order if lengths[i] <= switch]
         above = order[len(below) :]
         chosen.update(below[-1:] + above[:1])
     return sorted(chosen)
 
 
-def _plain_logps(scorer: "Scorer", sequences: Sequence[TokenSequence]) -> list[Logps]:
+def _plain_logps(scorer: Checked, sequences: Sequence[TokenSequence]) -> list[Logps]:
     """Each sequence alone, with the attention that the model has by itself."""
     with scorer.role(), _unpacked(scorer.model):
         return [token_logps(scorer.model, [one], batch_tokens=1)[0] for one in sequences]
