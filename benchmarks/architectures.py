@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -138,7 +139,7 @@ def _compared(name: str, model: PreTrainedModel) -> Outcome:
         return Outcome(name, "refused", why="not causal")
     right = [_plain(model, one).detach() for one in tokens]
     prepare(model, 64)
-    found, _ = checked_logps(scorer, tokens, scorer.logps(tokens), None, first=True)
+    found, _ = checked_logps(scorer, tokens, scorer.logps(tokens), partial(scorer.logps, tokens), first=True)
     kind = "packed" if is_packed(model) else "alone" if scorer.alone else "padded"
     off = max(float(np.abs(one - plain.numpy()).max()) for one, plain in zip(found, right, strict=True))
     gradient_off = _gradient_off(model, [tokens[:1]] if scorer.alone else [tokens[:2], tokens[2:]])
