@@ -147,7 +147,9 @@ def test_transcripts_that_part_before_the_last_turn_have_no_common_prompt(
 # Rows that give no pair -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("empty", ["", None, [], [assistant("")], [assistant(None)]])
+@pytest.mark.parametrize(
+    "empty", ["", " \n", None, [], [assistant("")], [assistant(" \n")], [assistant(None)]]
+)
 def test_a_row_with_an_empty_response_is_dropped(empty: Any) -> None:
     other: Any = [assistant("b")] if isinstance(empty, list) else "b"
     prompt: Any = [user("Hi")] if isinstance(empty, list) else "Hi"

@@ -16,6 +16,7 @@ from ..settings import AnnotateSettings
 from ..sources.opening import Source
 from ..sources.preferences import PairColumns, open_pairs, pair_types
 from ..tokens.encoder import ResponseEncoder, response_encoder
+from ..tokens.rendering import asks_in_text
 from ..tokens.templates import read_chat_template
 from .tables import passthrough_columns
 
@@ -104,19 +105,26 @@ def output_schema(job: Job) -> pa.Schema:
 def _check_first_rows(job: Job) -> None:
     """Refuse at once what would be wrong, or be refused by the template, in nearly every row."""
     refused: list[Unusable] = []
-    rendered = 0
+    rendered = written = 0
     for content in job.source.rows.select(range(min(FIRST_ROWS, len(job.source.rows)))):
         pair = job.columns.read(content)
         if isinstance(pair, Unusable):
             continue
         chat = job.encoder.render(pair.prompt, context=pair.context)
         rendered += 1
+        written += job.encoder.chat_template and asks_in_text(pair.prompt)
         refused += [chat] if isinstance(chat, Unusable) else []
     reasons = Counter(unusable.reason for unusable in refused)
     if 2 * reasons[Reason.ALREADY_RENDERED] > rendered:
         raise TokenizerError(
             f"{job.source.name}: prompts begin with control tokens of a chat template, so they were rendered "
             "before. Pass `chat_template=False` to use them as they are."
+        )
+    if 2 * written > rendered:
+        log.warning(
+            "%s: most prompts end as a template in text does (### Response:), and go into the chat template. "
+            "Pass `chat_template=False` if the models were trained on the text alone.",
+            job.source.name,
         )
     details = Counter(unusable.detail for unusable in refused if unusable.reason == Reason.TEMPLATE_REFUSES)
     if not details:

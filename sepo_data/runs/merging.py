@@ -31,6 +31,7 @@ from .folder import (
     read_chunk,
     read_record,
 )
+from .repeats import RepeatMeter
 
 ROW_GROUP_ROWS = 1000  # viewers and streaming readers fetch whole row groups
 SHARD_BYTES = 400_000_000
@@ -92,8 +93,14 @@ def _merge(run: Run) -> Manifest:
         raise OutputError(f"{run.output}: no row could be annotated: {reasons}. {advice}.")
     pieces = {field.name for side in SIDES for field in piece_fields(side)}
     schema = pa.schema(column for column in schema if column.name in used or column.name not in pieces)
-    meter = HealthMeter()
-    shards = _write_shards(run, chunks, schema, kept, meter.add)
+    meter, repeats = HealthMeter(), RepeatMeter()
+
+    def look(table: pa.Table) -> None:
+        meter.add(table)
+        repeats.add(table)
+
+    shards = _write_shards(run, chunks, schema, kept, look)
+    counts.update(repeats.counts())
     manifest = completed(
         run.record,
         fingerprint=run.fingerprint,

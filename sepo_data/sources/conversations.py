@@ -19,7 +19,7 @@ from .endings import NOWHERE, EndColumns, end_columns
 from .marks import check_texts_alone, training_marks
 from .mending import mended, reason_of, with_usual_names
 from .opening import Source
-from .preferences import PairColumns, invalid_reason, open_pairs, unsaid_reason
+from .preferences import PairColumns, invalid_reason, is_blank, open_pairs, unsaid_reason
 from .reading import check_readable
 from .shapes import is_trained
 from .splits import open_source
@@ -88,7 +88,7 @@ class ChatColumns:
             return _read_messages(row[self.names[0]] or [])
         else:
             prompt, completion = (row[name] for name in self.names)
-        if not completion:
+        if is_blank(completion):
             return Unusable(Reason.EMPTY_RESPONSE)
         if not prompt:
             return Unusable(Reason.PROMPT_MISSING)

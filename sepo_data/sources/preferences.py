@@ -103,7 +103,7 @@ class PairColumns:
             return unusable
         chosen, rejected = row[self.chosen], row[self.rejected]
         prompt = row[self.prompt] if self.prompt else None
-        if not chosen or not rejected:
+        if is_blank(chosen) or is_blank(rejected):
             return Unusable(Reason.EMPTY_RESPONSE)
         if self.prompt and not prompt:
             return Unusable(Reason.PROMPT_MISSING)
@@ -117,7 +117,7 @@ class PairColumns:
             return pair
         if not pair.prompt:
             return Unusable(Reason.PROMPT_MISSING)
-        if not pair.chosen or not pair.rejected:
+        if is_blank(pair.chosen) or is_blank(pair.rejected):
             return Unusable(Reason.EMPTY_RESPONSE)
         if pair.chosen == pair.rejected:
             return Unusable(Reason.SAME_RESPONSE)
@@ -252,9 +252,14 @@ def _said(messages: list[Message]) -> list[Message]:
     return [{key: value for key, value in compact(m).items() if key in ("role", *_SAYS)} for m in messages]
 
 
+def is_blank(value: Any) -> bool:
+    """Whether a text, a list or an object says nothing: blanks are no response."""
+    return not (value.strip() if isinstance(value, str) else value)
+
+
 def says(message: Message) -> bool:
     """Whether an assistant's message says anything that is scored."""
-    return any(message.get(key) for key in (*_SAYS, "function_call"))
+    return not all(is_blank(message.get(key)) for key in (*_SAYS, "function_call"))
 
 
 def _joined(explicit: list[Message], turns: list[Message]) -> list[Message] | None:

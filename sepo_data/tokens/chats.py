@@ -8,7 +8,7 @@ from ..settings import Reasoning
 from ..sources.conversations import Chat, ChatColumns
 from .encoder import ResponseEncoder
 from .encoding import encode_turns
-from .pairs import WRITTEN_OUT
+from .pairs import AS_SYSTEM, WRITTEN_OUT
 from .rendered import RenderedChat
 from .tokenising import Ids
 from .turns import LEFT_OUT
@@ -90,7 +90,7 @@ def encode_chats(
         else:
             usable.append((row, chat, rendered))
     chats = []
-    counts = dict.fromkeys((CUT, SHORTENED, WRITTEN_OUT, LEFT_OUT), 0)
+    counts = dict.fromkeys((CUT, SHORTENED, WRITTEN_OUT, LEFT_OUT, AS_SYSTEM), 0)
     encoded = encode_turns(encoder, [rendered for _, _, rendered in usable], max_length)
     for (row, chat, rendered), turns in zip(usable, encoded, strict=True):
         if isinstance(turns, Unusable):
@@ -101,5 +101,6 @@ def encode_chats(
         counts[CUT] += not turns.ended
         counts[SHORTENED] += chat.shortened
         counts[LEFT_OUT] += rendered.left_out > 0
+        counts[AS_SYSTEM] += rendered.as_system
         counts[WRITTEN_OUT] += sum(map(bool, map(encoder.control.search, rendered.responses)))
     return EncodedChats(chats, dropped, {what: count for what, count in counts.items() if count})

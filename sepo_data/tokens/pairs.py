@@ -16,12 +16,15 @@ from ..sources.preferences import Pair, PairColumns
 from .encoder import ResponseEncoder
 from .encoding import EncodedResponse, encode_responses
 from .rendered import RenderedChat
+from .rendering import asks_in_text
 from .turns import LEFT_OUT, plain_text
 
 if TYPE_CHECKING:
     import datasets
 
 WRITTEN_OUT = "responses that write out control tokens, encoded as text"
+AS_SYSTEM = "conversations whose developer's text was given to the template as the system's"
+ASKS_IN_TEXT = "prompts that end as a template in text does (### Response:), put into the chat template"
 CUT_AT_SOURCE = "responses that were cut where they were made, so no end of turn is scored"
 
 
@@ -96,7 +99,7 @@ def encode_pairs(
             usable.append((row, pair, Sides(chosen, rejected)))
     chats = [chat for _, _, both in usable for chat in both]
     encoded = encode_responses(encoder, chats, max_length)
-    pairs, left_out = [], 0
+    pairs, left_out, as_system = [], 0, 0
     for (row, pair, both), first, second in zip(usable, encoded[::2], encoded[1::2], strict=True):
         if isinstance(first, Unusable):
             dropped.add(first, row)
@@ -109,11 +112,14 @@ def encode_pairs(
             )
             pairs.append(EncodedPair(*ends, row=row, pair=pair))
             left_out += sum(chat.left_out > 0 for chat in both)
+            as_system += both.chosen.as_system
     written_out = sum(encoder.control.search(side.text) is not None for item in pairs for side in item)
     counts = {
         WRITTEN_OUT: written_out,
         CUT_AT_SOURCE: sum(sum(item.pair.cut) for item in pairs),
         LEFT_OUT: left_out,
+        AS_SYSTEM: as_system,
+        ASKS_IN_TEXT: sum(encoder.chat_template and asks_in_text(item.pair.prompt) for item in pairs),
     }
     return EncodedPairs(
         pairs=pairs,

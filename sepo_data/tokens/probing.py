@@ -91,6 +91,19 @@ class Conversation:
             raise RefusedError(first_line(error)) from error
         return list(rendered)
 
+    def with_system(self) -> "Conversation":
+        """With a system's turns for a developer's, if the template refuses those or does not write them."""
+        if not any(turn["role"] == "developer" for turn in self.turns):
+            return self
+        asked = [{"role": "developer", "content": _WOULD_SAY}, {"role": "user", "content": "Hi"}]
+        try:
+            if _WOULD_SAY in self.rendered([asked])[0]:
+                return self
+        except RefusedError:
+            pass
+        turns = [{**turn, "role": "system"} if turn["role"] == "developer" else turn for turn in self.turns]
+        return replace(self, turns=turns)
+
 
 class RefusedError(Exception):
     """The template refuses the conversation."""

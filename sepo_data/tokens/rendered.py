@@ -63,12 +63,14 @@ class RenderedChat:
         typed: For each segment, half-open spans that read like control tokens but were
             typed by somebody inside a message: text, not control tokens.
         left_out: How many texts the template leaves out: reasoning, or words beside a tool call.
+        as_system: Whether a developer's text stands in the system's place.
     """
 
     segments: tuple[str, ...]
     parts: tuple[Part, ...]
     typed: tuple[Typed, ...]
     left_out: int = 0
+    as_system: bool = False
 
     def ending_in(self, response: str) -> "RenderedChat":
         """The same conversation with another last text, the content of its message."""

@@ -9,6 +9,7 @@ training stages render with this one procedure.
 """
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# what the prompts of templates that are written as text end with (Alpaca, Vicuna)
+_ASKS_IN_TEXT = re.compile(r"(^|\n)\s*(###\s*\w+( \w+)?|ASSISTANT|Assistant|Answer|Response):?\s*\Z")
 _TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 
 
@@ -75,8 +78,17 @@ def render(
             return Unusable(Reason.SYSTEM_DISAGREES)
     answers = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
     first = 0 if every_turn else len(turns)
-    conversation = Conversation(tokenizer, [*turns, *answers], first, control, context)
-    return written(conversation, reasoning, whole_turns=every_turn)
+    given = Conversation(tokenizer, [*turns, *answers], first, control, context)
+    conversation = given.with_system()
+    chat = written(conversation, reasoning, whole_turns=every_turn)
+    return chat if isinstance(chat, Unusable) else replace(chat, as_system=conversation is not given)
+
+
+def asks_in_text(prompt: str | list[Message]) -> bool:
+    """Whether a prompt is text that ends as a template asks for the answer: ``### Response:``."""
+    if not isinstance(prompt, str) or _TRANSCRIPT_TURN.match(prompt):
+        return False
+    return _ASKS_IN_TEXT.search(prompt[-40:]) is not None
 
 
 def _as_it_stands(
