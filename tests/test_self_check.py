@@ -38,10 +38,10 @@ def assert_plain(found: list[Logps], model: PreTrainedModel, tokens: list[Tokens
 
 @contextmanager
 def leaking(model: PreTrainedModel, leak: float) -> Iterator[None]:
-    """What a model makes of a batch depends on the mean of the batch."""
+    """What a model makes of a token depends on how many there are."""
 
     def mix(module: Any, args: Any, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden + leak * hidden.mean((0, 1), keepdim=True)
+        return hidden * (1 + leak * hidden.shape[0] * hidden.shape[1])
 
     hook = model.model.embed_tokens.register_forward_hook(mix)
     try:
@@ -93,6 +93,19 @@ def test_random_numbers_end_the_run() -> None:
     model.model.norm.register_forward_hook(lambda module, args, hidden: hidden + torch.randn_like(hidden))
     with pytest.raises(ScoringError, match=r"differ by .* each time"):
         check(Scorer(model, nullcontext, 1000), sequences(*MIXED))
+
+
+def test_a_model_that_looks_ahead_in_long_rows_is_refused() -> None:
+    model, tokens = tiny_model(), sequences(*MIXED)
+    longest = max(int(one.positions[-1]) for one in tokens)
+
+    def ahead(module: Any, args: Any, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + hidden[:, -3:].mean(1, keepdim=True) if hidden.shape[1] == longest else hidden
+
+    model.model.embed_tokens.register_forward_hook(ahead)
+    scorer = Scorer(model, nullcontext, 1)
+    with pytest.raises(ScoringError, match=rf"in a row of {longest} tokens .* not causal there"):
+        check(scorer, tokens)
 
 
 def test_what_shows_late_ends_the_run() -> None:

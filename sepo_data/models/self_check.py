@@ -8,6 +8,7 @@ that does not help, every sequence is computed alone. Training does so before it
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from ..errors import ScoringError
 from .logprobs import Logps, rope_switches, token_logps
-from .packing import PACKED_ATTENTION, TokenSequence, is_packed, reach
+from .packing import PACKED_ATTENTION, Ids, TokenSequence, is_packed, reach
 from .packing_check import bare_model, usual_attention
 
 log = logging.getLogger("sepo")
@@ -70,13 +71,16 @@ def checked_logps(
         Log-probs that agree, and the largest difference between them and those of plain forwards, in nats.
 
     Raises:
-        ScoringError: If a plain forward does not give the same numbers twice, or it is too late.
+        ScoringError: If a plain forward does not give the same numbers twice, or other ones with other tokens
+            behind, or it is too late.
     """
     few = spread(scorer.model, [reach(sequence) for sequence in sequences])
     right = _plain_logps(scorer, [sequences[i] for i in few])
     while True:
         off = max(float(np.abs(found[i] - one).max()) for i, one in zip(few, right, strict=True))
         if off <= limit(scorer.model):
+            longest = max(few, key=lambda i: reach(sequences[i]))
+            _check_behind(scorer, sequences[longest], right[few.index(longest)])
             return found, off
         name = type(bare_model(scorer.model)).__name__
         if not first:
@@ -117,6 +121,30 @@ def _plain_logps(scorer: Checked, sequences: Sequence[TokenSequence]) -> list[Lo
     """Each sequence alone, with the attention that the model has by itself."""
     with scorer.role(), _unpacked(scorer.model):
         return [token_logps(scorer.model, [one], batch_tokens=1)[0] for one in sequences]
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """A sequence with other tokens."""
+
+    input_ids: Ids
+    positions: Ids
+
+
+def _check_behind(scorer: Checked, longest: TokenSequence, right: Logps) -> None:
+    """The tokens behind a token must not matter; Doge's do, as soon as a row is longer than its window."""
+    before = max(1, longest.positions.size // 2)
+    middle = int(longest.positions[before - 1]) + 1
+    ids = longest.input_ids.copy()
+    ids[middle:] = ids[middle:][::-1] if middle + 1 < ids.size else ids[:1]
+    (changed,) = _plain_logps(scorer, [_Changed(ids, longest.positions)])
+    off = float(np.abs(changed[:before] - right[:before]).max())
+    if not off <= limit(scorer.model):
+        name = type(bare_model(scorer.model)).__name__
+        raise ScoringError(
+            f"{name}: in a row of {reach(longest):,} tokens log-probs change by {off:.2g} nats with what is "
+            "behind them, so it is not causal there. Use another model, or pass a lower `max_length`."
+        )
 
 
 @contextmanager
