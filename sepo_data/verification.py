@@ -32,7 +32,7 @@ from .tokens.templates import read_chat_template
 
 log = logging.getLogger("sepo")
 
-ROUNDING = 0.01  # nats, root mean square: four times what TF32 makes, docs/performance.md
+ROUNDING = 0.01  # nats, root mean square: four times what TF32 makes, docs/float32.md
 NOISES = 3.0  # of what a run in less measured of itself: this machine rounds, too
 
 

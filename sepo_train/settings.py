@@ -1,7 +1,7 @@
 """The settings of the three stages, checked before any work; the commands' options map to them one to one.
 
 The defaults are those of the authors' released scripts (arXiv 2408.13518's
-repository) where those state one; `docs/training.md` lists them with their source.
+repository) where those state one; `docs/training_options.md` lists them with their sources.
 """
 
 import math

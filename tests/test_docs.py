@@ -171,7 +171,7 @@ def test_links_of_a_page_lead_somewhere(page: str) -> None:
 
 
 def test_the_defaults_on_the_training_page_are_those_of_the_commands() -> None:
-    rows = [row.split(" | ") for row in DOCS["training.md"].splitlines() if row.startswith("| `--")]
+    rows = [row.split(" | ") for row in DOCS["training_options.md"].splitlines() if row.startswith("| `--")]
     stages = ("sft", "dpo", "sepo")
     checked = 0
     for name, *cells in rows:

@@ -300,7 +300,7 @@ def _load_placed(checkpoint: Checkpoint, how: Loading) -> PreTrainedModel:
     gc.collect()  # models that accelerate has spread hold themselves
     if how.place.type == "cuda":
         torch.cuda.empty_cache()  # else memory of models that were dropped counts as in use
-        # docs/performance.md: what TF32 does to a selection
+        # docs/float32.md: what TF32 does to a selection
         torch.set_float32_matmul_precision("highest" if how.exact or how.dtype != "float32" else "high")
     place = device_map(checkpoint, how.dtype, how.place)
     return load_base(checkpoint, dtype=getattr(torch, how.dtype), device_map=place)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 500
 
 # Beyond these a run warns. At a ratio of 0.3 chance keeps 30% of the text; 93 to 99% was kept on English and
-# 62 to 91% on Chinese (docs/measurements.md), the least where the policy's tokens are much coarser.
+# 62 to 91% on Chinese (docs/measured_transfer.md), the least where the policy's tokens are much coarser.
 LOW_RECALL = 0.7
 MANY_UNKNOWN = 0.01  # an unknown token stands for any text: vocabularies that cover a text have none at all
 MUCH_CUT = 0.10  # the end of a response carries less than a tenth of its reward only if a tenth is cut
