@@ -129,6 +129,7 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
         "Data",
         SPLIT,
         limit(AnnotateSettings, "Annotate the first N rows only."),
+        option("--streaming", "Read a Hub dataset's parquet from there: no copy on disk.", AnnotateSettings),
         CONFIG_NAME,
         DATA_REVISION,
         *COLUMNS,

@@ -146,6 +146,7 @@ class AnnotateSettings(DatasetSpec):
             both it is done anyway.
         store_logps: Keep the log-probs of both models beside the rewards.
         limit: Annotate the first rows only.
+        streaming: Leave the dataset on the Hub and read its rows, which have to be parquet, from there.
         shard: ``(i, n)``: this process does the i-th of n parts, counted from 0.
         push_to_hub: Repository that the finished dataset is pushed to.
         private: Make that repository private; it is anyway if the source is gated or private.
@@ -168,6 +169,7 @@ class AnnotateSettings(DatasetSpec):
     sequential: bool = False
     store_logps: bool = False
     limit: int | None = None
+    streaming: bool = False
     shard: tuple[int, int] = (0, 1)
     push_to_hub: str | None = None
     private: bool = False

@@ -67,7 +67,7 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
     from ..models.description import describe_pair
 
     check_apart(settings.output, dataset)
-    source, columns = open_pairs(dataset, settings)
+    source, columns = open_pairs(dataset, settings, streaming=settings.streaming)
     if settings.limit is not None:
         source = replace(source, rows=source.rows.select(range(min(settings.limit, len(source.rows)))))
     if taken := sorted(annotation_columns().intersection(source.rows.column_names)):

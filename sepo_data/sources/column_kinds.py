@@ -112,14 +112,19 @@ def answer_text(value: Mapping[str, Any]) -> str | None:
 
 def _roles_are_plain(rows: "datasets.Dataset", name: str) -> bool:
     """Looks at every row, which costs little: of a message's fields Arrow reads only the one asked for."""
+    tables = rows.select_columns([name]).with_format("arrow").iter(batch_size=100_000)
+    return all(odd_role(table.column(0)) is None for table in tables)
+
+
+def odd_role(messages: "pa.ChunkedArray") -> str | None:
+    """A role in lists of messages that templates know by another name; None if there is none."""
     import pyarrow.compute as pc
 
-    for table in rows.select_columns([name]).with_format("arrow").iter(batch_size=100_000):
-        for chunk in table.column(0).chunks:
-            roles = pc.unique(pc.struct_field(chunk.flatten(), "role")).to_pylist()
-            if any(role and plain_role(role) != role for role in roles):
-                return False
-    return True
+    for chunk in messages.chunks:
+        roles = pc.unique(pc.struct_field(chunk.flatten(), "role")).to_pylist()
+        if found := [role for role in roles if role and plain_role(role) != role]:
+            return str(found[0])
+    return None
 
 
 def _turns(value: Any) -> list[str] | Unusable:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import HubError, PreferenceError, first_line
 from ..files import name_of, outside
@@ -90,8 +90,9 @@ def open_split(dataset: str, config: str | None, split: str, revision: str | Non
             raise PreferenceError(f"{dataset}: an address. Give the name on the Hub, {address[2]}.")
         if "://" in dataset:
             raise PreferenceError(f"{dataset}: an address. Download it, and give the file.")
-        if _is_hub_id(dataset) and not is_path(dataset):
-            return _open_hub(dataset, config, split, revision)
+        if is_hub_id(dataset) and not is_path(dataset):
+            found = find_on_hub(dataset, config, split, revision)
+            return found.source(_rows_of(found.builder, split, dataset, found.files))
         raise PreferenceError(
             f"{dataset}: no such file or folder. Check the path, or give a Hub id like user/name."
         )
@@ -110,30 +111,43 @@ def _matching(pattern: Path) -> list[Path]:
     return sorted(path for path in anchor.glob(parts) if path.is_file()) if set("*?[") & set(parts) else []
 
 
-def _is_hub_id(dataset: str) -> bool:
+def is_hub_id(dataset: str) -> bool:
+    """Whether it is a name on the Hub, if there is no such file or folder."""
     is_file = is_text_file(dataset) or dataset.endswith((".parquet", ".arrow"))
     return not is_file and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset, re.ASCII) is not None
 
 
-def _open_hub(name: str, config: str | None, split: str, revision: str | None) -> Source:
+class HubSplit(NamedTuple):
+    """A split of a Hub dataset; ``files``: what messages call them → where they are."""
+
+    name: str
+    split: str
+    config: str | None
+    facts: Any
+    builder: Any
+    files: dict[str, str]
+
+    def source(self, read: CachedRows) -> Source:
+        """With rows of it."""
+        facts = self.facts
+        restricted = facts.private or facts.gated
+        place = (self.name, self.split, facts.revision, self.config, facts.card, restricted)
+        return Source(read.rows, *place, read.repairs, read.json_columns)
+
+
+def find_on_hub(name: str, config: str | None, split: str, revision: str | None) -> HubSplit:
+    """Find the files of a split of a Hub dataset.
+
+    Raises:
+        PreferenceError: If it has no such config or split.
+        HubError: If the Hub refuses, or cannot be reached.
+    """
     from ..hub.client import dataset_revision
 
     facts = dataset_revision(name, revision)
     builder = _builder(name, name, config, facts.revision)
     files = _files_of(builder, split, name, f"hf://datasets/{name}@{facts.revision}/")
-    read = _rows_of(builder, split, name, files)
-    restricted = facts.private or facts.gated
-    return Source(
-        read.rows,
-        name,
-        split,
-        facts.revision,
-        config,
-        facts.card,
-        restricted,
-        read.repairs,
-        read.json_columns,
-    )
+    return HubSplit(name, split, config, facts, builder, files)
 
 
 def _open_files(paths: Sequence[Path], name: Path, dataset: str, config: str | None, split: str) -> Source:

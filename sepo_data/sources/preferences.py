@@ -5,7 +5,7 @@ Formats are told apart by their column types: the prompt in a column of its own 
 conversations. No tokens here, no models, and not a character of a text is changed.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from ..pieces import REASONING_FIELDS, compact, response_text
 from ..reasons import Reason, Unusable
 from ..schema import PAIR_COLUMNS, Message, Sides
 from .arrow_cache import merged_type
-from .column_kinds import kind_of
+from .column_kinds import kind_of, odd_role
 from .context import (
     NO_COLUMNS,
     NO_CONTEXT,
@@ -30,6 +30,7 @@ from .marks import check_texts_alone
 from .mending import mended, reason_of, with_usual_names
 from .opening import Source
 from .reading import check_readable
+from .remote import open_remote, with_all_rows
 from .shapes import is_dumped_conversation
 from .splits import open_source
 from .verdicts import Verdict
@@ -134,22 +135,31 @@ def annotated_columns(names: Container[str]) -> PairColumns:
     return PairColumns(*PAIR_COLUMNS, annotated_context(names))
 
 
-def open_pairs(dataset: str, spec: DatasetSpec = DEFAULT_SPEC) -> tuple[Source, PairColumns]:
+def open_pairs(
+    dataset: str, spec: DatasetSpec = DEFAULT_SPEC, *, streaming: bool = False
+) -> tuple[Source, PairColumns]:
     """Open a preference dataset and find the pair in its columns.
 
     Args:
         dataset: As for `opening.open_source`.
         spec: Which rows, and which columns if they are not called prompt, chosen and rejected. Without a
             column ``prompt`` the prompt is inside the other two.
+        streaming: Leave the rows on the Hub and read them from there, see `remote`.
 
     Raises:
         PreferenceError: If it cannot be found or read, or its columns hold no pair.
         HubError: If the Hub refuses, or cannot be reached.
     """
-    source = with_usual_names(open_source(dataset, spec), spec)
+    given, everything = open_remote(dataset, spec) if streaming else (open_source(dataset, spec), None)
+    source = with_usual_names(given, spec)
     check_texts_alone(dataset, source, spec)
     source = with_pairs(dataset, source, spec)
     layout, verdict = find_pair(dataset, source, spec)
+    if everything is not None and not (source is given and layout.as_it_is):
+        raise PreferenceError(
+            f"{dataset}: prompt, chosen and rejected have to be written anew from its columns, which "
+            "`streaming` cannot. Leave it out."
+        )
     context = context_columns(dataset, source.schema, spec)
     ends = end_columns(dataset, source.schema, spec)
     prompt = layout.prompt.name if layout.prompt is not None else None
@@ -166,7 +176,26 @@ def open_pairs(dataset: str, spec: DatasetSpec = DEFAULT_SPEC) -> tuple[Source, 
         prompt = "prompt" if "prompt" in source.schema.names else None
         columns = replace(columns, prompt=prompt, chosen="chosen", rejected="rejected")
     check_readable(dataset, source, columns)
+    if everything is not None:
+        everything.check = _check_roles(columns.names)
+        source = with_all_rows(source, everything)
     return source, columns
+
+
+def _check_roles(names: Sequence[str]) -> Callable[["pa.Table", str], None]:
+    """The first rows had roles that templates know; so must the others."""
+
+    def check(table: "pa.Table", label: str) -> None:
+        for name in names:
+            column = table.column(name)
+            odd = odd_role(column) if kind_of(column.type) == "messages" else None
+            if odd is not None:
+                raise PreferenceError(
+                    f'{label}: "{name}" has a role "{odd}", unlike the first rows, so its rows have to be '
+                    "written anew, which `streaming` cannot. Leave it out."
+                )
+
+    return check
 
 
 def pair_types(source: Source, columns: PairColumns) -> dict[str, "pa.DataType"]:

@@ -1,0 +1,167 @@
+"""Parquet files on the Hub, read where they are, a row group at a time: nothing is kept on the disk.
+
+The rows have the numbers that they would have on this machine, so a run goes on by them, in the same
+chunks, and ends in the same bytes. Memory holds one row group. What columns mean the first rows say.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from ..dataset_spec import DatasetSpec
+from ..errors import HubError, PreferenceError, first_line
+from ..schema import SPLIT_NAME
+from .arrow_cache import CachedRows
+from .opening import Source, find_on_hub, is_hub_id
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+
+HEAD_ROWS = 2048
+_AT_ONCE = 16  # files whose footers are read
+
+
+class _Group(NamedTuple):
+    """A row group: its file, as messages call it and as the Hub does; its number there; its rows."""
+
+    label: str
+    url: str
+    number: int
+    rows: int
+
+
+class RemoteRows:
+    """What reading needs of a `datasets.Dataset`: rows by their numbers, as Arrow, and the first ones.
+
+    Attributes:
+        features: Types of the columns.
+        check: Told each row group that was read, and where it is from; may refuse it.
+    """
+
+    def __init__(
+        self, groups: Sequence[_Group], features: "datasets.Features", lo: int = 0, hi: int | None = None
+    ) -> None:
+        self.features = features
+        self.check: Callable[[pa.Table, str], None] = lambda table, label: None
+        self._groups = groups
+        self._ends = list(accumulate(group.rows for group in groups))
+        self._lo, self._hi = lo, sum(group.rows for group in groups) if hi is None else hi
+        self._read: tuple[int, pa.Table] | None = None  # the last row group
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.features)
+
+    def __len__(self) -> int:
+        return self._hi - self._lo
+
+    def with_format(self, kind: str) -> "RemoteRows":
+        """Rows are Arrow anyway."""
+        assert kind == "arrow"
+        return self
+
+    def select(self, rows: range) -> "RemoteRows":
+        """Rows that follow one another."""
+        found = RemoteRows(self._groups, self.features, self._lo + rows.start, self._lo + rows.stop)
+        found.check = self.check
+        return found
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for lo in range(0, len(self), HEAD_ROWS):
+            yield from self[lo : lo + HEAD_ROWS].to_pylist()
+
+    def __getitem__(self, rows: slice) -> "pa.Table":
+        """Some rows.
+
+        Raises:
+            HubError: If they cannot be read.
+        """
+        import pyarrow as pa
+
+        start, stop, _ = rows.indices(len(self))
+        start, stop = start + self._lo, stop + self._lo
+        found = [self.features.arrow_schema.empty_table()]
+        for i, (group, end) in enumerate(zip(self._groups, self._ends, strict=True)):
+            begin = end - group.rows
+            if begin < stop and start < end:
+                lo, hi = max(start, begin) - begin, min(stop, end) - begin
+                found.append(self._group(i).slice(lo, hi - lo))
+        return pa.concat_tables(found)
+
+    def _group(self, i: int) -> "pa.Table":
+        from datasets.table import table_cast
+
+        if self._read is None or self._read[0] != i:
+            group = self._groups[i]
+            with _parquet(group.label, group.url) as file:
+                table = table_cast(file.read_row_group(group.number), self.features.arrow_schema)
+            self.check(table, group.label)
+            self._read = i, table
+        return self._read[1]
+
+
+def open_remote(dataset: str, spec: DatasetSpec) -> tuple[Source, RemoteRows]:
+    """Open a split of a Hub dataset without downloading it.
+
+    Returns:
+        The source with its first rows only, and all of its rows.
+
+    Raises:
+        PreferenceError: If it is not on the Hub, has no such config or split, or is not parquet.
+        HubError: If the Hub refuses, or cannot be reached.
+    """
+    import datasets
+
+    split = spec.split or "train"
+    if Path(dataset).expanduser().exists() or not is_hub_id(dataset):
+        raise PreferenceError(f"{dataset}: `streaming` is for datasets on the Hub. Leave it out.")
+    if not SPLIT_NAME.fullmatch(split) or split == "all":
+        raise PreferenceError(f'{dataset}: `streaming` reads one whole split, not "{split}". Choose one.')
+    found = find_on_hub(dataset, spec.config_name, split, spec.revision)
+    if other := [label for label in found.files if not label.endswith(".parquet")]:
+        problem = f"`streaming` reads parquet files, and {other[0]} is none"
+        raise PreferenceError(
+            f"{dataset}: {problem}. Pass `revision=refs/convert/parquet`, the Hub's own copy as parquet."
+        )
+    with ThreadPoolExecutor(_AT_ONCE) as beside:
+        footers = list(beside.map(_footer, *zip(*found.files.items(), strict=True)))
+    features = found.builder.info.features or datasets.Features.from_arrow_schema(footers[0][1])
+    rows = RemoteRows([group for groups, _ in footers for group in groups], features)
+    if not len(rows):
+        raise PreferenceError(f'{dataset}: split "{split}" has no rows. Choose another file or split.')
+    info = datasets.DatasetInfo(features=features)
+    head = datasets.Dataset(datasets.table.InMemoryTable(rows[:HEAD_ROWS]), info=info)
+    return found.source(CachedRows(head, {}, frozenset())), rows
+
+
+def with_all_rows(source: Source, rows: RemoteRows) -> Source:
+    """The source of which only the first rows were looked at, with all of them."""
+    return replace(source, rows=cast("datasets.Dataset", rows))
+
+
+def _footer(label: str, url: str) -> "tuple[list[_Group], pa.Schema]":
+    with _parquet(label, url) as file:
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        return [_Group(label, url, i, size) for i, size in enumerate(sizes)], file.schema_arrow
+
+
+@contextmanager
+def _parquet(label: str, url: str) -> Iterator[Any]:
+    """A parquet file on the Hub; whatever goes wrong in reading it is one line."""
+    import pyarrow.parquet as pq
+    from huggingface_hub import HfFileSystem
+
+    try:
+        with HfFileSystem().open(url) as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
+            yield file
+    except Exception as error:
+        raise HubError(
+            f"{label}: cannot be read from the Hub ({first_line(error)}). The same command goes on."
+        ) from error
