@@ -1,4 +1,4 @@
-"""``sepo report``: the page of an annotated dataset."""
+"""``sepo report``: the page of an annotated dataset, or of a training run."""
 
 from pathlib import Path
 
@@ -31,18 +31,31 @@ from .shared import DATA_REVISION, annotated_argument
 def main(
     dataset: str, output: Path | None, rows: int, row: tuple[int, ...], by: str | None, revision: str | None
 ) -> None:
-    """Write an HTML page of an annotated dataset: its health, charts of all rows, and rows to look at.
+    """Write an HTML page of an annotated dataset, or of a training run.
 
-    The page is one file that needs no network: open it, mail it, publish it.
+    Of a dataset it shows the oracle's health, charts of all rows, and rows to look at; of the folder of a
+    sepo-train its curves, figures before and after, and a verdict. The page is one file that needs no
+    network: open it, mail it, publish it.
 
     \b
     Example:
         sepo report annotated
         sepo report me/prefs-sepo --rows 50 --row 13 --by category --output prefs.html
+        sepo report policy
     """
+    from sepo_data import SettingsError
     from sepo_data.report.page import report
+    from sepo_train.folder import RECORD_NAME
+    from sepo_train.run_report import report_run
 
     from .running import quiet_libraries
 
     quiet_libraries()
+    folder = Path(dataset).expanduser()
+    if (folder / RECORD_NAME).is_file():
+        for name, given in {"by": by, "row": row, "revision": revision}.items():
+            if given:
+                raise SettingsError(f"{dataset} is a training run. Leave out `{name}`.")
+        click.echo(report_run(folder, output))
+        return
     click.echo(report(dataset, output, rows=rows, wanted=row, by=by, revision=revision))

@@ -173,7 +173,9 @@ def describe_plan(plan: Plan) -> list[str]:
 
 
 def describe_training(record: Mapping[str, Any]) -> list[str]:
-    """Counts, and figures before and after."""
+    """Counts, figures before and after, and what to make of them."""
+    from sepo_train.figures import SHOWN, run_warnings, verdict
+
     rows, figures = record["rows"], record["figures"]
     held_out = f", evaluated on {rows['held_out']:,}" if rows["held_out"] else ""
     dropped = describe_dropped(rows["dropped"])
@@ -183,7 +185,7 @@ def describe_training(record: Mapping[str, Any]) -> list[str]:
         changes = [
             f"{label} {figures['start'][name]:{form}}"
             + (f" -> {figures['end'][name]:{form}}" if figures["end"] != figures["start"] else "")
-            for name, label, form in _TRAINING_FIGURES
+            for name, label, form in SHOWN
             if name in figures["start"] and name in figures["end"]
         ]
         lines.append(f"{'eval' if figures['held_out'] else 'training batches'}: {', '.join(changes)}")
@@ -191,6 +193,9 @@ def describe_training(record: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"rows computed again, alone: log-probs differ by {record['self_check']:.1g} nats at most"
         )
+    lines += [_warning(warning) for warning in run_warnings(figures)]
+    if found := verdict(figures):
+        lines.append(f"verdict: {found}")
     return lines
 
 
@@ -206,19 +211,6 @@ def describe_training_plan(plan: "TrainPlan") -> list[str]:
         f"{plan.memory_bytes / 2**30:.1f} GiB (measured on a few small steps, with the longest examples)",
         "dry run: nothing was written",
     ]
-
-
-_TRAINING_FIGURES = (
-    ("loss", "loss", ".4f"),
-    ("margin", "margin", "+.4f"),
-    ("accuracy", "accuracy", ".1%"),
-    ("logps/chosen", "chosen", ".3f"),
-    ("logps/rejected", "rejected", ".3f"),
-    ("margin_all", "margin of all tokens", "+.4f"),
-    ("accuracy_all", "accuracy by all tokens", ".1%"),
-    ("logps/chosen_all", "all of chosen", ".3f"),
-    ("logps/rejected_all", "all of rejected", ".3f"),
-)
 
 
 def describe_row(row: Mapping[str, Any], number: int) -> str:

@@ -272,6 +272,7 @@ def _train(
     from transformers.utils import logging as transformers_logging
 
     from sepo_data.hub.errors import page_of
+    from sepo_train.figures import run_warnings, verdict
     from sepo_train.planning import plan_training
     from sepo_train.training import run_training
 
@@ -298,6 +299,7 @@ def _train(
         url = None if report.commit is None else page_of("", str(settings.push_to_hub))
         lines = [*describe_training(record), *saved(report.output_dir, url, following)]
         facts = {name: record[name] for name in ("rows", "figures")}
+        facts |= {"verdict": verdict(record["figures"]), "warnings": run_warnings(record["figures"])}
         show(as_json, lines, output=report.output_dir, url=url, **facts)
 
 

@@ -96,7 +96,7 @@ def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) 
         OutputError: If the folder cannot be written, holds something else, or another run.
     """
     path = output_dir / RECORD_NAME
-    found = _read(path)
+    found = read_record(output_dir)
     if found is not None and (found.get("finished") or last_checkpoint(output_dir) is not None):
         longer = _is_longer(found, record)
         if not longer:
@@ -154,13 +154,19 @@ def not_writable(output_dir: Path, error: OSError) -> OutputError:
     )
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What ``sepo_training.json`` says; None if there is none.
+
+    Raises:
+        OutputError: If it cannot be read.
+    """
+    path = folder / RECORD_NAME
     if not path.exists():
         return None
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read ({error}). Delete {path.parent} and run again.") from error
+        raise OutputError(f"{path} cannot be read ({error}). Delete {folder} and run again.") from error
 
 
 def _refuse_other_run(output_dir: Path, found: dict[str, Any], record: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ import jinja2
 from sepo_data.annotated.card import markdown_templates, yaml_header
 from sepo_data.files import write_atomically
 
+from .figures import run_warnings, verdict
+
 _LICENCE = ("license", "license_name", "license_link")
 
 
@@ -41,7 +43,14 @@ def render_card(record: dict[str, Any], *, is_adapter: bool) -> str:
     header = yaml_header(metadata)
     names = {part: _name(record.get(part, {})) for part in ("model", "dataset")}
     page = environment.get_template("model_card.md.j2")
-    return f"---\n{header}---\n\n" + page.render(r=record, names=names, is_adapter=is_adapter)
+    figures = record.get("figures", {})
+    return f"---\n{header}---\n\n" + page.render(
+        r=record,
+        names=names,
+        is_adapter=is_adapter,
+        verdict=verdict(figures),
+        warnings=run_warnings(figures),
+    )
 
 
 def _metadata(record: dict[str, Any], *, is_adapter: bool) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def training_record(
         "dataset": data.facts,
         "settings": {
             **{name: _plain(said[name]) for name in sorted(said.keys() - _NOT_IN_RECORD)},
+            "max_length": start.max_length,  # the model may read less than the settings allow
             "chat_template_sha256": None if template is None else text_sha256(template),
             "tokenizer_sha256": tokenizer_hash(encoder),
         },

@@ -7,6 +7,7 @@ divided into micro-batches and devices.
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -37,13 +38,13 @@ from sepo_data.models.packing_check import prepare
 
 from .batches import Batch, Forwards, collate, sequence_logps
 from .examples import Example
+from .figures import COLLAPSE, collapse
 from .objectives import Objective, Outcome
 from .self_check import checked_forwards
 
 log = logging.getLogger("sepo")
 
 DRIFTING = ("logps/chosen", "logps/rejected", "logps/chosen_all", "logps/rejected_all")
-COLLAPSE = -1.0  # nats a token: on average e times less likely than at the start
 
 
 class Examples(Dataset[dict[str, Example]]):
@@ -100,6 +101,7 @@ class _StopWhenAsked(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Save and stop, if any process was asked to; what is saved is logged first, and so looked at."""
+        self.trainer.end_step()
         last = state.global_step >= state.max_steps
         self.trainer.stopping = self.trainer.stopping and not last
         if self.trainer.stopping:
@@ -131,6 +133,7 @@ class StageTrainer(Trainer):
         self.warned = False
         self.everything = [*train, *held_out]
         self.self_check: float | None = None  # nats
+        self.began = 0.0  # when the step in hand was
         super().__init__(
             model=model,
             args=arguments,
@@ -182,6 +185,7 @@ class StageTrainer(Trainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
         """The micro-batches of a step, and how many items the step has over all devices."""
+        self.began = time.perf_counter()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         items = sum(float(batch["items"].sum()) for batch in batches)
         # with the items goes whether any process was asked to stop: all have to stop at the same step
@@ -197,6 +201,7 @@ class StageTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """This micro-batch's share of the step's loss, times the processes: their gradients are averaged."""
+        self._count("tokens_per_second", inputs["input_ids"].numel(), 0.0)
         outcome = self._outcome(model, inputs)
         for name, values in self._figures(outcome, inputs).items():
             if not name.endswith("_all"):  # training reads the selected tokens only
@@ -204,6 +209,10 @@ class StageTrainer(Trainer):
         items = inputs["items"].sum() if num_items_in_batch is None else num_items_in_batch
         loss = (outcome.losses * inputs["items"]).sum() / items * self.accelerator.num_processes
         return (loss, outcome) if return_outputs else loss
+
+    def end_step(self) -> None:
+        """Count the time of a step; that of evaluating and saving between two steps is not training."""
+        self._count("tokens_per_second", 0.0, time.perf_counter() - self.began)
 
     def prediction_step(
         self,
@@ -230,11 +239,17 @@ class StageTrainer(Trainer):
                 )
             for name, sums in self.sums.items():
                 total, number = self.accelerator.reduce(sums, "sum").tolist()
+                if name == "tokens_per_second":  # each process took the same seconds
+                    total *= self.accelerator.num_processes
                 logs.setdefault(name, total / number)
             self.sums = {}
         for prefix in ("", "eval_"):
             logs |= self._drift(logs, prefix)
         super().log(logs, start_time)
+
+    def _count(self, name: str, total: float, number: float) -> None:
+        counted = torch.tensor([total, number], device=self.accelerator.device)
+        self.sums[name] = self.sums.get(name, torch.zeros_like(counted)) + counted
 
     def _outcome(self, model: nn.Module, inputs: Batch) -> Outcome:
         token_logps = pad_sequence(sequence_logps(model, inputs), batch_first=True)  # (R, N)
@@ -265,9 +280,7 @@ class StageTrainer(Trainer):
             if found.get(prefix + name, 0.0) < COLLAPSE and not self.warned:
                 self.warned = True
                 log.warning(
-                    "%s of chosen responses are %.1f nats less likely than at the start: the model "
-                    "collapses. Lower `learning_rate`, or train for fewer steps.",
-                    what,
-                    -found[prefix + name],
+                    "%s. Lower `learning_rate`, or train for fewer steps.",
+                    collapse(what, found[prefix + name]),
                 )
         return found

@@ -1,7 +1,7 @@
 """From examples to a trained model in its folder: the part that all stages share."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sepo_data.runs.progress import NO_PROGRESS, Progress
 
 from .callbacks import _Figures, _Steps
 from .examples import Example, all_selected_only, hold_out
+from .figures import run_figures
 from .folder import (
     alone,
     finish_training,
@@ -34,7 +35,6 @@ from .trainable import load_trainable
 from .trainer import StageTrainer
 
 log = logging.getLogger("sepo")
-_RECORDED = ("loss", "margin", "accuracy", "logps/", "drift/", "length/")  # of what the Trainer logs
 
 
 @dataclass(frozen=True)
@@ -194,21 +194,12 @@ def no_memory(arguments: TrainingArguments) -> TrainingError:
 
 
 def _figures(trainer: StageTrainer, held_out: Sequence[Example]) -> dict[str, Any]:
-    """Figures of the held-out examples before and after; without any, of the first and the last log."""
-    prefix = "eval_" if held_out else ""
+    """Figures of the run, after one more evaluation if its last step was not evaluated."""
     step = trainer.state.global_step
     history = trainer.state.log_history
     if held_out and not any("eval_loss" in entry and entry["step"] == step for entry in history):
         trainer.evaluate()
-    logged = [entry for entry in history if f"{prefix}loss" in entry]
-
-    def shown(entry: Mapping[str, float]) -> dict[str, float]:
-        named = {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
-        return {name: value for name, value in named.items() if name.startswith(_RECORDED)}
-
-    if not logged:
-        return {}
-    return {"held_out": bool(held_out), "start": shown(logged[0]), "end": shown(logged[-1])}
+    return run_figures(history, held_out=bool(held_out))
 
 
 def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: dict[str, Any]) -> None:

@@ -160,7 +160,7 @@ def test_what_is_not_on_the_hub_is_not_linked_and_loses_its_folders(tmp_path: Pa
     metadata = metadata_load(tmp_path / "README.md")
     assert metadata is not None
     assert not {"base_model", "datasets"} & set(metadata)
-    assert "# `ref`, aligned with SePO" in text
+    assert "# `ref`, trained with SePO" in text
     assert rows_of(text)["started from"] == [f"`ref`, revision `{DIGEST}`"]
     assert rows_of(text)["dataset"] == [f"`annotated`, revision `{DIGEST}`"]
     assert rows_of(text)["set"] == ["`deepspeed` = `zero3.json`, `optim` = `adafactor`"]

@@ -19,7 +19,8 @@ from nasty import NASTY
 from cli.main import main
 from sepo_data import AnnotateSettings, annotate, load_annotated, select_tokens
 from sepo_data.pieces import one_text
-from sepo_data.report.charts import charts, svg
+from sepo_data.report.charts import charts
+from sepo_data.report.drawing import svg
 from sepo_data.report.kinds import KINDS, token_kinds
 from sepo_data.report.page import render_page
 from sepo_data.report.rows import rows_shown
@@ -220,7 +221,7 @@ def test_names_and_values_cannot_become_markup(table: pa.Table) -> None:
     assert "<img" not in page
     assert "\u202e" not in page
     assert "\0" not in page
-    assert page.count("</script>") == 2
+    assert page.count("</script>") == 3
     assert data_of(page)["rows"][0]["text"] == evil
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,20 @@ def losses(trainer: StageTrainer) -> list[float]:
 
 def parameters(trainer: StageTrainer) -> Tensor:
     return torch.cat([weights.detach().flatten() for weights in trainer.model.parameters()])
+
+
+def test_speed_is_tokens_over_the_seconds_of_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 2))  # every step takes two seconds, and so does what is between two steps
+    monkeypatch.setattr("sepo_train.trainer.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    examples = pairs(8)
+    quiet = {"logging_steps": "2", "logging_first_step": "false"}
+    trainer = train(tmp_path, examples, sepo_objective(1.0, 0.0), **quiet)
+    cut = [replace(e, sequences=tuple(map(selected_only, e.sequences))) for e in examples]
+    tokens = sum(collate([example], padding=0)["input_ids"].numel() for example in cut)
+    (speed,) = [entry["tokens_per_second"] for entry in trainer.state.log_history if "loss" in entry]
+    assert speed == pytest.approx(tokens / 4)
 
 
 def test_what_is_behind_the_last_selected_token_is_cut() -> None:

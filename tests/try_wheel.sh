@@ -16,4 +16,8 @@ for command in "sepo" "sepo annotate" "sepo inspect" "sepo merge" "sepo push" "s
 done
 "$place/venv/bin/python" -c 'import sepo_data, sepo_train, sepo_cli; print("from", sepo_data.__path__[0] != "'"$checkout"'/sepo_data")'
 "$place/venv/bin/python" -c 'from importlib.resources import files
-for name in ("page.html.j2", "page.css", "page.js"): files("sepo_data.report").joinpath(name).read_text("utf-8")'
+for package, names in {
+    "sepo_data.report": ["page.html.j2", "charts.html.j2", "dataset.html.j2", "page.css", "page.js", "rows.js"],
+    "sepo_train": ["model_card.md.j2", "run.html.j2"],
+}.items():
+    for name in names: files(package).joinpath(name).read_text("utf-8")'

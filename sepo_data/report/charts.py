@@ -1,52 +1,23 @@
-"""The charts of a report, drawn by matplotlib: SVG whose colours follow the page's, or PNG for a card."""
+"""The charts of an annotated dataset."""
 
-import io
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import SettingsError
 from ..schema import SIDES
 from ..selection import SelectionRule
+from .drawing import Chart
 from .kinds import KINDS
 from .statistics import POSITIONS, RATIOS, Statistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# In the SVG these stand for the page's CSS variables of the same names: no chart uses them otherwise.
-_PLACEHOLDERS = {
-    "ink": "#010203",
-    "muted": "#010204",
-    "line": "#010205",
-    "chosen": "#010206",
-    "rejected": "#010207",
-}
-_SIZE = (4.6, 2.9)  # inches; 72 points each
 _MARGIN_BARS = 40
 _POINTS = 600  # of the chart of margins against length: more say no more, and weigh
 _DASHES = {"chosen": "-", "rejected": (0, (4, 1.5))}  # who cannot tell the colours can tell the lines
 _KIND_NAMES = {"blank": "blanks", "newline": "newlines", "number": "numbers", "word": "words"}
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One chart.
-
-    Attributes:
-        name: For links and ids.
-        title: What it shows.
-        says: The same in a sentence with its main figures: the text for those who do not see it.
-        draw: Draws it with colours by name.
-    """
-
-    name: str
-    title: str
-    says: str
-    draw: Callable[["Axes", Mapping[str, str]], None]
 
 
 def charts(statistics: Statistics, selection: SelectionRule) -> list[Chart]:
@@ -64,63 +35,6 @@ def charts(statistics: Statistics, selection: SelectionRule) -> list[Chart]:
         _positions(statistics),
         _lengths(statistics),
     ]
-
-
-def svg(chart: Chart) -> str:
-    """The chart as an ``<svg>`` element: the same bytes for the same figures.
-
-    Raises:
-        SettingsError: If matplotlib is not installed.
-    """
-    drawn = _drawn(chart, _PLACEHOLDERS, "svg").decode()
-    drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', drawn)
-    drawn = re.sub(
-        r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", drawn
-    )  # ids of the page, not the chart
-    drawn = re.sub(r"font-family: [^;\"]*;? ?", "", drawn)  # the page has its own
-    for name, colour in _PLACEHOLDERS.items():
-        drawn = drawn.replace(colour, f"var(--{name})")
-    return drawn
-
-
-def _drawn(chart: Chart, colours: Mapping[str, str], kind: str) -> bytes:
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SettingsError("charts need matplotlib. Install it: pip install 'sepo[report]'.") from error
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "sepo",
-        "font.size": 9,
-        "text.color": colours["ink"],
-        "axes.edgecolor": colours["line"],
-        "axes.labelcolor": colours["muted"],
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 10,
-        "grid.color": colours["line"],
-        "grid.linewidth": 0.6,
-        "hatch.linewidth": 0.6,
-        "xtick.color": colours["line"],
-        "ytick.color": colours["line"],
-        "xtick.labelcolor": colours["muted"],
-        "ytick.labelcolor": colours["muted"],
-        "legend.frameon": False,
-        "legend.fontsize": 9,
-    }
-    with mpl.rc_context(style):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        axes = figure.add_subplot()
-        chart.draw(axes, colours)
-        written = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {}
-        figure.savefig(written, format=kind, transparent=True, metadata=metadata)
-    return written.getvalue()
 
 
 def _rewards(found: Statistics) -> Chart:

@@ -63,7 +63,7 @@ class GroupMeter:
             self.sums[value] = self.sums.get(value, 0.0) + row
         if len(self.sums) > MOST_VALUES:
             raise SettingsError(
-                f"column {self.column} has more than {MOST_VALUES} values. Give --by a column with few, "
+                f"column {self.column} has more than {MOST_VALUES} values. Give `by` a column with few, "
                 "such as a category."
             )
 

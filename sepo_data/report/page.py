@@ -1,24 +1,19 @@
 """The report of an annotated dataset: one HTML file that asks nothing of any other place."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
 from ..annotated.annotations import ROWS_AT_ONCE
 from ..annotated.manifest import Manifest
 from ..annotated.opening import open_annotated
-from ..errors import OutputError, SettingsError, visible
-from ..files import write_atomically
-from .charts import charts, svg
+from ..errors import SettingsError
+from .charts import charts
+from .html import render, write_page
 from .rows import ROWS, rows_shown, stored_rows
 from .statistics import Statistics, measure
 
@@ -66,13 +61,7 @@ def report(
         for row in shown:
             row["group"] = places[str(split[row["row"]][by])]
     page = render_page(annotated.manifest, found, shown, by=by)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, page.encode())
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror or error}). Choose another --output."
-        ) from error
+    write_page(path, page)
     return path
 
 
@@ -90,35 +79,21 @@ def render_page(
     Raises:
         SettingsError: If matplotlib is not installed.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sepo_data.report", "."),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-    )
-    environment.filters |= {"shown": lambda text: visible(str(text)), "blanks": _with_blanks}
-    script = _resource("page.js")
-    warnings = found.health.warnings()
-    if manifest.precision is not None:
-        warnings += manifest.precision.warnings(manifest.scoring.dtype)
     data = {"rows": rows, "scale": found.scale, "ratio": manifest.selection.chosen_ratio}
-    return environment.get_template("page.html.j2").render(
+    return render(
+        "dataset.html.j2",
+        scripts=["rows.js"],
+        charts=charts(found, manifest.selection),
         m=manifest,
         s=found,
         health=found.health,
-        warnings=warnings,
+        warnings=manifest.warnings(),
         selection=[
             (name, value) for name, value in manifest.selection.as_dict().items() if value is not None
         ],
-        charts=[(chart, Markup(svg(chart))) for chart in charts(found, manifest.selection)],
         frequent=FREQUENT,
         by=by,
         ticks=_ticks(found.scale),
-        version=version("sepo"),
-        style=Markup(_resource("page.css")),
-        script=Markup(script),
-        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data=Markup(_json(data)),
     )
 
@@ -126,24 +101,16 @@ def render_page(
 def _check_column(rows: "datasets.Dataset", column: str) -> None:
     if column not in rows.column_names:
         columns = ", ".join(rows.column_names)
-        raise SettingsError(f"no column {column}. Correct --by; the columns are {columns}.")
+        raise SettingsError(f"no column {column}. Correct `by`; the columns are {columns}.")
     if pa.types.is_nested(rows.features.arrow_schema.field(column).type):
         raise SettingsError(
-            f"column {column} has lists. Give --by a column with few values, such as a category."
+            f"column {column} has lists. Give `by` a column with few values, such as a category."
         )
-
-
-def _resource(name: str) -> str:
-    return files("sepo_data.report").joinpath(name).read_text("utf-8")
 
 
 def _json(value: object) -> str:
     """JSON in ASCII that no parser of HTML takes for a tag."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _with_blanks(text: str) -> str:
-    return text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
 
 
 def _ticks(scale: float) -> list[str]:

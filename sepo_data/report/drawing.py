@@ -1,0 +1,96 @@
+"""Charts drawn by matplotlib: SVG whose colours follow the page's, or PNG for a card."""
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SettingsError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# In the SVG these stand for the page's CSS variables of the same names: no chart uses them otherwise.
+_PLACEHOLDERS = {
+    "ink": "#010203",
+    "muted": "#010204",
+    "line": "#010205",
+    "chosen": "#010206",
+    "rejected": "#010207",
+}
+_SIZE = (4.6, 2.9)  # inches; 72 points each
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart.
+
+    Attributes:
+        name: For links and ids.
+        title: What it shows.
+        says: The same in a sentence with its main figures: the text for those who do not see it.
+        draw: Draws it with colours by name.
+    """
+
+    name: str
+    title: str
+    says: str
+    draw: Callable[["Axes", Mapping[str, str]], None]
+
+
+def svg(chart: Chart) -> str:
+    """The chart as an ``<svg>`` element: the same bytes for the same figures.
+
+    Raises:
+        SettingsError: If matplotlib is not installed.
+    """
+    drawn = _drawn(chart, _PLACEHOLDERS, "svg").decode()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', drawn)
+    drawn = re.sub(
+        r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", drawn
+    )  # ids of the page, not the chart
+    drawn = re.sub(r"font-family: [^;\"]*;? ?", "", drawn)  # the page has its own
+    for name, colour in _PLACEHOLDERS.items():
+        drawn = drawn.replace(colour, f"var(--{name})")
+    return drawn
+
+
+def _drawn(chart: Chart, colours: Mapping[str, str], kind: str) -> bytes:
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SettingsError("charts need matplotlib. Install it: pip install 'sepo[report]'.") from error
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "sepo",
+        "font.size": 9,
+        "text.color": colours["ink"],
+        "axes.edgecolor": colours["line"],
+        "axes.labelcolor": colours["muted"],
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 10,
+        "grid.color": colours["line"],
+        "grid.linewidth": 0.6,
+        "hatch.linewidth": 0.6,
+        "xtick.color": colours["line"],
+        "ytick.color": colours["line"],
+        "xtick.labelcolor": colours["muted"],
+        "ytick.labelcolor": colours["muted"],
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        chart.draw(axes, colours)
+        written = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else {}
+        figure.savefig(written, format=kind, transparent=True, metadata=metadata)
+    return written.getvalue()

@@ -1,0 +1,97 @@
+"""Pages of HTML in one file that ask nothing of any other place: what all of them share."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from ..errors import OutputError, visible
+from ..files import write_atomically
+from .drawing import Chart, svg
+
+PACKAGE = "sepo_data.report"
+
+
+def render(
+    template: str,
+    *,
+    package: str = PACKAGE,
+    scripts: Sequence[str] = (),
+    charts: Sequence[Chart] = (),
+    **facts: Any,
+) -> str:
+    """A page as HTML.
+
+    Args:
+        template: Its name; it extends ``page.html.j2``.
+        package: Where it lies.
+        scripts: Files of this package that run besides ``page.js``.
+        charts: Drawn for the template, which finds them with their titles.
+        facts: What else the template reads.
+
+    Raises:
+        SettingsError: If there are charts and matplotlib is not installed.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, ".") for name in {PACKAGE, package}]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+    )
+    environment.filters |= {"shown": _shown, "blanks": _with_blanks, "coded": _coded}
+    return environment.get_template(template).render(
+        version=version("sepo"),
+        style=Markup(_resource("page.css")),
+        scripts=[_script(name) for name in ("page.js", *scripts)],
+        charts=[(chart, Markup(svg(chart))) for chart in charts],
+        **facts,
+    )
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, page.encode())
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or error}). Choose another `output`."
+        ) from error
+
+
+def _script(name: str) -> dict[str, str]:
+    text = _resource(name)
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"text": Markup(text), "sha256": digest}
+
+
+def _resource(name: str) -> str:
+    return files(PACKAGE).joinpath(name).read_text("utf-8")
+
+
+def _shown(text: object) -> str:
+    return visible(str(text))
+
+
+def _coded(text: str) -> Markup:
+    """What stands in backticks, names of settings, as code."""
+    parts = re.split(r"`([^`]*)`", _shown(text))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts)
+    )
+
+
+def _with_blanks(text: str) -> str:
+    return text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")

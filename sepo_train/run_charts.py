@@ -1,0 +1,99 @@
+"""The charts of a training run, over its steps."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sepo_data.report.drawing import Chart
+
+from .figures import Logged
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class _Line(NamedTuple):
+    label: str
+    name: str  # of what the Trainer logged
+    colour: str
+    dashes: Any = "-"
+
+
+_EVAL: Any = (0, (4, 1.5))  # who cannot tell the colours can tell the lines
+
+
+def run_charts(history: Sequence[Logged]) -> list[Chart]:
+    """The charts of whatever was logged.
+
+    Args:
+        history: What the Trainer logged, in its order.
+    """
+    both = (_Line("training", "{}", "rejected"), _Line("eval", "eval_{}", "chosen", _EVAL))
+
+    def of(figure: str) -> list[_Line]:
+        return [line._replace(name=line.name.format(figure)) for line in both]
+
+    prefix = "eval_" if any("eval_logps/chosen" in entry for entry in history) else ""
+    rows = "eval rows" if prefix else "training batches"
+    sides = [
+        _Line("chosen", f"{prefix}logps/chosen", "chosen"),
+        _Line("rejected", f"{prefix}logps/rejected", "rejected", _EVAL),
+    ]
+    made = [
+        _chart(history, "loss", "Loss", "loss", of("loss"), ".4f"),
+        _chart(history, "accuracy", "Accuracy", "pairs with a positive margin (%)", of("accuracy"), ".1%"),
+        _chart(history, "margin", "Margin", "margin (nats)", of("margin"), "+.3f"),
+        _chart(
+            history, "logps", f"Log-probs of the trained tokens, {rows}", "nats per token", sides, ".3f"
+        ),
+        _chart(
+            history, "rate", "Learning rate", "learning rate",
+            [_Line("learning rate", "learning_rate", "ink")], ".2g",
+        ),
+        _chart(
+            history, "gradient", "Gradient norm", "norm before clipping",
+            [_Line("gradient norm", "grad_norm", "ink")], ".3g",
+        ),
+        _chart(
+            history, "speed", "Speed", "tokens of prompts and responses per second",
+            [_Line("tokens per second", "tokens_per_second", "ink")], ",.0f",
+        ),
+    ]  # fmt: skip
+    return [chart for chart in made if chart is not None]
+
+
+def _chart(
+    history: Sequence[Logged], name: str, title: str, ylabel: str, lines: Sequence[_Line], form: str
+) -> Chart | None:
+    """One chart; None if nothing of it was logged."""
+    found = [(line, points) for line in lines if (points := _points(history, line.name))]
+    if not found:
+        return None
+    factor = 100 if form.endswith("%") else 1
+
+    def draw(axes: "Axes", colours: Mapping[str, str]) -> None:
+        for line, points in found:
+            style: Any = {"color": colours[line.colour], "linestyle": line.dashes, "linewidth": 1.8}
+            if len(points) < 30:
+                style |= {"marker": "o", "markersize": 3.5}
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, [factor * value for value in values], label=line.label, **style)
+        axes.set(xlabel="step", ylabel=ylabel)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if name in ("rate", "gradient", "speed"):
+            axes.set_ylim(0, None)
+        if len(found) > 1:
+            axes.legend(loc="best")
+
+    said = "; ".join(
+        f"{line.label} {points[0][1]:{form}} at step {points[0][0]:,}, {points[-1][1]:{form}} at step "
+        f"{points[-1][0]:,}"
+        for line, points in found
+    )
+    return Chart(name, title, f"{said[0].upper()}{said[1:].replace('-', '−')}.", draw)
+
+
+def _points(history: Sequence[Logged], name: str) -> list[tuple[int, float]]:
+    return [
+        (int(entry["step"]), entry[name]) for entry in history if name in entry and math.isfinite(entry[name])
+    ]
