@@ -79,7 +79,7 @@ def _chart(
             steps, values = zip(*points, strict=True)
             axes.plot(steps, [factor * value for value in values], label=line.label, **style)
         axes.set(xlabel="step", ylabel=ylabel)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         if name in ("rate", "gradient", "speed"):
             axes.set_ylim(0, None)
         if len(found) > 1:
