@@ -103,7 +103,7 @@ def tiny(name: str) -> PreTrainedModel:
     _shrink(config)
     if config.get_text_config() is not config:
         _shrink(config.get_text_config())
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -174,7 +174,7 @@ def _gradient_off(model: PreTrainedModel, groups: list[list[Tokens]]) -> float:
 
 def main() -> None:
     """The table, and how many of each kind."""
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     counts = Counter[str]()
     for name in sys.argv[1:] or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):

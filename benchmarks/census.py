@@ -81,7 +81,7 @@ def spelling_of(tokenizer: PreTrainedTokenizerBase) -> Spelling:
     backend = tokenizer.backend_tokenizer
     state = json.loads(backend.to_str())
     shape = json.dumps([state["normalizer"], state["pre_tokenizer"], state["decoder"]], ensure_ascii=False)
-    byte_of = {character: byte for byte, character in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
+    byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
     byte_level = '"ByteLevel"' in shape
     byte_name = re.compile("<0x[0-9A-F]{2}>" if state["model"].get("byte_fallback") else "(?!)")
     added = {

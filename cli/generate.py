@@ -75,7 +75,7 @@ def main(model: str, settings: GenerateSettings) -> None:
     from .running import quiet_libraries
 
     quiet_libraries()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()
     with tqdm(unit="question", disable=None) as bar:
 
         def show(done: int, total: int) -> None:

@@ -280,7 +280,7 @@ def _train(
     from .running import ProgressBar, Stop, quiet_libraries
 
     quiet_libraries()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # of tied heads and the like
+    transformers_logging.set_verbosity_error()  # of tied heads and the like
     if dry_run:
         plan = plan_training(training())
         facts = plain(plan)

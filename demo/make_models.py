@@ -107,7 +107,7 @@ def train_tokenizer(pairs: list[dict[str, Any]]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     bpe.train_from_iterator(messages, trainer)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -168,7 +168,7 @@ def step_by(
 ) -> None:
     """One clipped optimizer step."""
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
     optimizer.step()
     schedule.step()

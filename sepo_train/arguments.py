@@ -85,7 +85,7 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     try:
         parser = _Parser(StageArguments, add_help=False)  # type: ignore[arg-type]
         (arguments,) = parser.parse_args_into_dataclasses(flags)
-        for tracker in get_reporting_integration_callbacks(arguments.report_to):  # type: ignore[no-untyped-call]
+        for tracker in get_reporting_integration_callbacks(arguments.report_to):
             tracker()  # says which package is missing
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise SettingsError(f"`training_arguments`: {first_line(error)}") from error

@@ -52,7 +52,7 @@ def _add_lora(model: Any, name: str, rank: int) -> Any:
     except ImportError as error:
         raise ModelError("`lora_rank` needs peft. Run pip install peft first.") from error
     if getattr(model, "is_quantized", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config = LoraConfig(
         r=rank, lora_alpha=LORA_ALPHA * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )

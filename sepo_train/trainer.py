@@ -87,7 +87,7 @@ class ByLength(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)  # type: ignore[no-untyped-call]
+        order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
         return iter(order)
 
 

@@ -59,7 +59,7 @@ def annotated_table(rows: int = 4, **changes: Any) -> pa.Table:
 
 def run_record(rows: int = 600, *, selection: SelectionRule | None = None, **scoring: Any) -> RunRecord:
     """The record of a run over so many rows; ``scoring`` changes what decides on its numbers."""
-    columns = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+    columns: dict[str, str | None] = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
     model = ModelRevision("sha256:0", None)
     facts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,

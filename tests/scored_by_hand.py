@@ -26,7 +26,7 @@ def scored(
 ) -> datasets.Dataset:
     """Annotate rows as `sepo-annotate` does, with random log-probs in the place of the models'."""
     source = Source(datasets.Dataset.from_list(rows), "pairs", "train", "")
-    encoder = response_encoder(tokenizer, chat_template=settings.chat_template)
+    encoder = response_encoder(tokenizer, chat_template=bool(settings.chat_template))
     encoded = encode_pairs(source.rows, EXPLICIT, encoder, settings.max_length, 0, len(rows))
     rng = np.random.default_rng(0)
 

@@ -68,7 +68,7 @@ def contents(folder: Path) -> dict[str, str]:
 def test_rewards_are_the_difference_of_two_plain_forwards(tmp_path: Path, models: tuple[str, str]) -> None:
     rows = pairs(6)
     dataset = run(tmp_path, models, rows, store_logps=True)
-    tokenizer = AutoTokenizer.from_pretrained(models[0])
+    tokenizer: Any = AutoTokenizer.from_pretrained(models[0])
     for row, source in zip(dataset, rows, strict=True):
         for side in ("chosen", "rejected"):
             ids = tokenizer.apply_chat_template([*source["prompt"], *source[side]], return_dict=False)
@@ -134,7 +134,7 @@ def test_lone_surrogates_are_replaced_and_counted(tmp_path: Path, models: tuple[
 
 def test_what_cannot_be_used_is_dropped_counted_and_listed(tmp_path: Path, models: tuple[str, str]) -> None:
     good = {"prompt": "Say it.", "chosen": "Paris", "rejected": "Rome"}
-    rows = [
+    rows: list[dict[str, Any]] = [
         good,
         {**good, "chosen": ""},
         {**good, "rejected": "Paris"},
@@ -416,7 +416,7 @@ def test_settings_out_of_range_are_refused() -> None:
         ({"dtype": "int8"}, '`dtype` "int8" is not one of float32, bfloat16, float16'),
     ):
         with pytest.raises(SettingsError) as raised:
-            AnnotateSettings(output=Path("out"), **settings)  # type: ignore[arg-type]
+            AnnotateSettings(output=Path("out"), **settings)
         assert message in str(raised.value)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from benchmarks import architectures
 from benchmarks.architectures import POPULAR, TOLERANCE, try_architecture
+from sepo_data.models.logprobs import batch_logps
 
 
 @pytest.mark.slow
@@ -21,7 +22,7 @@ def test_the_table_says_how_rows_are_batched(name: str, kind: str) -> None:
 
 
 def test_a_gradient_that_is_off_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = architectures.batch_logps
+    given = batch_logps
 
     def halved(*args: object) -> torch.Tensor:
         found = given(*args)  # type: ignore[arg-type]

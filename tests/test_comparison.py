@@ -123,7 +123,7 @@ def test_messages_are_matched_as_well_and_tokenizers_may_differ() -> None:
 def test_the_command_compares_two_folders(tmp_path: Path) -> None:
     data, tiny = write_jsonl(tmp_path / "prefs.jsonl", pairs(20)), save_pair(tmp_path / "models")
     for dtype in ("float32", "bfloat16"):
-        annotate(data, *tiny, AnnotateSettings(tmp_path / dtype, dtype=dtype))  # type: ignore[arg-type]
+        annotate(data, *tiny, AnnotateSettings(tmp_path / dtype, dtype=dtype))
     found = CliRunner().invoke(main, ["diff", str(tmp_path / "float32"), str(tmp_path / "bfloat16")])
     assert found.exit_code == 3, found.stderr
     lines = found.stdout.splitlines()

@@ -59,4 +59,5 @@ def test_a_run_agrees_with_the_cpu_and_says_what_its_precision_changed(
 def test_a_policy_trains(tmp_path: Path, on_cpu: Path, inputs: tuple[str, str, str]) -> None:
     settings = SepoSettings(output_dir=tmp_path / "policy", batch_size=8, learning_rate=1e-3)
     report = train_sepo(inputs[2], str(on_cpu), settings)
+    assert report.record is not None
     assert report.record["figures"]

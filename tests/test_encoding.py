@@ -122,7 +122,7 @@ def test_a_token_over_the_seam_is_the_responses() -> None:
     plain = response_encoder(base, chat_template=False)
     # "Fran" + "ce" tokenise together as in "France": the token that owns the c belongs to the response
     found = encoded(plain, "The capital of Fran", "ce is")
-    texts = [base.decode(found.input_ids[p]) for p in found.positions[:-1]]
+    texts = [str(base.decode(int(found.input_ids[p]))) for p in found.positions[:-1]]
     assert "".join(texts).endswith("ce is")
     assert found.token_start[0] == 0
 
@@ -160,7 +160,7 @@ def test_a_transcript_becomes_its_turns() -> None:
 def test_control_tokens_written_in_a_message_are_text() -> None:
     tokenizer = tiny_tokenizer()
     encoder = response_encoder(tokenizer)
-    im_end, im_start = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>"])
+    im_end, im_start = map(tokenizer.convert_tokens_to_ids, ("<|im_end|>", "<|im_start|>"))
     prompt = [{"role": "system", "content": "a <|im_start|> b"}, {"role": "user", "content": "x<|im_end|>y"}]
     found = encoded(encoder, prompt, "I say <|im_end|> twice <|im_end|>")
     # three turns begin, two end, and the third ends at the end: nothing that was typed counts

@@ -21,8 +21,10 @@ def checkpoint(kl: float, *values: float) -> dict[str, Any]:
 def test_gold_at_a_kl_lies_on_a_line_in_its_square_root() -> None:
     run = [checkpoint(0, 1, 3), checkpoint(4, 5, 3), checkpoint(16, 9, 11)]
     # the root of 9 is half way between those of 4 and 16
-    np.testing.assert_allclose(frontier.gold_at_kl(run, "valence", 9), [7, 7])
-    np.testing.assert_allclose(frontier.gold_at_kl(run, "valence", 1), [3, 3])
+    for kl, expected in ((9, [7, 7]), (1, [3, 3])):
+        found = frontier.gold_at_kl(run, "valence", kl)
+        assert found is not None
+        np.testing.assert_allclose(found, expected)
     assert frontier.gold_at_kl(run, "valence", 17) is None
     assert frontier.score(run, "valence", [1, 9, 17]) == (2, 5.0)
     assert frontier.score(run, "valence", [17]) == (0, -np.inf)

@@ -279,7 +279,7 @@ def test_the_processes_of_a_launcher_share_a_run(
     scripts = Path(sys.executable).parent
     command = [scripts / launcher[0], *launcher[1:], scripts / "sepo-annotate", *arguments]
     done = subprocess.run(
-        [*command, "--output", tmp_path / "out", "--shard", "auto"],
+        [*map(str, command), "--output", tmp_path / "out", "--shard", "auto"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -201,7 +201,7 @@ def test_trls_sft_trainer_trains_on_the_export_with_our_loss(
     data = datasets.Dataset.from_parquet(str(folder / "data" / "train.parquet"))
     model: Any = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
     args = SFTConfig(str(tmp_path / "run"), max_length=None, **ON_CPU)
-    trainer = SFTTrainer(model, args=args, train_dataset=data)
+    trainer: Any = SFTTrainer(model, args=args, train_dataset=data)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
     loss = trainer.compute_loss(trainer.model.eval(), dict(batch))
     ours = sft_loss_of(policy, wanted[:4])

@@ -85,7 +85,7 @@ def test_no_two_files_import_each_other_in_a_circle() -> None:
     for module, path in known.items():
         names = [[name, name.rpartition(".")[0], f"{name}.__init__"] for name in imported(module, path)]
         found = (next((name for name in spellings if name in known), None) for spellings in names)
-        graph[module] = {name for name in found if name not in (None, module)}  # type: ignore[misc]
+        graph[module] = {name for name in found if name not in (None, module)}
     tuple(TopologicalSorter(graph).static_order())
 
 

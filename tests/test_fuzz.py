@@ -181,7 +181,7 @@ def one_line_or_none() -> Iterator[None]:
 
 
 def data_of(card: DatasetCard | ModelCard) -> dict[str, Any]:
-    return dict(card.data.to_dict())  # type: ignore[no-untyped-call]
+    return dict(card.data.to_dict())
 
 
 def write_rows(place: Path, rows: list[Any]) -> str:

@@ -18,11 +18,11 @@ from sepo_data.generation import answering
 from sepo_data.generation.benchmarks import FORMATS, answer_file, read_questions
 from sepo_data.generation.local import LocalModel
 
-ALPACA = [
+ALPACA: list[dict[str, Any]] = [
     {"dataset": "helpful_base", "instruction": f"Say {word}.", "output": "theirs", "generator": "theirs"}
     for word in ("Paris", "a dog jumps", "x + 1", "quick", "Rome is the capital")
 ]
-ARENA_V01 = [
+ARENA_V01: list[dict[str, Any]] = [
     {
         "question_id": f"q{i}",
         "category": "arena-hard-v0.1",
@@ -31,8 +31,10 @@ ARENA_V01 = [
     }
     for i in range(3)
 ]
-ARENA_V2 = [{"uid": f"u{i}", "category": "hard_prompt", "prompt": f"Say {i}"} for i in range(3)]
-MT = [
+ARENA_V2: list[dict[str, Any]] = [
+    {"uid": f"u{i}", "category": "hard_prompt", "prompt": f"Say {i}"} for i in range(3)
+]
+MT: list[dict[str, Any]] = [
     {"question_id": 81, "category": "writing", "turns": ["Say Paris.", "Say it again."]},
     {"question_id": 111, "category": "math", "turns": ["x + 1", "And now?"], "reference": ["2", "3"]},
 ]
@@ -93,7 +95,7 @@ def test_mt_benchs_second_turn_sees_the_first_answer_and_categories_have_their_t
     assert temperatures == [0.7, 0.0]
     for chat, answer, row in zip(second, first, MT, strict=True):
         turns = row["turns"]
-        assert [turn["content"] for turn in chat] == [turns[0], answer, turns[1]]  # type: ignore[index]
+        assert [turn["content"] for turn in chat] == [turns[0], answer, turns[1]]
     for line, row, one, other in zip(map(json.loads, lines), MT, first, last, strict=True):
         assert (line["question_id"], line["model_id"]) == (row["question_id"], "mine")
         assert line["choices"] == [{"index": 0, "turns": [one, other]}]
@@ -127,7 +129,7 @@ def test_greedy_answers_in_a_batch_are_those_of_one_at_a_time_in_the_training_te
 ) -> None:
     prompts = question_file(tmp_path / "q.json", ALPACA)
     together = json.loads(answered(model, prompts, "alpaca-eval", tmp_path / "a.json"))
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
     plain: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     for row, answer in zip(ALPACA, together, strict=True):
         turns = [{"role": "user", "content": row["instruction"]}]
@@ -166,8 +168,8 @@ def test_a_killed_run_repeats_one_chunk_and_ends_in_the_same_bytes(
         return generate(self, chats, temperatures, seed)
 
     monkeypatch.setattr(LocalModel, "answers", dies)
-    command = ("--model", model, "--max-new-tokens", 8, "--device", "cpu", "--prompts", prompts)
-    command = (*command, "--format", "alpaca-eval", "--output", tmp_path / "killed.json", *options)
+    common = ("--model", model, "--max-new-tokens", 8, "--device", "cpu", "--prompts", prompts)
+    command = (*common, "--format", "alpaca-eval", "--output", tmp_path / "killed.json", *options)
     assert run(*command).exit_code == 130
     assert not (tmp_path / "killed.json").exists()
     refused = run(*command, "--seed", 9)
@@ -245,8 +247,8 @@ def test_a_server_answers_and_where_it_stops_half_way_the_same_command_goes_on(
     tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = question_file(tmp_path / "q.json", ALPACA)
-    command = ("--model", "big", "--server", server, "--prompts", prompts, "--format", "alpaca-eval")
-    command = (*command, "--output", tmp_path / "a.json", "--batch-size", 2, "--temperature", 0.5)
+    common = ("--model", "big", "--server", server, "--prompts", prompts, "--format", "alpaca-eval")
+    command = (*common, "--output", tmp_path / "a.json", "--batch-size", 2, "--temperature", 0.5)
     monkeypatch.setattr(Chat, "dies_at", 3)
     stopped = run(*command)
     assert stopped.exit_code == 1

@@ -649,7 +649,7 @@ def test_a_model_and_its_tokenizer_load_by_name(hub: HubServer, repo_id: str, tm
     import transformers
 
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
     config = transformers.GPT2Config(vocab_size=2, n_embd=4, n_layer=1, n_head=1, n_positions=8)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
     sha = hub.add("model", repo_id, tmp_path)

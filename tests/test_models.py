@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,8 +24,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from sepo_data.annotated.manifest import ModelFacts
 from sepo_data.errors import HubError, ModelError, SettingsError, TokenizerError
-from sepo_data.models.checkpoints import ModelFacts
 from sepo_data.models.description import describe_pair
 from sepo_data.models.loading import BATCH_TOKENS_CPU, Loading, ModelPair, load_pair
 
@@ -567,7 +567,7 @@ def test_an_adapter_may_add_tokens_without_changing_the_reference(
     tokenizer.save_pretrained(tmp_path)
     torch.nn.Module.eval(adapted)
     ref = AutoModelForCausalLM.from_pretrained(made["base"], dtype=torch.float32)
-    assert_scores_like(load(tmp_path, made["base"]), adapted, ref)
+    assert_scores_like(load(tmp_path, made["base"]), cast("PreTrainedModel", adapted), ref)
 
 
 def test_what_is_another_model_or_template_than_it_may_seem_is_said(

@@ -228,7 +228,7 @@ def attention(function: Attention) -> Iterator[None]:
 def test_a_wrong_attention_is_found_out(
     wrong: Attention, family: str, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = tiny_model(family).to(dtype)
+    model = tiny_model(family).to(dtype)  # type: ignore[arg-type]
     usual = model.config._attn_implementation
     with attention(wrong), caplog.at_level(logging.INFO, "sepo"):
         assert not prepare(model, 64)
@@ -240,7 +240,7 @@ def test_a_wrong_attention_is_found_out(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - PADDED))
 def test_a_right_attention_is_taken_in_every_precision(family: str, dtype: torch.dtype) -> None:
-    assert prepare(tiny_model(family).to(dtype), 64)
+    assert prepare(tiny_model(family).to(dtype), 64)  # type: ignore[arg-type]
 
 
 def test_positions_that_do_not_begin_anew_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +284,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 def test_a_model_that_packing_does_not_suit_gets_padded_batches(family: str) -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, vocab_size=VOCABULARY, initializer_range=0.3, **OTHERS[family])
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     torch.nn.Module.eval(model)
     assert not prepare(model, 64)
     tokens = sequences(*MIXED)
@@ -331,7 +331,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_log_probs_on_cuda_equal_those_of_the_cpu(family: str) -> None:
     torch.set_float32_matmul_precision("highest")
-    model = tiny_model(family).to("cuda")
+    model = tiny_model(family).to("cuda")  # type: ignore[arg-type]
     assert prepare(model, 64) == (family not in PADDED)
     tokens = sequences(*MIXED)
     assert_like_plain(model, token_logps(model, tokens, batch_tokens=1000), tokens)
@@ -341,14 +341,14 @@ def test_packed_log_probs_on_cuda_equal_those_of_the_cpu(family: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - PADDED))
 def test_half_precision_on_cuda_is_packed_too(family: str, dtype: torch.dtype) -> None:
-    assert prepare(tiny_model(family).to("cuda", dtype), 64)
+    assert prepare(tiny_model(family).to("cuda", dtype), 64)  # type: ignore[arg-type]
 
 
 @needs_cuda
 def test_gradients_on_cuda_equal_those_of_the_cpu() -> None:
     gradients: list[npt.NDArray[np.float64]] = []
     for device in ("cpu", "cuda"):
-        model = tiny_model().double().to(device)
+        model = tiny_model().double().to(device)  # type: ignore[arg-type]
         assert prepare(model, 64)
         packed = pack([sequences((6, 9, 20)), sequences((3, 8, 2))], padding=0.25).to(device)
         batch_logps(model, packed).sum().backward()

@@ -100,9 +100,10 @@ def test_rejected_keeps_the_lowest() -> None:
 def test_positions_say_where_the_tokens_stand() -> None:
     side = chosen(FOUR, "bc", "gh")
     tokenizer = letters("bc", "gh")
-    assert tokenizer.convert_ids_to_tokens(side.input_ids) == ["p", "a", "bc", "d", "e", "f", "gh", "<eos>"]
+    whole = ["p", "a", "bc", "d", "e", "f", "gh", "<eos>"]
+    assert tokenizer.convert_ids_to_tokens(side.input_ids.tolist()) == whole
     assert side.positions.tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert tokenizer.convert_ids_to_tokens(side.token_ids) == ["a", "bc", "d", "e", "f", "gh"]
+    assert tokenizer.convert_ids_to_tokens(side.token_ids.tolist()) == ["a", "bc", "d", "e", "f", "gh"]
     assert side.input_ids.dtype == side.positions.dtype == side.token_ids.dtype == np.int64
     assert side.token_rewards.dtype == side.weights.dtype == np.float32
     assert side.token_start.dtype == side.token_end.dtype == np.int32
@@ -131,6 +132,7 @@ def test_what_the_oracle_never_saw_is_unknown_and_never_selected(rule: str) -> N
     # the oracle saw "abc"; the policy's d, e, f, gh and its end are known to nobody
     side = chosen(SEEN_TO_D, "bc", "gh", rule=rule, chosen_ratio=1.0)
     np.testing.assert_array_equal(side.token_rewards, [0.5, 3.5, *[np.nan] * 4])
+    assert side.eos_reward is not None
     assert np.isnan(side.eos_reward)
     assert side.eos_mask is False
     assert marked(side) == [0, 1]
@@ -309,7 +311,7 @@ def test_messages_without_a_chat_template_are_refused() -> None:
 @pytest.mark.parametrize("name", ["chosen_ratio", "rejected_ratio"])
 def test_a_ratio_out_of_range_is_refused(name: str) -> None:
     with pytest.raises(SelectionError, match=rf"{name.replace('_', ' ')} must be in \(0, 1\], got 30"):
-        SelectionRule(**{name: 30})
+        SelectionRule(**{name: 30})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

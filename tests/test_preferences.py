@@ -267,7 +267,8 @@ def test_messages_are_stored_with_all_the_fields_of_the_source(tmp_path: Path) -
     plain = pa.struct({"role": text, "content": text})
     chosen = [{"content": "Hi", "role": "user", "name": "Ann"}, {"content": "a", "role": "assistant"}]
     plain_chosen = [user("Hi"), assistant("a")]
-    for row in ({"prompt": "Hi"}, {}):  # the hybrid, and without a prompt column
+    shapes: tuple[dict[str, Any], ...] = ({"prompt": "Hi"}, {})
+    for row in shapes:  # the hybrid, and without a prompt column
         hybrid = {**row, "chosen": chosen, "rejected": [user("Hi"), assistant("b")]}
         types = pair_types(*opened(tmp_path, hybrid, {**hybrid, "chosen": plain_chosen}))
         assert types == {"prompt": pa.list_(named), "chosen": pa.list_(named), "rejected": pa.list_(plain)}

@@ -5,6 +5,7 @@ import importlib
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ COMMANDS = sorted(
 def test_a_command_of_the_docs_has_only_options_that_exist(line: str) -> None:
     words = shlex.split(line)
     words = ["sepo", *words[0].split("-")[1:], *words[1:]]
-    command = main.main.commands[words[1]]  # type: ignore[attr-defined]
+    command: Any = main.main.commands[words[1]]
     if words[1] == "train":
         command = command.commands[words[2]]
     known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}

@@ -11,12 +11,14 @@ from sepo_data.rules.cutoffs import Cutoffs, RewardCounts
 from sepo_data.rules.groups import RatioBy
 from sepo_data.rules.token_filter import TokenFilter
 from sepo_data.rules.weights import WEIGHTS, margin_weight, weigh_tokens
+from sepo_data.selection import Selection
 from sepo_data.settings import SelectionChange
 
 
 def weights_of(name: str, rewards: list[float], *, highest: bool) -> list[float]:
     mask = np.ones(len(rewards), dtype=bool)
-    return weigh_tokens(rewards, mask, name, highest=highest).tolist()  # type: ignore[arg-type]
+    weights: list[float] = weigh_tokens(np.array(rewards), mask, name, highest=highest).tolist()  # type: ignore[arg-type]
+    return weights
 
 
 def test_the_cutoff_is_what_the_share_of_all_rewards_reaches() -> None:
@@ -123,13 +125,11 @@ def test_a_groups_ratio_is_a_share_and_the_group_occurs() -> None:
 
 
 @pytest.mark.parametrize("rule", ["global", "all", "threshold"])
-def test_groups_need_a_rule_with_a_ratio_for_each_response(rule: str) -> None:
+def test_groups_need_a_rule_with_a_ratio_for_each_response(rule: Selection) -> None:
     with pytest.raises(SettingsError, match="ratios by c say nothing"):
         SelectionChange(
             selection=rule, threshold=1.0 if rule == "threshold" else None, ratio_by="c=a:0.5"
-        ).of(  # type: ignore[arg-type]
-            SelectionRule()
-        )
+        ).of(SelectionRule())
 
 
 def test_a_threshold_belongs_to_its_rule_only() -> None:

@@ -92,7 +92,7 @@ def test_rewards_are_those_of_the_whole_conversation_s_own_rendering(
     folder: Path, tiny: tuple[str, str]
 ) -> None:
     oracle, ref = (AutoModelForCausalLM.from_pretrained(name).eval() for name in tiny)
-    tokenizer = AutoTokenizer.from_pretrained(tiny[0])
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny[0])
     for given, row in zip(ROWS, rows_of(folder), strict=True):
         for side in SIDES:
             text = tokenizer.apply_chat_template([*given["prompt"], *given[side]], tokenize=False)

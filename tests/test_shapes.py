@@ -141,7 +141,7 @@ def test_exchanges_given_as_lists_of_texts_are_conversations(tmp_path: Path) -> 
 
 
 def test_openai_s_preference_files_are_read(tmp_path: Path) -> None:
-    row = {"input": {"messages": [HI]}, "preferred_output": [A], "non_preferred_output": [B]}
+    row: dict[str, Any] = {"input": {"messages": [HI]}, "preferred_output": [A], "non_preferred_output": [B]}
     assert pairs(tmp_path, row) == [PAIR]
     row["input"]["tools"] = [{"type": "function"}]
     with pytest.raises(PreferenceError, match="tools stand inside the conversation's object"):
@@ -177,10 +177,10 @@ def test_texts_that_repeat_the_prompt_lose_it(tmp_path: Path) -> None:
 
 def test_answers_that_begin_like_a_short_or_a_lone_prompt_keep_their_beginning(tmp_path: Path) -> None:
     short = {"prompt": "Oak", "chosen": "Oak is a tree", "rejected": "Oak is a stone"}
-    assert pairs(tmp_path, short) == [Pair(*short.values())]
+    assert pairs(tmp_path, short) == [Pair("Oak", "Oak is a tree", "Oak is a stone")]
     others = [{"prompt": f"Name the tree {i}.", "chosen": "a", "rejected": "b"} for i in range(9)]
     quoted = {"prompt": "Say after me.", "chosen": "Say after me. a", "rejected": "Say after me. b"}
-    assert pairs(tmp_path, quoted, *others)[0] == Pair(*quoted.values())
+    assert pairs(tmp_path, quoted, *others)[0] == Pair("Say after me.", "Say after me. a", "Say after me. b")
 
 
 def test_a_prompt_beside_transcripts_is_theirs(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_prompt_beside_transcripts_is_theirs(tmp_path: Path) -> None:
 
 def test_an_answer_that_is_json_stays_text(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "chosen": f'["{i}"]', "rejected": f'{{"a": {i}}}'} for i in range(4)]
-    assert pairs(tmp_path, *rows) == [Pair(*row.values()) for row in rows]
+    assert pairs(tmp_path, *rows) == [Pair(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
 
 
 def test_a_lone_conversation_among_texts_is_dropped_never_scored(tmp_path: Path) -> None:

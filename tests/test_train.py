@@ -330,7 +330,11 @@ def test_the_same_command_does_nothing_to_a_finished_model(
 def test_a_killed_run_goes_on_and_ends_in_the_same_weights(
     tmp_path: Path, models: tuple[str, str], annotated: str
 ) -> None:
-    settings = {"batch_size": 2, "learning_rate": 0.01, "training_arguments": {"save_steps": "3"}}
+    settings: dict[str, Any] = {
+        "batch_size": 2,
+        "learning_rate": 0.01,
+        "training_arguments": {"save_steps": "3"},
+    }
     whole = train_sepo(models[1], annotated, SepoSettings(output_dir=tmp_path / "whole", **settings))
     calls = iter(range(100))
 
@@ -388,7 +392,7 @@ def refused(*extra: object, stage: str = "sepo", dataset: str | None = None) -> 
         model = ("--policy" if stage == "sepo" else "--model", models[1])
         return (stage, *model, "--dataset", data, "--output", tmp_path / "new", *extra)
 
-    return arguments  # type: ignore[return-value]
+    return arguments
 
 
 @pytest.mark.parametrize(
@@ -925,7 +929,7 @@ def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(
 
 
 def test_a_killed_continuation_goes_on_too(tmp_path: Path, models: tuple[str, str], annotated: str) -> None:
-    settings = {"batch_size": 4, "learning_rate": 0.01, "output_dir": tmp_path / "p"}
+    settings: dict[str, Any] = {"batch_size": 4, "learning_rate": 0.01, "output_dir": tmp_path / "p"}
     train_sepo(models[1], annotated, SepoSettings(max_steps=3, **settings))
     train_sepo(models[1], annotated, SepoSettings(max_steps=6, **settings), stop=lambda: True)
     assert record_of(tmp_path / "p")["finished"] is False

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +104,8 @@ def losses(trainer: StageTrainer) -> list[float]:
 
 
 def parameters(trainer: StageTrainer) -> Tensor:
-    return torch.cat([weights.detach().flatten() for weights in trainer.model.parameters()])
+    model = cast("PreTrainedModel", trainer.model)
+    return torch.cat([weights.detach().flatten() for weights in model.parameters()])
 
 
 def test_speed_is_tokens_over_the_seconds_of_the_steps(
@@ -113,7 +114,7 @@ def test_speed_is_tokens_over_the_seconds_of_the_steps(
     clock = iter(range(0, 1000, 2))  # every step takes two seconds, and so does what is between two steps
     monkeypatch.setattr("sepo_train.trainer.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     examples = pairs(8)
-    quiet = {"logging_steps": "2", "logging_first_step": "false"}
+    quiet: dict[str, Any] = {"logging_steps": "2", "logging_first_step": "false"}
     trainer = train(tmp_path, examples, sepo_objective(1.0, 0.0), **quiet)
     batches = [examples[:4], examples[4:]]  # of a packed batch no token is padding, whoever is in it
     tokens = sum(
@@ -151,6 +152,10 @@ def naive_loss(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
     return torch.stack(found).mean()
 
 
+def flat_gradient(model: PreTrainedModel) -> Tensor:
+    return torch.cat([cast("Tensor", weights.grad).flatten() for weights in model.parameters()])
+
+
 def loss_of(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
     """SePO's loss as the trainer computes it."""
     selected = [Example(e.row, tuple(map(selected_only, e.sequences)), e.items) for e in examples]
@@ -168,7 +173,7 @@ def test_the_gradient_is_that_of_the_naive_formula_on_all_logits(
     examples = pairs(5, weights="rewards")
     model = tiny_model(family).double()
     naive_loss(model, examples).backward()
-    expected = torch.cat([weights.grad.flatten() for weights in model.parameters()])
+    expected = flat_gradient(model)
     model.zero_grad()
 
     if path == "packed":
@@ -177,7 +182,7 @@ def test_the_gradient_is_that_of_the_naive_formula_on_all_logits(
         monkeypatch.setattr(logprobs, "HEAD_ELEMENTS", 7 * VOCABULARY)
     loss_of(model, examples).backward()
 
-    gradient = torch.cat([weights.grad.flatten() for weights in model.parameters()])
+    gradient = flat_gradient(model)
     # log-softmax is float32 here, whatever the model computes in
     assert (gradient - expected).norm() <= 1e-6 * expected.norm()
 
@@ -196,7 +201,7 @@ def test_one_times_four_trains_like_four_times_one(
 ) -> None:
     # conversations have different numbers of tokens: a mean of means would differ.
     # Plain SGD: Adam divides by the gradient's size, and blows up rounding where that is almost 0
-    plain = {"optim": "sgd", "max_grad_norm": "0"}
+    plain: dict[str, Any] = {"optim": "sgd", "max_grad_norm": "0"}
     whole = train(tmp_path / "4x1", examples, objective, micro_batch_size=4, **plain)
     parts = train(tmp_path / "1x4", examples, objective, micro_batch_size=1, **plain)
     assert losses(whole) == pytest.approx(losses(parts), rel=1e-5)
@@ -257,7 +262,7 @@ def test_held_out_figures_are_those_of_the_whole_set(tmp_path: Path) -> None:
     model = tiny_model()
     first = next(entry for entry in trainer.state.log_history if "eval_loss" in entry)
     assert first["eval_loss"] == pytest.approx(naive_loss(model, held_out).item(), rel=1e-5)
-    means = {"selected": [], "all": []}
+    means: dict[str, list[float]] = {"selected": [], "all": []}
     for example in held_out:
         for item in example.sequences:
             ids, places = torch.from_numpy(item.input_ids), torch.from_numpy(item.positions)

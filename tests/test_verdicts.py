@@ -56,7 +56,12 @@ VERDICTS: list[tuple[tuple[str, str], Row, Row, Row]] = [
     (("answer_A", "answer_B"), {"winner": "A"}, {"winner": "B"}, {"winner": "both_bad"}),
     (("output_a", "output_b"), {"preference": "[[A>>B]]"}, {"preference": "[[B>A]]"}, {"preference": "A=B"}),
     (NUMBERED, {"overall_preference": -2}, {"overall_preference": 1}, {"overall_preference": 0}),
-    (("response_1", "response_2"), *({"preference_strength": n} for n in (-1, 3, 0))),
+    (
+        ("response_1", "response_2"),
+        {"preference_strength": -1},
+        {"preference_strength": 3},
+        {"preference_strength": 0},
+    ),
     (("response_1", "response_2"), {"preference": 1}, {"preference": 2}, {"preference": "tie"}),
     (FROM_ZERO, {"better_response_id": 0}, {"better_response_id": 1}, {"better_response_id": None}),
     (
@@ -77,9 +82,24 @@ VERDICTS: list[tuple[tuple[str, str], Row, Row, Row]] = [
         {"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0},
         {"winner_model_a": 0, "winner_model_b": 0, "winner_tie": 1},
     ),
-    (("answer_0", "answer_1"), *({"label_0": n, "label_1": 1 - n} for n in (1.0, 0.0, 0.5))),
-    (("completion_a", "completion_b"), *({"rank_a": n, "rank_b": 3 - n} for n in (1, 2, 1.5))),
-    (("conv_A", "conv_B"), *({"conv_A_rating": n, "conv_B_rating": 3.0} for n in (4.0, 2.0, 3.0))),
+    (
+        ("answer_0", "answer_1"),
+        {"label_0": 1.0, "label_1": 0.0},
+        {"label_0": 0.0, "label_1": 1.0},
+        {"label_0": 0.5, "label_1": 0.5},
+    ),
+    (
+        ("completion_a", "completion_b"),
+        {"rank_a": 1, "rank_b": 2},
+        {"rank_a": 2, "rank_b": 1},
+        {"rank_a": 1.5, "rank_b": 1.5},
+    ),
+    (
+        ("conv_A", "conv_B"),
+        {"conv_A_rating": 4.0, "conv_B_rating": 3.0},
+        {"conv_A_rating": 2.0, "conv_B_rating": 3.0},
+        {"conv_A_rating": 3.0, "conv_B_rating": 3.0},
+    ),
     (("response_1", "response_2"), {"winner": "model_a"}, {"winner": "model_b"}, {"winner": "tie (bothbad)"}),
     (("answer_a", "answer_b"), {"judgment": "A>>B"}, {"judgment": "B>A"}, {"judgment": "A=B"}),
     (("response_A", "response_B"), {"preferred": "A"}, {"preferred": "B"}, {"preferred": "neither"}),
@@ -320,7 +340,7 @@ def test_pairs_that_stand_there_win_over_answers_beside_them(tmp_path: Path) -> 
 
 
 def test_labelled_rows_of_a_prompt_make_a_pair_wherever_they_stand(tmp_path: Path) -> None:
-    rows = [
+    rows: list[Row] = [
         {
             "prompt": [{"role": "user", "content": f"Q{i}"}],
             "completion": f"{word} {i}",
@@ -374,5 +394,5 @@ def test_a_conversation_ends_with_its_last_trained_message(tmp_path: Path) -> No
     source, columns = open_chats(write_jsonl(tmp_path / "rows.jsonl", rows))
     first, second = map(columns.read, source.rows)
     assert isinstance(first, Chat)
-    assert (first.response[-1]["content"], first.shortened) == ("a", True)
+    assert (text(first.response), first.shortened) == ("a", True)
     assert second == Unusable(Reason.NOT_FOR_TRAINING)

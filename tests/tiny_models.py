@@ -57,7 +57,7 @@ def tiny_model(family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTr
     """A random model of a few thousand parameters in eval mode."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **{**_COMMON, **FAMILIES[family], **changes})
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, weights in model.named_parameters():
         if name.endswith("bias"):  # they start at 0, where a forgotten one would not show
             torch.nn.init.normal_(weights, std=0.3)
@@ -79,9 +79,7 @@ def tiny_tokenizer(*, extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     )
     bpe.train_from_iterator(["the cat sat on the mat and the dog ran after the cat in the rain"] * 2, trainer)
     bpe.add_tokens(list(extra))
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
 def save_tiny(folder: Path, family: str = "llama", *, seed: int = 0, **changes: Any) -> Path:

@@ -44,7 +44,7 @@ def save_pair(folder: Path, *, noise: float = 0.05, template: str | None = CHATM
         tokenizer.save_pretrained(folder / name)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter += noise * parameter.std() * torch.randn_like(parameter)
+                parameter.add_(noise * parameter.std() * torch.randn_like(parameter))
     return str(folder / "oracle"), str(folder / "ref")
 
 

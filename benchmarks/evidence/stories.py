@@ -17,8 +17,8 @@ BATCH_LOGITS = 1e8
 LONGEST_PAIR = 200  # tokens, about
 Numbers = npt.NDArray[np.float64]
 
-logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+logging.disable_progress_bar()
+logging.set_verbosity_error()
 
 
 @dataclass(frozen=True)

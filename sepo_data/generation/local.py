@@ -117,7 +117,7 @@ class LocalModel:
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         sampled = {"do_sample": True, "temperature": temperature, "top_p": self.top_p, "top_k": 0}
-        config = GenerationConfig(  # type: ignore[no-untyped-call]
+        config = GenerationConfig(
             max_new_tokens=max(1, min(self.max_new_tokens, room)),
             eos_token_id=ends or None,
             pad_token_id=pad,

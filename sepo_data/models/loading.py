@@ -282,7 +282,7 @@ def _check_landed(base: Snapshot, info: Mapping[str, Any]) -> None:
 def _quiet_report() -> Iterator[None]:
     """Transformers prints a table of what `_check_landed` says in one line."""
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:

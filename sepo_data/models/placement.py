@@ -47,7 +47,7 @@ def free_bytes(device: torch.device) -> int:
 def weight_bytes(checkpoint: Checkpoint, dtype: Dtype) -> int:
     """What the weights of a checkpoint's base take in a precision; its adapter is small."""
     with errors_as(ModelError, checkpoint.base), torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        model: Any = AutoModelForCausalLM.from_config(
             checkpoint.config, dtype=getattr(torch, dtype), trust_remote_code=checkpoint.trust.remote_code
         )
     return sum(weights.numel() * weights.element_size() for weights in model.parameters())

@@ -108,7 +108,7 @@ def check_selection(opened: Opened) -> None:
         for rule in ("ratio", "mass"):
             for ratio, masks in zip(RATIOS, opened.masks(rule, RATIOS), strict=True):
                 for mask, values, highest in zip(masks, rewards, (True, False), strict=True):
-                    expected = select(values, rule, ratio, highest=highest)  # type: ignore[arg-type]
+                    expected = select(values, rule, ratio, highest=highest)
                     assert mask == expected.tolist(), (row["row"], rule, ratio, highest)
         (masks,) = opened.masks("threshold", [0.7])
         cutoff = float(opened.page.input_value("#amount"))
