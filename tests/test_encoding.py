@@ -134,6 +134,28 @@ def test_templates_that_trim_do_not_touch_the_response() -> None:
     assert_covers(encoded(encoder, USER, response), len(response))
 
 
+@pytest.mark.parametrize("chat_template", [True, False])
+def test_blanks_at_either_end_of_prompt_and_response_are_kept(chat_template: bool) -> None:
+    tokenizer, prompt, response = tiny_tokenizer(), "  \n Say it: ", " \n  Paris \n"
+    encoder = response_encoder(tokenizer, chat_template=chat_template)
+    asked = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n" if chat_template else prompt
+    assert rendered(encoder, prompt, response).segments[0] == asked
+    found = encoded(encoder, prompt, response)
+    ids = found.input_ids[found.positions[: found.token_start.size]]
+    assert tokenizer.decode(ids.tolist()) == response
+
+
+def test_of_the_blanks_behind_a_speaker_one_is_the_transcript_s() -> None:
+    encoder = response_encoder(tiny_tokenizer())
+    turns = [
+        {"role": "user", "content": "  Hi \n"},
+        {"role": "assistant", "content": "\tHello"},
+        {"role": "user", "content": "Bye"},
+    ]
+    transcript = "\n\nHuman:   Hi \n\n\nAssistant: \tHello\n\nHuman: Bye\n\nAssistant:"
+    assert rendered(encoder, transcript) == rendered(encoder, turns)
+
+
 def test_a_template_that_says_the_date_says_the_same_every_day() -> None:
     dated = "{{ strftime_now('%d %b %Y') }}\n{% if strftime_now is defined %}{% endif %}" + CHATML
     encoder = response_encoder(tiny_tokenizer("byte_bpe", dated))

@@ -170,14 +170,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def one_line_or_none() -> Iterator[None]:
-    """An expected failure is one line; any other is the test's."""
-    said = "one line"
+def one_line_or_none() -> Iterator[list[str]]:
+    """An expected failure is one line, and added to what is yielded; any other is the test's."""
+    refusals: list[str] = []
     try:
-        yield
+        yield refusals
     except SepoError as error:
-        said = str(error)
-    assert len(said.splitlines()) == 1, said
+        refusals.append(str(error))
+    assert all(len(line.splitlines()) == 1 for line in refusals), refusals
 
 
 def data_of(card: DatasetCard | ModelCard) -> dict[str, Any]:
@@ -244,6 +244,18 @@ def test_whatever_the_rows_a_run_ends_in_a_dataset_or_in_one_line(
         assert data_of(card)["tags"][0] == "sepo"
         shown = CliRunner().invoke(main, ["inspect", str(output), "--row", str(len(loaded) - 1)])
         assert shown.exit_code == 0, shown.exception
+
+
+def test_rows_that_fit_are_all_annotated_and_rows_that_do_not_are_refused(
+    place: Path, models: tuple[str, str]
+) -> None:
+    output = place / f"out-{next(_NUMBERS)}"
+    report = annotate(write_rows(place, pairs(3)), *models, AnnotateSettings(output))
+    assert report.manifest is not None
+    assert report.manifest.counts.annotated == 3
+    with one_line_or_none() as refusals:
+        annotate(write_rows(place, [{"text": "a"}, {"text": "b"}]), *models, AnnotateSettings(place / "none"))
+    assert refusals
 
 
 # Cards
@@ -397,22 +409,26 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def read_in_every_way(folder: Path, models: tuple[str, str], *, scored: bool) -> None:
-    for read in (
+def read_in_every_way(folder: Path, models: tuple[str, str], *, scored: bool) -> list[bool]:
+    """Whether each way to read a dataset reads it; what does not is one line."""
+    readers: list[Callable[[str], object]] = [
         load_annotated,
         lambda name: annotated_files(Path(name)),
         lambda name: merge_run(Path(name)),
-    ):
-        with one_line_or_none():
+    ]
+    if scored:
+        readers.append(lambda name: verify(name, *models, num_rows=2))
+    answers = []
+    for read in readers:
+        with one_line_or_none() as refusals:
             read(str(folder))
-    arguments = [["inspect", str(folder)], ["merge", str(folder)], ["diff", str(folder), str(folder)]]
-    for command in arguments:
+        answers.append(not refusals)
+    for command in (["inspect", str(folder)], ["merge", str(folder)], ["diff", str(folder), str(folder)]):
         found = CliRunner().invoke(main, command)
         assert isinstance(found.exception, SystemExit | None), (command, found.exception)
         assert found.exit_code in (0, 1)
-    if scored:
-        with one_line_or_none():
-            verify(str(folder), *models, num_rows=2)
+        answers.append(found.exit_code == 0)
+    return answers
 
 
 def changed_folder(annotated: Path, tmp_path: Path, name: str, content: bytes) -> Path:
@@ -430,14 +446,27 @@ def test_a_changed_manifest_is_read_or_refused_in_one_line(
     read_in_every_way(folder, models, scored=True)
 
 
+def test_the_manifest_as_it_was_is_read_in_every_way_and_one_of_other_rows_in_none(
+    tmp_path: Path, outside: Path, annotated: Path, models: tuple[str, str]
+) -> None:
+    content = (annotated / MANIFEST_NAME).read_bytes()
+    same = changed_folder(annotated, tmp_path, MANIFEST_NAME, content)
+    assert all(read_in_every_way(same, models, scored=True))
+    manifest = manifest_of(annotated)
+    manifest["scoring"]["source"]["rows"] = -1
+    other = changed_folder(annotated, tmp_path, MANIFEST_NAME, as_json(manifest))
+    assert not any(read_in_every_way(other, models, scored=True))
+
+
 @fuzz(25, st.binary(max_size=40) | VALUES.map(as_json) | st.just(b"[" * 100_000))
 def test_what_is_no_manifest_is_refused_in_one_line(
     tmp_path: Path, annotated: Path, models: tuple[str, str], content: bytes
 ) -> None:
     folder = changed_folder(annotated, tmp_path, MANIFEST_NAME, content)
-    read_in_every_way(folder, models, scored=False)
-    with one_line_or_none():
+    assert not any(read_in_every_way(folder, models, scored=False))
+    with one_line_or_none() as refusals:
         annotate(write_rows(tmp_path, pairs(2)), *models, AnnotateSettings(folder))
+    assert refusals
 
 
 @fuzz(30, mutations())
@@ -451,6 +480,17 @@ def test_a_changed_card_leads_to_no_other_file(
     folder = changed_folder(annotated, tmp_path, "README.md", b"---\n" + changed + b"\n---\n" + page.encode())
     with one_line_or_none():
         load_annotated(str(folder))
+
+
+@pytest.mark.parametrize(("pattern", "is_read"), [("data/train-*", True), ("data/test-*", False)])
+def test_a_card_that_names_the_data_is_read_and_one_that_names_none_is_not(
+    tmp_path: Path, outside: Path, annotated: Path, pattern: str, is_read: bool
+) -> None:
+    configs = [{"config_name": "default", "data_files": [{"split": "train", "path": pattern}]}]
+    card = f"---\n{yaml.safe_dump({'configs': configs})}---\n# A page\n"
+    with one_line_or_none() as refusals:
+        load_annotated(str(changed_folder(annotated, tmp_path, "README.md", card.encode())))
+    assert (not refusals) == is_read
 
 
 def unfinished(folder: Path, annotated: Path) -> Run:
@@ -470,6 +510,19 @@ def test_a_changed_record_of_a_run_is_merged_or_refused_in_one_line(
     (run.work / "run.json").write_bytes(as_json(mutated(run.record.as_dict(), changes)))
     with one_line_or_none():
         merge_run(run.output)
+
+
+def test_the_record_as_it_was_is_merged_and_one_of_another_run_is_refused(
+    tmp_path: Path, outside: Path, annotated: Path
+) -> None:
+    same, other = unfinished(tmp_path / "same", annotated), unfinished(tmp_path / "other", annotated)
+    record = same.record.as_dict()
+    (same.work / "run.json").write_bytes(as_json(record))
+    assert merge_run(same.output).counts.annotated == same.rows
+    (other.work / "run.json").write_bytes(as_json({**record, "selection": {"rule": "all"}}))
+    with one_line_or_none() as refusals:
+        merge_run(other.output)
+    assert refusals
 
 
 @fuzz(60, st.floats(0, 1, exclude_max=True), st.integers(1, 255), st.booleans(), st.booleans())
@@ -495,6 +548,19 @@ def test_a_changed_chunk_is_refused_in_one_line(
             merge_run(run.output)
 
 
+@pytest.mark.parametrize(("tail", "is_merged"), [(b"", True), (b"\0", False)])
+def test_a_chunk_signed_again_is_merged_and_one_with_a_byte_more_is_refused(
+    tmp_path: Path, annotated: Path, tail: bytes, is_merged: bool
+) -> None:
+    run = unfinished(tmp_path / "run", annotated)
+    path = run.chunk(0, run.rows)
+    content = path.read_bytes()[32:] + tail
+    path.write_bytes(hashlib.sha256(content).digest() + content)
+    with one_line_or_none() as refusals:
+        merge_run(run.output)
+    assert (not refusals) == is_merged
+
+
 # Config files
 
 OPTIONS = [option.opts[0].removeprefix("--") for option in main.commands["annotate"].params]
@@ -511,3 +577,16 @@ def test_a_config_file_is_used_or_refused_in_one_line(
     assert isinstance(found.exception, SystemExit | None), (content, found.exception)
     assert found.exit_code in (1, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+@pytest.mark.parametrize(("content", "exit_code"), [({"limit": 1}, 0), ({"limt": 1}, 2), ({"limit": "x"}, 2)])
+def test_a_config_file_that_fits_is_used_and_one_that_does_not_is_refused(
+    tmp_path: Path, models: tuple[str, str], content: dict[str, object], exit_code: int
+) -> None:
+    config, data = tmp_path / "run.yaml", write_rows(tmp_path, pairs(3))
+    config.write_text(yaml.safe_dump(content), encoding="utf-8")
+    arguments = ["--oracle", models[0], "--ref", models[1], "--dataset", data, "--output", tmp_path / "out"]
+    found = CliRunner().invoke(main, ["annotate", "--config", str(config), *map(str, arguments)])
+    assert found.exit_code == exit_code, found.output
+    if exit_code == 0:
+        assert manifest_of(tmp_path / "out")["counts"]["annotated"] == 1

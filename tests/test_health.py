@@ -1,7 +1,8 @@
 """Tests of the oracle's figures against arithmetic done by hand."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 from annotated import annotated_table, random_table
 
 from sepo_data.annotated.from_json import from_json
-from sepo_data.annotated.health import Health, HealthMeter
+from sepo_data.annotated.health import Health, HealthMeter, SideHealth
 
 
 def test_figures_of_three_equal_pairs_and_one_inverted_one() -> None:
@@ -72,6 +73,43 @@ def test_a_good_oracle_gets_no_warning_and_a_swapped_or_idle_one_does() -> None:
     (swapped,) = changed(table, -1.0, 1.0)
     assert "prefers the rejected response in 100% of the pairs" in swapped
     assert "`oracle` and `ref` swapped" in swapped
+
+
+GOOD = Health(
+    pairs=1000,
+    accuracy=0.7,
+    inverted=0.3,
+    margin=2.0,
+    token_reward=0.1,
+    length_correlation=0.1,
+    chosen_longer=0.5,
+    chosen=SideHealth(tokens=9000, selected=0.3, reward_carried=0.6, eos_selected=0.0, truncated=0),
+    rejected=SideHealth(tokens=9000, selected=0.3, reward_carried=0.6, eos_selected=0.0, truncated=0),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({"accuracy": 0.56}, None),
+        ({"accuracy": 0.54}, "about what chance gives"),
+        ({"accuracy": 0.46}, "about what chance gives"),
+        ({"accuracy": 0.44, "inverted": 0.56}, "prefers the rejected response in 56% of the pairs"),
+        ({"token_reward": 0.0101}, None),
+        ({"token_reward": 0.0099}, "near zero (0.0099 nats per token)"),
+        ({"length_correlation": 0.79}, None),
+        ({"length_correlation": 0.81}, "follow length (correlation +0.81)"),
+        ({"length_correlation": -0.79}, None),
+        ({"length_correlation": -0.81}, "follow length (correlation -0.81)"),
+        ({"chosen": replace(GOOD.chosen, truncated=100)}, None),
+        ({"chosen": replace(GOOD.chosen, truncated=101)}, "101 of 1,000 chosen responses were cut"),
+        ({"rejected": replace(GOOD.rejected, truncated=100)}, None),
+        ({"rejected": replace(GOOD.rejected, truncated=101)}, "101 of 1,000 rejected responses were cut"),
+    ],
+)
+def test_each_limit_warns_beyond_it_and_not_before(changes: dict[str, Any], warning: str | None) -> None:
+    found = replace(GOOD, **changes).warnings()
+    assert [warning is not None and warning in line for line in found] == [True] * (warning is not None)
 
 
 def test_an_oracle_at_chance_is_warned_of() -> None:

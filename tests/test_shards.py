@@ -1,6 +1,7 @@
 """Tests of the run folder: whole chunks or none, refused mixtures, and a merge that loses no row."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,18 @@ def test_another_run_in_the_folder_is_refused_with_the_fields_that_differ(tmp_pa
     with pytest.raises(OutputError, match=r"`chosen_ratio` 0\.3, this run has 0\.2"):
         open_run(tmp_path / "out", changed)
     assert open_run(tmp_path / "out", run_record()).record == run_record()
+
+
+def test_other_versions_take_a_run_up_and_another_licence_is_written_down(tmp_path: Path) -> None:
+    first = run_record()
+    open_run(tmp_path / "out", first)
+    newer = replace(first, environment={"torch": "99"}, sepo_version="99")
+    assert newer != first
+    open_run(tmp_path / "out", newer)  # another node of the same run
+    assert shards.read_record(tmp_path / "out") == first
+    licensed = replace(newer, source=replace(first.source, card={"license": "mit"}))
+    open_run(tmp_path / "out", licensed)
+    assert shards.read_record(tmp_path / "out") == licensed
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from sepo_train.batches import Forwards, collate, sequence_logps
 from sepo_train.examples import Example, WeightedSequence, all_selected_only, selected_only
 from sepo_train.objectives import Objective, dpo_objective, sepo_objective, sft_objective
 from sepo_train.settings import SepoSettings
-from sepo_train.trainer import StageTrainer
+from sepo_train.trainer import ByLength, StageTrainer
 
 
 def prompt_of(rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -209,6 +209,19 @@ def test_one_times_four_trains_like_four_times_one(
     torch.testing.assert_close(parameters(whole), parameters(parts), rtol=1e-5, atol=1e-6)
     moved = parameters(whole) - torch.cat([weights.flatten() for weights in tiny_model().parameters()])
     assert moved.abs().max() > 1e-3
+
+
+def test_every_epoch_has_an_order_of_its_own_and_every_process_the_same() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = ByLength([5] * 40, batch_size=4, seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(7, 1) == order(7, 1)
+    orders = [order(7, 0), order(7, 1), order(8, 0)]
+    assert all(sorted(one) == list(range(40)) for one in orders)
+    assert orders[0] != orders[1]
+    assert orders[0] != orders[2]
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_pairs(tmp_path: Path) -> None:
