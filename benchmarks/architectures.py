@@ -23,8 +23,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from sepo_data.errors import SepoError, first_line
+from sepo_data.models.batching import row_padding
 from sepo_data.models.loading import Scorer, is_causal
-from sepo_data.models.logprobs import batch_logps, row_padding
+from sepo_data.models.logprobs import batch_logps
 from sepo_data.models.packing import Ids, is_packed, pack
 from sepo_data.models.packing_check import prepare
 from sepo_data.models.self_check import checked_logps

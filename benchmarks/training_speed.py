@@ -52,7 +52,7 @@ from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from trl_stages import dpo_trainer, simpo_batch, simpo_trainer, trl_batch
 
-from sepo_data.models.logprobs import row_padding
+from sepo_data.models.batching import row_padding
 from sepo_data.models.packing_check import prepare
 from sepo_train.batches import Forwards, collate, sequence_logps
 from sepo_train.examples import Example, WeightedSequence, selected_only

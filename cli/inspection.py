@@ -10,6 +10,7 @@ from .shared import JSON, TRUST_REMOTE_CODE, annotated_argument, max_length
 if TYPE_CHECKING:
     import datasets
 
+    from sepo_data.annotated.opening import Annotated
     from sepo_data.projected.transfer import Transfer
     from sepo_data.tokens.encoder import ResponseEncoder
 
@@ -47,9 +48,6 @@ def main(
     from sepo_data.annotated.health import HealthMeter
     from sepo_data.annotated.opening import open_annotated
     from sepo_data.errors import counted
-    from sepo_data.schema import PAIR_COLUMNS
-    from sepo_data.tokens.encoder import response_encoder
-    from sepo_data.tokens.templates import set_chat_template
 
     from .ending import show
     from .reports import describe_health, describe_row, describe_transfer
@@ -58,17 +56,9 @@ def main(
     quiet_libraries()
 
     annotated = open_annotated(dataset)
-    encoder, by_policy = None, False
-    if tokenizer is not None:
-        from sepo_data.models.checkpoints import Trust
-        from sepo_data.models.description import load_tokenizer
-
-        policy, context = load_tokenizer(tokenizer, trust=Trust(remote_code=trust_remote_code))
-        by_policy = context is not None and context < max_length
-        max_length = min(max_length, context or max_length)
-        schema = next(iter(annotated.splits.values())).select_columns([*PAIR_COLUMNS]).features.arrow_schema
-        set_chat_template(policy, True, schema, tokenizer)  # as training does
-        encoder = response_encoder(policy)
+    encoder, reads = _policy(tokenizer, annotated, trust_remote_code) if tokenizer else (None, max_length)
+    by_policy = reads is not None and reads < max_length
+    max_length = min(max_length, reads or max_length)
     lines: list[str] = []
     splits: dict[str, Any] = {}
     for split, rows in annotated.splits.items():
@@ -94,6 +84,22 @@ def main(
             facts |= {"transfer": transfer, "transfer_warnings": transfer.warnings(by_policy=by_policy)}
         splits[str(split)] = facts
     show(as_json, lines, dataset=dataset, splits=splits)
+
+
+def _policy(
+    tokenizer: str, annotated: "Annotated", trust_remote_code: bool
+) -> tuple["ResponseEncoder", int | None]:
+    """The policy's tokenizer, prepared as training does, and most tokens that the policy reads."""
+    from sepo_data.models.checkpoints import Trust
+    from sepo_data.models.description import load_tokenizer
+    from sepo_data.schema import PAIR_COLUMNS
+    from sepo_data.tokens.encoder import response_encoder
+    from sepo_data.tokens.templates import set_chat_template
+
+    policy, context = load_tokenizer(tokenizer, trust=Trust(remote_code=trust_remote_code))
+    schema = next(iter(annotated.splits.values())).select_columns([*PAIR_COLUMNS]).features.arrow_schema
+    set_chat_template(policy, True, schema, tokenizer)
+    return response_encoder(policy), context
 
 
 def _on_policy(

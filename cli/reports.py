@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from sepo_data.annotated.health import Health
-from sepo_data.annotated.precision import Precision, computed_in
+from sepo_data.annotated.precision import Precision, compute_dtype
 from sepo_data.annotation import Report
 from sepo_data.errors import counted, visible
 from sepo_data.pieces import OneText, one_text
@@ -105,7 +105,7 @@ def _warning(text: str) -> str:
 def describe_precision(precision: Precision, dtype: str) -> list[str]:
     """What the precision of a run did to its selection, and a warning where it is much."""
     return [
-        f"{computed_in(dtype)} against float32, on {precision.pairs} pairs: {precision.overlap:.1%} of the "
+        f"{compute_dtype(dtype)} against float32, on {precision.pairs} pairs: {precision.overlap:.1%} of the "
         f"selected tokens are the same; a reward differs by {precision.noise:.4f} nats, and rewards spread "
         f"by {precision.reward_spread:.4f}",
         *(_warning(warning) for warning in precision.warnings(dtype)),

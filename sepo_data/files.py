@@ -110,6 +110,6 @@ def name_of(path: Path) -> str:
     return path.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def outside(files: Iterable[str], prefix: str) -> Iterator[str]:
+def paths_outside(files: Iterable[str], prefix: str) -> Iterator[str]:
     """The files that do not lie below a place, which is a folder with its slash or the address of one."""
     return (file for file in files if ".." in Path(file).parts or not file.startswith(prefix))

@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 
 from .errors import PreferenceError
-from .models.loading import matmul_precision, scorers
+from .models.loading import scorers
 from .models.scoring import role_logps
 from .reasons import Drops
 from .runs.folder import CHUNK_ROWS
-from .runs.inputs import prepare
+from .runs.inputs import Job, prepare
 from .settings import AnnotateSettings
 from .sources.reading import describe_reading
 from .tokens.pairs import EncodedPair, encode_pairs
@@ -70,37 +70,14 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
     """
     job = prepare(dataset, oracle, ref, settings)
     rows = len(job.source.rows)
-    pairs: list[EncodedPair] = []
-    dropped = Drops()
-    sampled = 0
-    starts = range(0, rows, CHUNK_ROWS)
-    step = max(1, -(-rows // SAMPLE_ROWS))
-    for lo in starts[::step]:
-        hi = min(lo + CHUNK_ROWS, rows)
-        encoded = encode_pairs(
-            job.source.rows, job.columns, job.encoder, job.max_length, lo, hi, job.settings.reasoning
-        )
-        pairs += encoded.pairs
-        sampled += hi - lo
-        dropped.extend(encoded.dropped)
+    pairs, dropped = _sample(job)
+    sampled = len(pairs) + sum(dropped.counts.values())
     if not pairs:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.counts.items())
         raise PreferenceError(f"{dataset}: none of {sampled:,} rows can be annotated: {reasons}.")
     pairs.sort(key=_tokens)
-    how = job.loading
-    budget = settings.batch_tokens or how.batch_tokens
-    full_batch = max(1, budget // _tokens(pairs[-1]))
-    probe = pairs[:: max(1, len(pairs) // max(PROBE_PAIRS, full_batch))]
-    seconds = 0.0
-    with matmul_precision():
-        for role, scorer in scorers(job.facts, how, in_turn=job.in_turn):
-            # the longest: peak memory, and a warm device
-            role_logps(role, scorer, pairs[-full_batch:], budget)
-            began = time.perf_counter()
-            role_logps(role, scorer, probe, budget)
-            seconds += time.perf_counter() - began
-            del scorer  # before the next one is loaded
-    device = str(how.place)
+    per_token = _seconds_per_token(job, pairs)
+    device = str(job.loading.place)
     tokens = round(sum(map(_tokens, pairs)) * rows / sampled)
     return Plan(
         name=job.source.name,
@@ -113,11 +90,44 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
         truncated=sum(not response.ended for pair in pairs for response in pair),
         max_length=job.max_length,
         device=device,
-        seconds=tokens * seconds / sum(map(_tokens, probe)),
+        seconds=tokens * per_token,
         memory_bytes=peak_memory(device),
         push_to_hub=settings.push_to_hub,
         reading=describe_reading(job.source, job.columns),
     )
+
+
+def _sample(job: Job) -> tuple[list[EncodedPair], Drops]:
+    """Chunks of rows, evenly spread: the pairs among them, and the rows that are none."""
+    rows = len(job.source.rows)
+    pairs: list[EncodedPair] = []
+    dropped = Drops()
+    starts = range(0, rows, CHUNK_ROWS)
+    for lo in starts[:: max(1, -(-rows // SAMPLE_ROWS))]:
+        hi = min(lo + CHUNK_ROWS, rows)
+        encoded = encode_pairs(
+            job.source.rows, job.columns, job.encoder, job.max_length, lo, hi, job.settings.reasoning
+        )
+        pairs += encoded.pairs
+        dropped.extend(encoded.dropped)
+    return pairs, dropped
+
+
+def _seconds_per_token(job: Job, by_length: list[EncodedPair]) -> float:
+    """Score the longest pairs, and then some of all lengths against the clock."""
+    how = job.loading
+    budget = job.settings.batch_tokens or how.batch_tokens
+    full_batch = max(1, budget // _tokens(by_length[-1]))
+    probe = by_length[:: max(1, len(by_length) // max(PROBE_PAIRS, full_batch))]
+    seconds = 0.0
+    for role, scorer in scorers(job.facts, how, in_turn=job.in_turn):
+        # the longest: peak memory, and a warm device
+        role_logps(role, scorer, by_length[-full_batch:], budget)
+        began = time.perf_counter()
+        role_logps(role, scorer, probe, budget)
+        seconds += time.perf_counter() - began
+        del scorer  # before the next one is loaded
+    return seconds / sum(map(_tokens, probe))
 
 
 def _tokens(pair: EncodedPair) -> int:

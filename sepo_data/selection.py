@@ -18,6 +18,7 @@ import numpy.typing as npt
 from .errors import SelectionError, SettingsError
 from .rules.cutoffs import Cutoffs
 from .rules.groups import RatioBy
+from .rules.shares import tokens_in_share
 from .rules.token_filter import TokenFilter
 from .schema import SIDES, Side
 
@@ -132,13 +133,13 @@ class SelectionRule:
 
     def as_dict(self) -> dict[str, object]:
         """As the manifest stores it: only those of the last three fields that say something."""
-        said = {"cutoffs": self.cutoffs, "ratio_by": self.ratio_by, "tokens": self.tokens or None}
+        optional = {"cutoffs": self.cutoffs, "ratio_by": self.ratio_by, "tokens": self.tokens or None}
         return {
             "chosen_ratio": self.chosen_ratio,
             "rejected_ratio": self.rejected_ratio,
             "rule": self.rule,
             "seed": self.seed if self.rule == "random" else None,
-            **{name: asdict(value) for name, value in said.items() if value is not None},
+            **{name: asdict(value) for name, value in optional.items() if value is not None},
         }
 
 
@@ -162,7 +163,7 @@ def select_tokens(token_rewards: npt.ArrayLike, ratio: float, *, highest: bool) 
         [False, True, False, True]
     """
     rewards = _checked(token_rewards, ratio)
-    return _first(_ranked(rewards, highest=highest), _share(ratio, rewards.size))
+    return _first(_ranked(rewards, highest=highest), int(tokens_in_share(ratio, rewards.size)))
 
 
 def select_mass(token_rewards: npt.ArrayLike, share: float, *, highest: bool) -> Mask:
@@ -234,7 +235,8 @@ def select_random(num_tokens: int, ratio: float, *, seed: tuple[int, ...]) -> Ma
         SelectionError: If ``ratio`` is out of range, or there are no tokens.
     """
     _checked(np.zeros(num_tokens), ratio)
-    return _first(np.random.default_rng(seed).permutation(num_tokens), _share(ratio, num_tokens))
+    shuffled = np.random.default_rng(seed).permutation(num_tokens)
+    return _first(shuffled, int(tokens_in_share(ratio, num_tokens)))
 
 
 def select(
@@ -287,10 +289,6 @@ def _checked(token_rewards: npt.ArrayLike, ratio: float) -> npt.NDArray[np.float
 
 def _ranked(rewards: npt.NDArray[np.float64], *, highest: bool) -> npt.NDArray[np.intp]:
     return np.argsort(-rewards if highest else rewards, kind="stable")
-
-
-def _share(ratio: float, num_tokens: int) -> int:
-    return max(1, int(ratio * num_tokens + 1e-9))  # 0.29 * 100 is 28.999…
 
 
 def _first(ranked: npt.NDArray[np.intp], count: int) -> Mask:

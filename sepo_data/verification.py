@@ -6,10 +6,12 @@ another machine or in another precision.
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from .annotated.annotations import Annotation, read_annotations
 from .annotated.manifest import Manifest, ModelFacts
@@ -19,8 +21,8 @@ from .errors import SettingsError
 from .models.checkpoints import NO_TRUST, Trust
 from .models.description import PairFacts, describe_pair
 from .models.loading import Loading
-from .models.placement import one_after_the_other
-from .models.scoring import score_once
+from .models.placement import load_sequentially
+from .models.scoring import Scores, score_once
 from .projection import partition
 from .schema import SIDES, Sides
 from .settings import Dtype
@@ -122,22 +124,44 @@ def verify(
     moved = len(sample) - len(pairs)
     if not pairs:
         return Verification(len(sample), moved, 0, *5 * [math.nan])
-    in_turn = one_after_the_other(facts, how.dtype, how.place)
+    in_turn = load_sequentially(facts, how.dtype, how.place)
     scores = score_once(facts, how, pairs, None, in_turn=in_turn)
     table = sample.select([pair.row for pair in pairs]).with_format("arrow")[:]
     in_source = [int(numbers[places[pair.row]]) for pair in pairs]
+    annotations = [stored[pair.row] for pair in pairs]
+    return _compared(table, annotations, scores, made, in_source, moved)
+
+
+def _compared(
+    table: pa.Table,
+    annotations: Sequence[Sides[Annotation]],
+    scores: Scores,
+    made: Manifest,
+    in_source: list[int],
+    moved: int,
+) -> Verification:
+    """What rows hold beside what they were scored with now.
+
+    Args:
+        table: The rows whose tokens lie as they did.
+        annotations: What the dataset holds of them.
+        scores: What the models give now.
+        made: How the dataset was made.
+        in_source: The rows' numbers there, on which a random selection depends.
+        moved: How many rows of the sample are left out.
+    """
     given, found, masks, by_rule, again = [], [], [], [], []
     for side in SIDES:
-        annotations = [stored[pair.row][side] for pair in pairs]
-        rewards = [stored_rewards(one) for one in annotations]
+        of_side = [annotation[side] for annotation in annotations]
+        rewards = [stored_rewards(one) for one in of_side]
         given += rewards
         found += scores[side].rewards
-        masks += [with_end(one.token_mask, one.eos_mask) for one in annotations]
+        masks += [with_end(one.token_mask, one.eos_mask) for one in of_side]
         by_rule += rule_masks(table, side, rewards, made.selection, in_source)
         again += rule_masks(table, side, scores[side].rewards, made.selection, in_source)
     off, mask = np.concatenate(found) - np.concatenate(given), np.concatenate(masks)
     return Verification(
-        rows=len(sample),
+        rows=len(annotations) + moved,
         moved=moved,
         tokens=off.size,
         largest_difference=float(np.abs(off).max()),

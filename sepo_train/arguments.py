@@ -105,12 +105,12 @@ def _flag(name: str, value: str) -> tuple[str, ...]:
 
 
 def _batch_per_device(batch_size: int) -> int:
-    said = os.environ.get("WORLD_SIZE", "1")
-    if not said.isdigit() or said == "0":
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    if not world_size.isdigit() or world_size == "0":
         raise SettingsError(
-            f"WORLD_SIZE is {said!r}, not a number of processes. Unset it, or use a launcher."
+            f"WORLD_SIZE is {world_size!r}, not a number of processes. Unset it, or use a launcher."
         )
-    processes = int(said)
+    processes = int(world_size)
     if batch_size % processes:
         raise SettingsError(
             f"batch size {batch_size} cannot be shared by {processes} processes. Make `batch_size` "

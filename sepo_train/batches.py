@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sepo_data.models.logprobs import batch_logps, regime
-from sepo_data.models.packing import Packed, pack, reach
+from sepo_data.models.batching import regime
+from sepo_data.models.logprobs import HEAD_ELEMENTS, batch_logps
+from sepo_data.models.packing import Packed, pack, tokens_to_read
 
 from .examples import Example, WeightedSequence
 
@@ -27,8 +28,8 @@ class Forwards:
     """Which sequences a forward pass takes together.
 
     Attributes:
-        padding: For `packing.pack`, as `logprobs.row_padding` says.
-        switches: Of LongRoPE, as `logprobs.rope_switches` says.
+        padding: For `packing.pack`, as `batching.row_padding` says.
+        switches: Of LongRoPE, as `batching.rope_switches` says.
         alone: Whether every sequence gets a forward pass of its own.
         least: How many passes a batch has at least. Processes that train together must all have as many.
     """
@@ -58,7 +59,7 @@ def collate(examples: Sequence[Example], forwards: Forwards) -> Batch:
     number = 0
     for i, example in enumerate(examples):
         for sequence in example.sequences:
-            part = number if forwards.alone else regime(forwards.switches, reach(sequence))
+            part = number if forwards.alone else regime(forwards.switches, tokens_to_read(sequence))
             parts.setdefault(part, {}).setdefault(i, []).append(number)
             number += 1
     packed = [
@@ -86,14 +87,15 @@ def collate(examples: Sequence[Example], forwards: Forwards) -> Batch:
     return {**batch, "ref_logps": torch.tensor(ref_logps)} if ref_logps else batch
 
 
-def sequence_logps(model: nn.Module, batch: Batch) -> list[Tensor]:
+def sequence_logps(model: nn.Module, batch: Batch, *, head_elements: int = HEAD_ELEMENTS) -> list[Tensor]:
     """Log-probs of the tokens read, in nats, ``(n,)`` for each sequence, chosen and rejected in turn.
 
     Args:
         model: As for `logprobs.batch_logps`.
         batch: Made by `collate`, on the model's device.
+        head_elements: As for `logprobs.batch_logps`.
     """
-    flat = torch.cat([batch_logps(model, part) for part in batch["packed"]])
+    flat = torch.cat([batch_logps(model, part, head_elements=head_elements) for part in batch["packed"]])
     order, sizes = batch["order"], batch["read"].sum(-1)
     *found, spare = torch.split(flat, [*sizes[order].tolist(), flat.numel() - int(sizes.sum())])
     found[0] = found[0] + 0.0 * spare.sum()  # `Forwards.least`: a gradient for every forward pass

@@ -197,5 +197,5 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
         if isinstance(facts, dict):
             found[part] = {name: value for name, value in facts.items() if name not in _NAMES}
     training = dict(record.get("training", {}))
-    said = {name: value for name, value in training.pop("set", {}).items() if not _HARMLESS.match(name)}
-    return {**found, "training": {**training, "set": said}}
+    set_ = {name: value for name, value in training.pop("set", {}).items() if not _HARMLESS.match(name)}
+    return {**found, "training": {**training, "set": set_}}

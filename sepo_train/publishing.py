@@ -99,8 +99,8 @@ def _weight_files(folder: Path) -> list[str]:
         return ["model.safetensors"]
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if outside := [name for name in names if Path(name).name != name]:
-            raise ValueError(f"it names {outside[0]}")
+        if elsewhere := [name for name in names if Path(name).name != name]:
+            raise ValueError(f"it names {elsewhere[0]}")
         return names
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _unreadable(index, error) from error

@@ -41,7 +41,7 @@ def training_record(
     checkpoint, encoder = start.description.checkpoint, start.encoder
     top = checkpoint.adapter or checkpoint.base
     template = encoder.tokenizer.get_chat_template() if encoder.chat_template else None
-    said = asdict(settings)
+    values = asdict(settings)
     return {
         "schema_version": RECORD_VERSION,
         "sepo_version": version("sepo"),
@@ -49,14 +49,14 @@ def training_record(
         "model": {**asdict(checkpoint.facts), "on_hub": top.commit is not None},
         "dataset": data.facts,
         "settings": {
-            **{name: _plain(said[name]) for name in sorted(said.keys() - _NOT_IN_RECORD)},
+            **{name: _plain(values[name]) for name in sorted(values.keys() - _NOT_IN_RECORD)},
             "max_length": start.max_length,  # the model may read less than the settings allow
             "chat_template_sha256": None if template is None else text_sha256(template),
             "tokenizer_sha256": tokenizer_hash(encoder),
         },
         "training": {
             **{name: _plain(getattr(arguments, name)) for name in _TRAINING},
-            **{name: said[name] for name in ("learning_rate", "num_train_epochs", "batch_size", "dtype")},
+            **{name: values[name] for name in ("learning_rate", "num_train_epochs", "batch_size", "dtype")},
             **({"set": dict(settings.training_arguments)} if settings.training_arguments else {}),
         },
         "rows": {

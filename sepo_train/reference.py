@@ -23,7 +23,7 @@ from transformers import TrainingArguments
 
 from sepo_data.errors import OutputError, ScoringError, counted
 from sepo_data.models.description import Description
-from sepo_data.models.loading import Loading, load_scorer, matmul_precision
+from sepo_data.models.loading import Loading, load_scorer
 from sepo_data.models.self_check import checked_logps
 from sepo_data.settings import Dtype
 
@@ -56,8 +56,8 @@ def reference_logps(
         ScoringError: If a log-prob is not finite, or a sequence does not fit into memory.
         OutputError: If the cache cannot be written.
     """
-    computed_in = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None
-    identity = f"{description.checkpoint.revisions} {dtype} {computed_in}"
+    compute_dtype = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None
+    identity = f"{description.checkpoint.revisions} {dtype} {compute_dtype}"
     path = Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / f"ref-{_fingerprint(identity, examples)}.npy"
     kept = _read(path, len(examples))
     if all(gather_object([kept is not None])):  # of all machines
@@ -67,7 +67,7 @@ def reference_logps(
     log.info("scoring %s under the reference, once", counted(len(examples), "pair"))
     state = PartialState()
     own = examples[state.process_index :: state.num_processes]
-    shares = gather_object([_score(description, own, dtype, computed_in, state.device)])
+    shares = gather_object([_score(description, own, dtype, compute_dtype, state.device)])
     found = np.empty((len(examples), 2))
     for rank, share in enumerate(shares):
         found[rank :: state.num_processes] = share
@@ -85,19 +85,17 @@ def _score(
     description: Description,
     pairs: Sequence[Example],
     dtype: Dtype,
-    computed_in: torch.dtype | None,
+    compute_dtype: torch.dtype | None,
     device: torch.device,
 ) -> Sums:
-    # the scorer allows TF32; a run that finds log-probs in the cache must train like one that does not
-    with matmul_precision():
-        sequences = [sequence for pair in pairs for sequence in pair.sequences]
-        longest = max((sequence.input_ids.size for sequence in sequences), default=0)
-        scorer = load_scorer(description.checkpoint, Loading(dtype, str(device), longest))
-        with torch.autocast(device.type, computed_in, enabled=computed_in is not None):
-            logps = scorer.logps(sequences)
-            if sequences and all(np.isfinite(one).all() for one in logps):
-                again = partial(scorer.logps, sequences)
-                logps, _ = checked_logps(scorer, sequences, logps, again, first=True)
+    sequences = [sequence for pair in pairs for sequence in pair.sequences]
+    longest = max((sequence.input_ids.size for sequence in sequences), default=0)
+    scorer = load_scorer(description.checkpoint, Loading(dtype, str(device), longest))
+    with torch.autocast(device.type, compute_dtype, enabled=compute_dtype is not None):
+        logps = scorer.logps(sequences)
+        if sequences and all(np.isfinite(one).all() for one in logps):
+            again = partial(scorer.logps, sequences)
+            logps, _ = checked_logps(scorer, sequences, logps, again, first=True)
     each = zip(logps, sequences, strict=True)
     sums = [values.astype(np.float64) @ one.weights.astype(np.float64) for values, one in each]
     return np.array(sums, dtype=np.float64).reshape(-1, 2)

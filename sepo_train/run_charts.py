@@ -85,12 +85,12 @@ def _chart(
         if len(found) > 1:
             axes.legend(loc="best")
 
-    said = "; ".join(
+    sentence = "; ".join(
         f"{line.label} {points[0][1]:{form}} at step {points[0][0]:,}, {points[-1][1]:{form}} at step "
         f"{points[-1][0]:,}"
         for line, points in found
     )
-    return Chart(name, title, f"{said[0].upper()}{said[1:].replace('-', '−')}.", draw)
+    return Chart(name, title, f"{sentence[0].upper()}{sentence[1:].replace('-', '−')}.", draw)
 
 
 def _points(history: Sequence[Logged], name: str) -> list[tuple[int, float]]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from sepo_data.models.logprobs import Logps, row_padding
-from sepo_data.models.packing import reach
+from sepo_data.models.batching import row_padding
+from sepo_data.models.logprobs import Logps
+from sepo_data.models.packing import tokens_to_read
 from sepo_data.models.self_check import checked_logps, spread
 
 from .batches import Forwards, collate, sequence_logps
@@ -22,7 +23,7 @@ class _Batches:
     """Micro-batches of a few examples; the longest and the shortest are in the first."""
 
     def __init__(self, model: Any, examples: Sequence[Example], batch_size: int, forwards: Forwards) -> None:
-        lengths = [max(map(reach, example.sequences)) for example in examples]
+        lengths = [max(map(tokens_to_read, example.sequences)) for example in examples]
         few = sorted(spread(model, lengths), key=lambda i: lengths[i])
         longest_first = sorted(set(range(len(lengths))) - set(few), key=lambda i: -lengths[i])
         numbers = [few[-1], *few[:-1], *longest_first[: max(0, batch_size - len(few))]]
@@ -37,7 +38,7 @@ class _Batches:
         """As they now have to be."""
         return replace(self._forwards, padding=row_padding(self.model), alone=self.alone)
 
-    def role(self) -> AbstractContextManager[object]:
+    def active(self) -> AbstractContextManager[object]:
         """The model is trained as it is."""
         return nullcontext()
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 
@@ -21,9 +22,11 @@ from sepo_data.projected.transfer import transfer_report
 from sepo_data.projected.whole import settled
 from sepo_data.runs.progress import NO_PROGRESS, Progress
 from sepo_data.schema import PAIR_COLUMNS
+from sepo_data.settings import ProjectionSettings
 from sepo_data.sources.conversations import open_chats
 from sepo_data.sources.preferences import open_pairs
 from sepo_data.tokens.chats import encode_chats
+from sepo_data.tokens.encoder import ResponseEncoder
 from sepo_data.tokens.pairs import encode_pairs
 
 from .arguments import training_arguments
@@ -34,6 +37,9 @@ from .objectives import dpo_objective, sepo_objective, sft_objective
 from .reference import reference_logps
 from .settings import DpoSettings, SepoSettings, SftSettings, TrainSettings
 from .training import Training, TrainReport, run_training
+
+if TYPE_CHECKING:
+    import datasets
 
 log = logging.getLogger("sepo")
 
@@ -188,8 +194,33 @@ def sepo_training(policy: str, dataset: str, settings: SepoSettings) -> Training
         settings.projection_settings(annotated.manifest.selection, start.max_length),
     )
     weight = pair_weights(rows, annotated.name, settings.pair_weight)
+    by_policy = start.max_length < settings.max_length
+    facts = annotated_facts(annotated, split)
+    data = _projected_data(rows, start.encoder, projection, weight, facts, by_policy=by_policy)
     if settings.projection == "sum":  # the record says what was chosen, by whomever
         settings = settings.with_selection(projection.selection)
+    referenced = settings.loss == "dpo"
+    return Training(
+        "sepo",
+        start,
+        data,
+        settings,
+        arguments,
+        dpo_objective(settings.beta, 0.0) if referenced else sepo_objective(settings.scale, settings.margin),
+        prepare=partial(_with_reference, start.description, settings, arguments) if referenced else list,
+    )
+
+
+def _projected_data(
+    rows: "datasets.Dataset",
+    encoder: ResponseEncoder,
+    projection: ProjectionSettings,
+    weight: Callable[[int], float],
+    facts: dict[str, Any],
+    *,
+    by_policy: bool,
+) -> Data:
+    """Annotated rows as examples for a policy's tokens; says how much of the annotation arrives there."""
     examples: list[Example] = []
     notes = Counter[str]()
 
@@ -200,28 +231,13 @@ def sepo_training(policy: str, dataset: str, settings: SepoSettings) -> Training
             for pair in projected.pairs
         )
 
-    referenced = settings.loss == "dpo"
-    transfer = transfer_report(rows, start.encoder, projection, collect)
+    transfer = transfer_report(rows, encoder, projection, collect)
     same_tokens = transfer.chosen.one_to_one == transfer.rejected.one_to_one == 1
     if examples:
         log.info("%s", transfer.short())
-    for warning in transfer.warnings(by_policy=start.max_length < settings.max_length):
+    for warning in transfer.warnings(by_policy=by_policy):
         log.warning("%s", warning)
-    return Training(
-        "sepo",
-        start,
-        Data(
-            examples,
-            transfer.dropped,
-            annotated_facts(annotated, split),
-            dict(notes),
-            None if same_tokens else transfer.short(),
-        ),
-        settings,
-        arguments,
-        dpo_objective(settings.beta, 0.0) if referenced else sepo_objective(settings.scale, settings.margin),
-        prepare=partial(_with_reference, start.description, settings, arguments) if referenced else list,
-    )
+    return Data(examples, transfer.dropped, facts, dict(notes), None if same_tokens else transfer.short())
 
 
 def _with_reference(

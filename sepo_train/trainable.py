@@ -7,7 +7,7 @@ import torch
 from sepo_data.errors import ModelError, first_line
 from sepo_data.models.adapters import attach
 from sepo_data.models.description import Description
-from sepo_data.models.loading import load_base
+from sepo_data.models.weights import load_base
 
 from .settings import TrainSettings
 

@@ -32,8 +32,8 @@ from transformers import (
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from sepo_data.errors import TrainingError
-from sepo_data.models.logprobs import regime, rope_switches, row_padding
-from sepo_data.models.packing import reach
+from sepo_data.models.batching import regime, rope_switches, row_padding
+from sepo_data.models.packing import tokens_to_read
 from sepo_data.models.packing_check import prepare
 
 from .batches import Batch, Forwards, collate, sequence_logps
@@ -145,7 +145,7 @@ class StageTrainer(Trainer):
         sequences = [sequence for example in self.everything for sequence in example.sequences]
         prepare(model, max(sequence.input_ids.size for sequence in sequences))
         switches = rope_switches(model.config.get_text_config())
-        least = len({regime(switches, reach(sequence)) for sequence in sequences})
+        least = len({regime(switches, tokens_to_read(sequence)) for sequence in sequences})
         self.forwards = Forwards(
             row_padding(model), switches, least=1 if self.args.world_size == 1 else least
         )

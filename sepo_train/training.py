@@ -10,8 +10,9 @@ from transformers import GenerationConfig, TrainingArguments, set_seed
 
 from sepo_data.errors import PreferenceError, SettingsError, TrainingError, first_line
 from sepo_data.hub.pushing import check_push_target
+from sepo_data.models.batching import rope_switches
 from sepo_data.models.checkpoints import ADAPTER_CONFIG, BASE
-from sepo_data.models.logprobs import out_of_memory, rope_switches
+from sepo_data.models.logprobs import out_of_memory
 from sepo_data.runs.progress import NO_PROGRESS, Progress
 
 from .callbacks import _Figures, _Steps

@@ -10,7 +10,7 @@ import pytest
     "module",
     [
         *("sources.preferences", "projection", "selection", "runs.folder", "runs.workers"),
-        *("rules.cutoffs", "rules.groups", "rules.token_filter", "rules.weights"),
+        *("rules.cutoffs", "rules.groups", "rules.shares", "rules.token_filter", "rules.weights"),
         "evaluation.figures",
     ],
 )

@@ -10,7 +10,7 @@ from tiny_models import FAMILIES, VOCABULARY, tiny_model
 from transformers import PreTrainedModel
 
 from sepo_data.errors import ModelError, ScoringError
-from sepo_data.models import logprobs
+from sepo_data.models import batching, logprobs
 from sepo_data.models.logprobs import Logps, token_logps
 
 
@@ -70,7 +70,7 @@ def test_only_hidden_states_that_are_read_reach_the_head() -> None:
 
 def test_no_batch_makes_more_logits_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     # room for 5 rows of logits; the sequences score, longest first, 4 | 3 + 2 | 2 + 1 tokens
-    monkeypatch.setattr(logprobs, "LOGITS_BYTES_CPU", 5 * VOCABULARY * 4)
+    monkeypatch.setattr(batching, "LOGITS_BYTES_CPU", 5 * VOCABULARY * 4)
     model, rows = tiny_model(), []
     model.lm_head.register_forward_hook(lambda module, args, logits: rows.append(logits[..., 0].numel()))
     token_logps(model, some_tokens(2, 8, 4, 6, 3), batch_tokens=1000)

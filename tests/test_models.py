@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,8 +27,9 @@ from transformers import (
 
 from sepo_data.annotated.manifest import ModelFacts
 from sepo_data.errors import HubError, ModelError, SettingsError, TokenizerError
+from sepo_data.models import loading
 from sepo_data.models.description import describe_pair
-from sepo_data.models.loading import BATCH_TOKENS_CPU, Loading, ModelPair, load_pair
+from sepo_data.models.loading import BATCH_TOKENS_CPU, Loading, ModelPair, Scorer, load_pair
 
 SEQUENCES = some_tokens(30, 12, 21)
 
@@ -453,6 +455,35 @@ def test_an_adapter_that_adds_tokens_is_an_error(made: dict[str, Path], tmp_path
     )
     with pytest.raises(ModelError, match="of type PROMPT_TUNING adds tokens to the prompt"):
         describe_pair(str(tmp_path), str(made["base"]))
+
+
+def test_a_scorer_computes_in_its_own_precision_and_leaves_the_process_s() -> None:
+    seen: list[str] = []
+    model, before = tiny_model(), torch.get_float32_matmul_precision()
+    model.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    scorer = Scorer(model, nullcontext, 100, "high")
+    scorer.logps(SEQUENCES)
+    scorer.probe()
+    assert set(seen) == {"high"}
+    ModelPair(scorer, scorer).exact().ref.logps(SEQUENCES)
+    assert seen[-1] == "highest"
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize(
+    ("how", "device", "precision"),
+    [
+        (Loading(), "cuda", "high"),
+        (Loading(exact=True), "cuda", "highest"),
+        (Loading("bfloat16"), "cuda", "highest"),
+        (Loading(), "cpu", None),
+    ],
+)
+def test_only_float32_on_cuda_is_computed_in_tf32(
+    how: Loading, device: str, precision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "scoring_device", lambda name: torch.device(device))
+    assert how.precision == precision
 
 
 def test_a_device_that_does_not_exist_is_an_error(made: dict[str, Path]) -> None:

@@ -20,7 +20,8 @@ from sepo_data.models.description import PairFacts, describe_pair
 from sepo_data.models.loading import Loading, scorers
 from sepo_data.models.logprobs import token_logps
 from sepo_data.models.packing_check import prepare
-from sepo_data.models.placement import device_map, one_after_the_other, weight_bytes
+from sepo_data.models.placement import device_map, load_sequentially, weight_bytes
+from sepo_data.models.weights import load_base
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -65,14 +66,14 @@ def test_models_go_in_turn_where_memory_does_not_hold_both(
 ) -> None:
     size = weight_bytes(facts.checkpoints[0], "float32")
     with_memory(monkeypatch, times * size, gpus=gpus)
-    assert one_after_the_other(facts, "float32", device) == in_turn
+    assert load_sequentially(facts, "float32", device) == in_turn
 
 
 def test_a_base_that_both_have_is_never_loaded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = save_tiny(tmp_path / "base")
     facts = describe_pair(str(save_tiny_adapter(tmp_path / "oracle", base)), str(base))
     with_memory(monkeypatch, 1)
-    assert not one_after_the_other(facts, "float32", CPU)
+    assert not load_sequentially(facts, "float32", CPU)
 
 
 def test_a_model_larger_than_a_gpu_is_spread_over_all(
@@ -93,7 +94,7 @@ def test_in_turn_one_model_is_gone_before_the_next_is_there(
     facts: PairFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[weakref.ref[Any]] = []
-    load = models.load_base
+    load = load_base
 
     def watched(*args: Any, **options: Any) -> Any:
         assert not [model for model in alive if model() is not None]

@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 from sepo_data import AnnotateSettings, ScoringError, annotate
 from sepo_data.annotated.manifest import read_manifest
 from sepo_data.models import packing_check
+from sepo_data.models.batching import rope_switches
 from sepo_data.models.loading import Scorer
-from sepo_data.models.logprobs import Logps, rope_switches
+from sepo_data.models.logprobs import Logps
 from sepo_data.models.packing import is_packed, packed_attention
 from sepo_data.models.packing_check import prepare
 from sepo_data.models.self_check import checked_logps

@@ -16,8 +16,8 @@ from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
 from sepo_data.errors import TrainingError
-from sepo_data.models import logprobs
-from sepo_data.models.logprobs import row_padding
+from sepo_data.models.batching import row_padding
+from sepo_data.models.logprobs import HEAD_ELEMENTS
 from sepo_data.models.packing_check import prepare
 from sepo_train.arguments import training_arguments
 from sepo_train.batches import Forwards, collate, sequence_logps
@@ -156,20 +156,21 @@ def flat_gradient(model: PreTrainedModel) -> Tensor:
     return torch.cat([cast("Tensor", weights.grad).flatten() for weights in model.parameters()])
 
 
-def loss_of(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
+def loss_of(
+    model: PreTrainedModel, examples: Sequence[Example], head_elements: int = HEAD_ELEMENTS
+) -> Tensor:
     """SePO's loss as the trainer computes it."""
     selected = [Example(e.row, tuple(map(selected_only, e.sequences)), e.items) for e in examples]
     batch = collate(selected, Forwards(row_padding(model)))
-    padded = torch.nn.utils.rnn.pad_sequence(sequence_logps(model, batch), True)
+    found = sequence_logps(model, batch, head_elements=head_elements)
+    padded = torch.nn.utils.rnn.pad_sequence(found, True)
     return sepo_objective(2.0, 0.5)(padded, batch).losses.mean()
 
 
 @pytest.mark.parametrize("head", ["whole", "in parts"])
 @pytest.mark.parametrize("path", ["packed", "plain"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_gradient_is_that_of_the_naive_formula_on_all_logits(
-    family: str, path: str, head: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"gpt_oss"}))  # its experts know no doubles
+def test_the_gradient_is_that_of_the_naive_formula_on_all_logits(family: str, path: str, head: str) -> None:
     examples = pairs(5, weights="rewards")
     model = tiny_model(family).double()
     naive_loss(model, examples).backward()
@@ -178,9 +179,7 @@ def test_the_gradient_is_that_of_the_naive_formula_on_all_logits(
 
     if path == "packed":
         prepare(model, 64)
-    if head == "in parts":
-        monkeypatch.setattr(logprobs, "HEAD_ELEMENTS", 7 * VOCABULARY)
-    loss_of(model, examples).backward()
+    loss_of(model, examples, 7 * VOCABULARY if head == "in parts" else HEAD_ELEMENTS).backward()
 
     gradient = flat_gradient(model)
     # log-softmax is float32 here, whatever the model computes in

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,11 +16,12 @@ from test_trainer import naive_loss, pairs, train
 from tiny_models import VOCABULARY, save_tiny, tiny_model
 from tiny_pair import write_jsonl
 from torch.nn.functional import logsigmoid
+from transformers import PreTrainedModel
 
 from sepo_data.errors import ScoringError
 from sepo_data.models import packing_check
-from sepo_data.models.logprobs import rope_switches
-from sepo_data.models.packing import is_packed, packed_attention, reach
+from sepo_data.models.batching import rope_switches
+from sepo_data.models.packing import is_packed, packed_attention, tokens_to_read
 from sepo_train import DpoSettings, train_dpo
 from sepo_train.batches import Forwards, collate, sequence_logps
 from sepo_train.examples import Example, WeightedSequence, selected_only
@@ -28,6 +29,10 @@ from sepo_train.objectives import sepo_objective
 from sepo_train.trainer import StageTrainer
 
 OBJECTIVE = sepo_objective(2.0, 0.5)
+
+
+def model_of(trainer: StageTrainer) -> PreTrainedModel:
+    return cast("PreTrainedModel", trainer.model)
 
 
 def first_loss(trainer: StageTrainer) -> float:
@@ -40,7 +45,7 @@ def expected(family: str = "llama") -> float:
 
 def test_right_batches_are_kept_and_the_difference_is_known(tmp_path: Path) -> None:
     trainer = train(tmp_path, pairs(4), OBJECTIVE)
-    assert is_packed(trainer.model)
+    assert is_packed(model_of(trainer))
     assert trainer.self_check is not None
     assert 0 < trainer.self_check < 1e-4
     assert first_loss(trainer) == pytest.approx(expected(), rel=1e-5)
@@ -60,7 +65,7 @@ def test_attention_that_goes_wrong_on_the_run_s_rows_is_replaced(
     monkeypatch.setattr(packing_check, "_furthest", lambda *_: 0.0)  # the probe sees nothing
     with attention(wrong), caplog.at_level(logging.WARNING, "sepo"):
         trainer = train(tmp_path, pairs(4), OBJECTIVE, model=tiny_model(family))
-    assert not is_packed(trainer.model)
+    assert not is_packed(model_of(trainer))
     assert "batches are padded, since a row's log-probs were" in caplog.text
     assert first_loss(trainer) == pytest.approx(expected(family), rel=1e-5)
 
@@ -80,7 +85,7 @@ def test_numbers_that_depend_on_the_batch_are_computed_one_at_a_time(
         for one in map(selected_only, example.sequences):
             places, ids = torch.from_numpy(one.positions), torch.from_numpy(one.input_ids)
             with leaking(other, 0.5), torch.no_grad():  # of the tokens that have to be read, and no more
-                logps = other(input_ids=ids[None, : reach(one)]).logits[0].log_softmax(-1)
+                logps = other(input_ids=ids[None, : tokens_to_read(one)]).logits[0].log_softmax(-1)
             means.append(logps[places - 1, ids[places]].mean())
     gaps = 2.0 * (torch.stack(means[0::2]) - torch.stack(means[1::2])) - 0.5
     assert first_loss(trainer) == pytest.approx(-logsigmoid(gaps).mean().item(), rel=1e-5)
@@ -121,9 +126,9 @@ def test_a_micro_batch_is_parted_at_the_switch(tmp_path: Path, packed: bool) -> 
         replace(example, sequences=tuple(selected_only(one, switches) for one in example.sequences))
         for example in long_pairs(MIXED)
     ]
-    assert {reach(one) > 16 for example in examples for one in example.sequences} == {True, False}
+    assert {tokens_to_read(one) > 16 for example in examples for one in example.sequences} == {True, False}
     trainer = train(tmp_path, long_pairs(MIXED), OBJECTIVE, model=model, switches=switches)
-    assert is_packed(trainer.model) == packed
+    assert is_packed(model_of(trainer)) == packed
     assert first_loss(trainer) == pytest.approx(
         naive_loss(tiny_model("phi3"), long_pairs(MIXED)).item(), rel=1e-5
     )
@@ -137,8 +142,8 @@ def packing_refused(model: Any) -> Any:
 def test_a_cut_sequence_stays_on_its_side_of_the_switch() -> None:
     (example,) = long_pairs([(40, 40)])
     whole = example.sequences[0]  # positions 4 to 43, the last with weight is 22
-    assert reach(selected_only(whole)) == 22
-    assert reach(selected_only(whole, [16])) == 22
+    assert tokens_to_read(selected_only(whole)) == 22
+    assert tokens_to_read(selected_only(whole, [16])) == 22
     kept = selected_only(whole, [30])
     assert kept.positions[-2:].tolist() == [22, 31]
     assert kept.weights[-2:].tolist() == [1, 0]
@@ -174,7 +179,11 @@ def test_dpo_of_identical_models_begins_with_margins_of_0(tmp_path: Path) -> Non
         "short_factor": [1.0] * 4,
         "long_factor": [4.0] * 4,
     }
-    size = {"original_max_position_embeddings": 48, "max_position_embeddings": 512, "rope_parameters": rope}
+    size: dict[str, Any] = {
+        "original_max_position_embeddings": 48,
+        "max_position_embeddings": 512,
+        "rope_parameters": rope,
+    }
     model = save_tiny(tmp_path / "phi3", "phi3", **size)
     arguments = {"logging_steps": "1"}
     settings = DpoSettings(

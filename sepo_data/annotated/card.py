@@ -12,7 +12,7 @@ import yaml
 from ..errors import visible
 from ..files import text_sha256
 from .manifest import Manifest
-from .precision import computed_in
+from .precision import compute_dtype
 
 CARRIED_OVER = ("license", "license_name", "license_link", "language")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -30,7 +30,7 @@ def render_card(manifest: Manifest) -> str:
         m=manifest,
         health=manifest.health,
         precision=manifest.precision,
-        computed_in=computed_in(manifest.scoring.dtype),
+        compute_dtype=compute_dtype(manifest.scoring.dtype),
         warnings=manifest.warnings(),
     )
 

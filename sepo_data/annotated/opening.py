@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import snapshot_download
 
 from ..errors import HubError, SchemaError
-from ..files import file_sha256, is_path, name_of, outside
+from ..files import file_sha256, is_path, name_of, paths_outside
 from ..hub.client import commit_of, with_retries
 from ..hub.errors import line_of, source_error
 from ..schema import MANIFEST_NAME, validate
@@ -92,7 +92,7 @@ def open_annotated(name_or_folder: str, *, revision: str | None = None) -> Annot
 
 def _check_card(data_files: Mapping[str, Sequence[str]], folder: Path) -> None:
     """Its YAML says what ``datasets`` reads: nothing that is not in the folder."""
-    for path in outside(chain.from_iterable(data_files.values()), f"{folder.absolute()}/"):
+    for path in paths_outside(chain.from_iterable(data_files.values()), f"{folder.absolute()}/"):
         raise SchemaError(f"{folder / 'README.md'} names {path}, which is not in the folder. Correct it.")
 
 

@@ -38,8 +38,8 @@ class Precision:
             else "Pass `dtype=float32`"
         )
         return [
-            f"{computed_in(dtype)} selects other tokens than float32 would: {self.overlap:.1%} are the same, "
-            f"since the rounding of a reward ({self.noise:.4f} nats) is large beside the rewards "
+            f"{compute_dtype(dtype)} selects other tokens than float32 would: {self.overlap:.1%} are the "
+            f"same, since the rounding of a reward ({self.noise:.4f} nats) is large beside the rewards "
             f"({self.reward_spread:.4f} nats). {exact}, or train the oracle longer."
         ]
 
@@ -48,6 +48,6 @@ class Precision:
         return asdict(self)
 
 
-def computed_in(dtype: str) -> str:
+def compute_dtype(dtype: str) -> str:
     """What a run that this module is asked about computes in: float32 is TF32 then."""
     return "TF32" if dtype == "float32" else dtype

@@ -77,7 +77,7 @@ def answer_file(kind: Format, questions: list[Question], answers: list[list[str]
         answers: To each question, one for each of its turns.
         model: What the judge is to call the model.
     """
-    rows = [_WRITERS[kind](one, said, model) for one, said in zip(questions, answers, strict=True)]
+    rows = [_WRITERS[kind](one, answer, model) for one, answer in zip(questions, answers, strict=True)]
     if kind == "alpaca-eval":
         return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

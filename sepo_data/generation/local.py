@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 
 from ..errors import ModelError, PreferenceError
 from ..models.checkpoints import Checkpoint
-from ..models.loading import Loading, load_plain
+from ..models.loading import Loading, load_plain, matmul_precision
 from ..models.logprobs import out_of_memory
 from ..reasons import Unusable
 from ..schema import Message
@@ -22,7 +22,7 @@ UNCUT = 2**31
 
 
 class Answer(NamedTuple):
-    """What a model said.
+    """What a model question.
 
     Attributes:
         text: Without the blanks around it.
@@ -91,15 +91,15 @@ class LocalModel:
         Raises:
             PreferenceError: If it cannot be rendered, or is longer than the model reads.
         """
-        said = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        question = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         chat = self.encoder.render(prompt, PROBE, context)
         encoded = chat if isinstance(chat, Unusable) else encode_responses(self.encoder, [chat], UNCUT)[0]
         if isinstance(encoded, Unusable):
-            raise PreferenceError(f'"{said[:60]}": {encoded.reason}. Leave this question out.')
+            raise PreferenceError(f'"{question[:60]}": {encoded.reason}. Leave this question out.')
         ids: list[int] = encoded.input_ids[: encoded.positions[0]].tolist()
         if self.max_context is not None and len(ids) >= self.max_context:
             problem = f"{len(ids):,} tokens, and the model reads {self.max_context:,}"
-            raise PreferenceError(f'"{said[:60]}": {problem}. Leave this question out.')
+            raise PreferenceError(f'"{question[:60]}": {problem}. Leave this question out.')
         return ids
 
     def generate(self, prompts: list[list[int]], temperature: float, seed: int) -> list[Answer]:
@@ -125,7 +125,7 @@ class LocalModel:
         )
         torch.manual_seed(seed)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), matmul_precision(self.how.precision):
                 out = self.model.generate(
                     ids.to(self.model.device),
                     attention_mask=mask.to(self.model.device),

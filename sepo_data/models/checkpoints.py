@@ -12,10 +12,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import safe_open
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils.hub import cached_file
 
 from ..annotated.manifest import ModelFacts, ModelRevision
@@ -96,6 +99,15 @@ class Checkpoint:
     def pickled(self) -> bool:
         """Whether the base's weights are pickles."""
         return not self.base.files.intersection(WEIGHTS)
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Of the base; the model is built without its weights."""
+        with errors_as(ModelError, self.base), torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(
+                self.config, trust_remote_code=self.trust.remote_code
+            )
+        return sum(weights.numel() for weights in model.parameters())
 
     @property
     def facts(self) -> ModelFacts:

@@ -5,28 +5,27 @@ since the rounding of merged weights would move rewards.
 """
 
 import gc
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel
 
 from ..errors import ModelError, first_line
 from ..settings import Dtype
 from .adapters import attach, switched_to
-from .checkpoints import Checkpoint, Snapshot, errors_as, not_causal, same_model
+from .checkpoints import Checkpoint, not_causal, same_model
 from .description import PairFacts
 from .logprobs import Logps, token_logps
 from .packing import TokenSequence
 from .packing_check import prepare
 from .placement import device_map, scoring_device
+from .weights import load_base
 
 BATCH_TOKENS_CPU = 2048  # larger batches are no faster; smaller ones part pairs from their prompts
 BATCH_TOKENS_ACCELERATOR = {"float32": 16_384, "float16": 32_768, "bfloat16": 32_768}
@@ -47,13 +46,21 @@ class Scorer:
         model: The model; the other role may have the same.
         role: Switches adapters for as long as it is entered.
         batch_tokens: Most tokens in a forward pass, unless said otherwise.
+        precision: How float32 products are computed, as torch names it; None: as the process does.
         alone: Whether every sequence needs a forward pass of its own, see `self_check`.
     """
 
     model: PreTrainedModel
     role: Callable[[], AbstractContextManager[object]]
     batch_tokens: int
+    precision: str | None = None
     alone: bool = False
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The model as it scores: its adapters switched, its precision set."""
+        with self.role(), matmul_precision(self.precision):
+            yield
 
     def logps(
         self,
@@ -63,7 +70,7 @@ class Scorer:
     ) -> list[Logps]:
         """As `logprobs.token_logps`."""
         most = 1 if self.alone else batch_tokens or self.batch_tokens
-        with self.role():
+        with self.active():
             return token_logps(self.model, sequences, batch_tokens=most, on_batch=on_batch)
 
     def probe(self) -> Tensor:
@@ -76,7 +83,7 @@ class Scorer:
         input_ids = torch.arange(PROBE_TOKENS).repeat(2, 1) * vocabulary // PROBE_TOKENS
         input_ids[1, -1] = 0
         try:
-            with self.role(), torch.inference_mode():
+            with self.active(), torch.inference_mode():
                 logits: Tensor = self.model(input_ids=input_ids.to(self.model.device), use_cache=False).logits
         except (AttributeError, TypeError, ValueError, IndexError) as error:
             name = type(self.model).__name__
@@ -91,6 +98,10 @@ class ModelPair(NamedTuple):
 
     oracle: Scorer
     ref: Scorer
+
+    def exact(self) -> "ModelPair":
+        """The same models, without TF32."""
+        return ModelPair(*(replace(scorer, precision="highest") for scorer in self))
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,13 @@ class Loading:
         return self.dtype != "float32" or (self.place.type == "cuda" and not self.exact)
 
     @property
+    def precision(self) -> str | None:
+        """How float32 products are computed on CUDA, see docs/float32.md for what TF32 does."""
+        if self.place.type != "cuda":
+            return None
+        return "highest" if self.exact or self.dtype != "float32" else "high"
+
+    @property
     def batch_tokens(self) -> int:
         """Most tokens in a forward pass that suit the device."""
         return BATCH_TOKENS_CPU if self.place.type == "cpu" else BATCH_TOKENS_ACCELERATOR[self.dtype]
@@ -145,7 +163,7 @@ def scorers(facts: PairFacts, how: Loading, *, in_turn: bool) -> Iterator[tuple[
     _check_causal(oracle, probe)
     if torch.equal(probe, ref_probe):
         raise same_model(facts.oracle, facts.ref)
-    prepare(scorer.model, how.longest)
+    prepare(scorer.model, how.longest, [scorer.active])
     yield "oracle", scorer
     del scorer
     yield "ref", load_scorer(ref, how)
@@ -171,10 +189,10 @@ def load_pair(facts: PairFacts, how: Loading) -> ModelPair:
     if torch.equal(*probes):  # also when other folders hold the same weights, or an adapter was never trained
         raise same_model(facts.oracle, facts.ref)
     if pair.oracle.model is pair.ref.model:
-        prepare(pair.oracle.model, how.longest, [scorer.role for scorer in pair])
+        prepare(pair.oracle.model, how.longest, [scorer.active for scorer in pair])
     else:
         for scorer in pair:
-            prepare(scorer.model, how.longest)
+            prepare(scorer.model, how.longest, [scorer.active])
     return pair
 
 
@@ -187,7 +205,7 @@ def load_scorer(checkpoint: Checkpoint, how: Loading) -> Scorer:
     """
     scorer = _load_alone(checkpoint, how)
     _check_causal(checkpoint, scorer.probe())
-    prepare(scorer.model, how.longest)
+    prepare(scorer.model, how.longest, [scorer.active])
     return scorer
 
 
@@ -202,8 +220,8 @@ def load_plain(checkpoint: Checkpoint, how: Loading) -> PreTrainedModel:
 
 
 @contextmanager
-def matmul_precision(precision: str | None = None) -> Iterator[None]:
-    """Set how float32 products may be computed; afterwards it is as it was, also if it was changed inside."""
+def matmul_precision(precision: str | None) -> Iterator[None]:
+    """Set how float32 products may be computed, for a while; None leaves it."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision or before)
     try:
@@ -212,96 +230,17 @@ def matmul_precision(precision: str | None = None) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def load_base(
-    checkpoint: Checkpoint, *, dtype: torch.dtype, device_map: dict[str, torch.device] | str | None
-) -> PreTrainedModel:
-    """Load the weights of a checkpoint's base, in eval mode.
-
-    Args:
-        checkpoint: Where they are.
-        dtype: What they are kept in, whatever they are stored in.
-        device_map: Where to; None leaves it to whoever trains the model.
-
-    Raises:
-        ModelError: If weights are missing or broken.
-    """
-    base = checkpoint.base
-    soft_caps = getattr(checkpoint.config.get_text_config(), "attn_logit_softcapping", None) is not None
-    with errors_as(ModelError, base), _quiet_report():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            base.location,
-            revision=base.commit,
-            dtype=dtype,  # transformers would take the dtype that the weights are stored in
-            device_map=device_map,
-            attn_implementation="eager" if soft_caps else None,  # transformers 5.0: SDPA drops the caps
-            use_safetensors=not checkpoint.pickled,
-            trust_remote_code=checkpoint.trust.remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # to name the first one
-        )
-    model: PreTrainedModel
-    model, info = loaded
-    _check_landed(base, info)
-    if checkpoint.vocabulary != int(checkpoint.config.get_text_config().vocab_size):
-        model.resize_token_embeddings(checkpoint.vocabulary, mean_resizing=False)
-    torch.nn.Module.eval(model)
-    return model
-
-
-# what a causal model does without: buffers of older versions, heads of reward models, other senses
-_SPARE = re.compile(
-    r"inv_freq$|masked_bias$|attn\.bias$|^v(alue)?_head\.|vision|visual|image|audio|multi_modal|mtp\."
-)
-
-
-def _check_landed(base: Snapshot, info: Mapping[str, Any]) -> None:
-    """Every weight of the files must have a place in the model, and every place its weight."""
-    for key, stored, wanted in sorted(info["mismatched_keys"]):
-        if 0 in stored:
-            problem = f"{key} is empty: the model was saved under ZeRO-3 without its weights"
-            raise ModelError(f"{base.location}: {problem}. Gather them with zero_to_fp32.py.")
-        problem = f"{key} has the size {list(stored)}, config.json says {list(wanted)}"
-        raise ModelError(f"{base.location}: {problem}. Take the config.json that belongs to the weights.")
-    unexpected = sorted(key for key in info["unexpected_keys"] if not _SPARE.search(key))
-    if unexpected and all(key.startswith("_orig_mod.") for key in unexpected):
-        problem = "all its weights begin with _orig_mod., as torch.compile calls them"
-        raise ModelError(f"{base.location}: {problem}. Save model._orig_mod instead of the compiled model.")
-    if info["missing_keys"]:
-        raise ModelError(
-            f"{base.location}: its weights lack {min(info['missing_keys'])}, which would be random. "
-            "Give a model that was saved as a causal language model."
-        )
-    if unexpected:
-        problem = (
-            f"it holds {unexpected[0]}, for which config.json has no place ({len(unexpected)} such weights)"
-        )
-        raise ModelError(f"{base.location}: {problem}. Take the config.json that belongs to the weights.")
-
-
-@contextmanager
-def _quiet_report() -> Iterator[None]:
-    """Transformers prints a table of what `_check_landed` says in one line."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-
-
 def _load_alone(checkpoint: Checkpoint, how: Loading) -> Scorer:
     model = _load_placed(checkpoint, how)
     if checkpoint.adapter is not None:
         model = attach(model, checkpoint.adapter, "default")
-    return Scorer(model, nullcontext, how.batch_tokens)
+    return Scorer(model, nullcontext, how.batch_tokens, how.precision)
 
 
 def _load_placed(checkpoint: Checkpoint, how: Loading) -> PreTrainedModel:
     gc.collect()  # models that accelerate has spread hold themselves
     if how.place.type == "cuda":
         torch.cuda.empty_cache()  # else memory of models that were dropped counts as in use
-        # docs/float32.md: what TF32 does to a selection
-        torch.set_float32_matmul_precision("highest" if how.exact or how.dtype != "float32" else "high")
     place = device_map(checkpoint, how.dtype, how.place)
     return load_base(checkpoint, dtype=getattr(torch, how.dtype), device_map=place)
 
@@ -309,17 +248,18 @@ def _load_placed(checkpoint: Checkpoint, how: Loading) -> PreTrainedModel:
 def _load_shared(oracle: Checkpoint, ref: Checkpoint, how: Loading) -> tuple[Scorer, Scorer] | None:
     """One base in both roles; None if an adapter has changed the base itself (biases, PiSSA)."""
     model: Any = _load_placed(oracle, how)
-    untouched = Scorer(model, nullcontext, how.batch_tokens).probe()
+    untouched = Scorer(model, nullcontext, how.batch_tokens, how.precision).probe()
     for name, checkpoint in zip(ROLES, (oracle, ref), strict=True):
         if checkpoint.adapter is not None:
             model = attach(model, checkpoint.adapter, name)
-    if not torch.equal(Scorer(model, model.disable_adapter, how.batch_tokens).probe(), untouched):
+    bare = Scorer(model, model.disable_adapter, how.batch_tokens, how.precision)
+    if not torch.equal(bare.probe(), untouched):
         return None
     roles = [
         model.disable_adapter if checkpoint.adapter is None else partial(switched_to, model, name)
         for name, checkpoint in zip(ROLES, (oracle, ref), strict=True)
     ]
-    first, second = (Scorer(model, role, how.batch_tokens) for role in roles)
+    first, second = (Scorer(model, role, how.batch_tokens, how.precision) for role in roles)
     return first, second
 
 

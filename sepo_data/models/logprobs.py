@@ -8,7 +8,6 @@ causal token never sees what is right of it.
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,21 +19,18 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import ModelError, ScoringError
-from .packing import Packed, TokenSequence, is_packed, pack, reach
+from ..errors import ModelError
+from .batching import batch_size, grouped, halves, row_padding, smaller_budget
+from .packing import Packed, TokenSequence, is_packed, pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 Logps = npt.NDArray[np.float32]
-Group = list[int]  # numbers of sequences that begin alike
 
-LOGITS_BYTES_CPU = 2**30
-LOGITS_BYTES_ACCELERATOR = 2**32
-HEAD_ELEMENTS = 2**26  # logits that exist at once, of a packed batch
+HEAD_ELEMENTS = 2**26  # 256 MiB of them in float32
 SOFTMAX_ELEMENTS = 2**24  # logits that the log-softmax holds a second time, in float32
-PADDING_ACCELERATOR = 0.25  # attention takes few padded rows at once faster than many single ones
 
 
 def token_logps(
@@ -65,7 +61,7 @@ def token_logps(
     """
     assert not model.training, "dropout would change the log-probs"
     _check_ids(model, sequences)
-    waiting = _grouped(model, sequences, batch_tokens)
+    waiting = grouped(model, sequences, batch_tokens)
     found: dict[int, Logps] = {}
     last: tuple[list[int], Tensor] | None = None
 
@@ -75,12 +71,12 @@ def token_logps(
         on_batch(sum(sequences[i].input_ids.size for i in indices))
 
     while waiting:
-        size = _batch_size(model, sequences, waiting, batch_tokens)
+        size = batch_size(model, sequences, waiting, batch_tokens)
         batch = waiting[:size]
         logps = _score_if_it_fits(model, [[sequences[i] for i in group] for group in batch])
         if logps is None:
-            batch_tokens = _smaller_budget(model, sequences, batch)
-            waiting[:1] = _halves(batch[0]) if size == 1 else [batch[0]]
+            batch_tokens = smaller_budget(model, sequences, batch)
+            waiting[:1] = halves(batch[0]) if size == 1 else [batch[0]]
             continue
         if last is not None:
             keep(*last)  # the device has its next batch already
@@ -89,35 +85,6 @@ def token_logps(
     if last is not None:
         keep(*last)
     return [found[i] for i in range(len(sequences))]
-
-
-def _grouped(model: "PreTrainedModel", sequences: Sequence[TokenSequence], batch_tokens: int) -> list[Group]:
-    """Sequences that share their prompt, at most ``batch_tokens`` together unless one is longer."""
-    switches = rope_switches(model.config.get_text_config())
-    by_prompt: dict[Any, Group] = {}
-    # longest first: too little memory shows in the first batch
-    for i in sorted(range(len(sequences)), key=lambda i: -reach(sequences[i])):
-        prompt = sequences[i].input_ids[: sequences[i].positions[0]]
-        key = (prompt.tobytes(), regime(switches, reach(sequences[i]))) if is_packed(model) else i
-        by_prompt.setdefault(key, []).append(i)
-    groups: list[Group] = []
-    for group in by_prompt.values():
-        part: Group = []
-        for i in group:
-            if part and _cost(model, [sequences[j] for j in [*part, i]]) > batch_tokens:
-                groups.append(part)
-                part = []
-            part.append(i)
-        groups.append(part)
-    return sorted(groups, key=lambda group: -reach(sequences[group[0]]))
-
-
-def _cost(model: "PreTrainedModel", group: Sequence[TokenSequence]) -> int:
-    """How many tokens the model computes for a group, its prompt counted once."""
-    if not is_packed(model):
-        return reach(group[0])
-    prompt = int(group[0].positions[0])
-    return prompt + sum(reach(sequence) - prompt for sequence in group)
 
 
 def _check_ids(model: "PreTrainedModel", sequences: Sequence[TokenSequence]) -> None:
@@ -129,64 +96,6 @@ def _check_ids(model: "PreTrainedModel", sequences: Sequence[TokenSequence]) -> 
             f"{type(model).__name__}: token id {largest} is not among the model's {vocabulary:,} tokens. "
             "Use the tokenizer that the model was trained with."
         )
-
-
-def _batch_size(
-    model: "PreTrainedModel",
-    sequences: Sequence[TokenSequence],
-    longest_first: Sequence[Group],
-    batch_tokens: int,
-) -> int:
-    """How many of the groups make the next batch, at least one."""
-    config = model.config.get_text_config()
-    logits_bytes = LOGITS_BYTES_CPU if model.device.type == "cpu" else LOGITS_BYTES_ACCELERATOR
-    max_logits = math.inf if is_packed(model) else logits_bytes // (4 * config.vocab_size)
-    switches = rope_switches(config)
-    longest = reach(sequences[longest_first[0][0]])
-    tokens = logits = size = 0
-    for size, indices in enumerate(longest_first):
-        group = [sequences[i] for i in indices]
-        tokens = tokens + _cost(model, group) if is_packed(model) else longest * (size + 1)
-        logits += sum(sequence.positions.size for sequence in group)
-        other_turn = regime(switches, reach(group[0])) != regime(switches, longest)
-        if size and (tokens > batch_tokens or logits > max_logits or other_turn):
-            return size
-    return size + 1
-
-
-def rope_switches(config: Any) -> list[int]:
-    """The lengths above which LongRoPE (Phi-3) turns all positions of a batch another way."""
-    found, waiting = set[int](), [getattr(config, "rope_parameters", None)]
-    while waiting:
-        rope = waiting.pop()
-        if isinstance(rope, dict):
-            waiting += rope.values()
-            if rope.get("rope_type") == "longrope":
-                usual = getattr(config, "original_max_position_embeddings", None)
-                found.add(int(rope.get("original_max_position_embeddings") or usual or 0))
-    return sorted(found)
-
-
-def regime(switches: Sequence[int], length: int) -> int:
-    """How many of the switches a length is beyond."""
-    return sum(length > switch for switch in switches)
-
-
-def _smaller_budget(
-    model: "PreTrainedModel", sequences: Sequence[TokenSequence], batch: Sequence[Group]
-) -> int:
-    groups = [[sequences[i] for i in group] for group in batch]
-    if len(groups) == len(groups[0]) == 1:
-        raise ScoringError(
-            f"a sequence of {reach(groups[0][0]):,} tokens alone does not fit into memory. "
-            "Pass a lower `max_length`, or a `dtype` of 16 bits."
-        )
-    return sum(_cost(model, group) for group in groups) // 2
-
-
-def _halves(group: Group) -> list[Group]:
-    middle = -(-len(group) // 2)
-    return [group[:middle], group[middle:]]
 
 
 def _score_if_it_fits(model: "PreTrainedModel", groups: Sequence[Sequence[TokenSequence]]) -> Tensor | None:
@@ -210,13 +119,6 @@ def _score(model: "PreTrainedModel", groups: Sequence[Sequence[TokenSequence]]) 
     return batch_logps(model, packed.to(model.device, non_blocking=True))
 
 
-def row_padding(model: "PreTrainedModel") -> float:
-    """The padding that suits a model, for `packing.pack`; without packed attention all rows are one batch."""
-    if not is_packed(model):
-        return math.inf
-    return 0.0 if model.device.type == "cpu" else PADDING_ACCELERATOR
-
-
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that memory ran out, in the words of any device."""
     if isinstance(error, torch.OutOfMemoryError):
@@ -226,12 +128,15 @@ def out_of_memory(error: RuntimeError) -> bool:
     )
 
 
-def batch_logps(model: "PreTrainedModel | nn.Module", packed: Packed) -> Tensor:
+def batch_logps(
+    model: "PreTrainedModel | nn.Module", packed: Packed, *, head_elements: int = HEAD_ELEMENTS
+) -> Tensor:
     """Take the log-probs of some tokens of a batch; with gradients where they are enabled.
 
     Args:
         model: A causal language model; wrapped for training (DDP, DeepSpeed, FSDP) will do.
         packed: Made by `packing.pack` with the padding that `row_padding` says, on the model's device.
+        head_elements: Most logits that exist at once, of a packed batch.
 
     Returns:
         Log-probs in nats, float32, ``(N,)``, sequence by sequence.
@@ -251,7 +156,7 @@ def batch_logps(model: "PreTrainedModel | nn.Module", packed: Packed) -> Tensor:
         "position_ids": packed.position_ids[None],
         "sepo_layout": layout,
     }
-    head_rows = max(1, HEAD_ELEMENTS // int(bare.config.get_text_config().vocab_size))
+    head_rows = max(1, head_elements // int(bare.config.get_text_config().vocab_size))
     if packed.labels.numel() <= head_rows:
         return _label_logps(_logits(model, bare, inputs, packed.predicting), packed.labels)
     return _logps_in_parts(model, bare, inputs, packed, head_rows)

@@ -92,8 +92,8 @@ class Packed:
         )
 
 
-def reach(sequence: TokenSequence) -> int:
-    """How many tokens the model has to read: all before the last scored one."""
+def tokens_to_read(sequence: TokenSequence) -> int:
+    """All tokens before the last scored one: it is predicted only."""
     return int(sequence.positions[-1])
 
 
@@ -112,7 +112,7 @@ def pack(groups: Sequence[Sequence[TokenSequence]], *, padding: float) -> Packed
     labels: list[Ids] = []
     size = 0
     for group in groups:
-        seen = [sequence.input_ids[: reach(sequence)] for sequence in group]
+        seen = [sequence.input_ids[: tokens_to_read(sequence)] for sequence in group]
         shared = _common_start(seen) if len(group) > 1 else 0
         prompt = np.arange(size, size + shared)
         ids.append(seen[0][:shared])
@@ -195,7 +195,7 @@ def packed_attention(
         scaling: Of the scores.
         dropout: Of the weights.
         sliding_window: How many tokens a token sees, itself included.
-        **kwargs: What else the layer says; soft caps (``softcap``) and sinks (``s_aux``) need its
+        **kwargs: The layer's other arguments; soft caps (``softcap``) and sinks (``s_aux``) need its
             own eager attention.
 
     Returns:
@@ -205,42 +205,50 @@ def packed_attention(
         TypeError: If the layer hands over a tensor of another name: it would say which tokens see which.
     """
     assert attention_mask is None
-    if unknown := [name for name, said in kwargs.items() if isinstance(said, Tensor) and name not in _KNOWN]:
+    tensors = [name for name, value in kwargs.items() if isinstance(value, Tensor)]
+    if unknown := [name for name in tensors if name not in _KNOWN]:
         raise TypeError(f"packed attention does not know {unknown[0]}")
     attended = []
     for rows in sepo_layout.rows:
         row_query, row_key, row_value = (_gathered(states, rows) for states in (query, key, value))
         banded = sliding_window is not None and sliding_window < rows.shape[1]
         if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-            mask = _seen(rows.shape[1], sliding_window, query.device)
-            bias = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
+            bias = _bias(rows.shape[1], sliding_window, query)
             eager = sys.modules[type(module).__module__].eager_attention_forward
             out, _ = eager(
-                module,
-                row_query,
-                row_key,
-                row_value,
-                bias.masked_fill(~mask, torch.finfo(query.dtype).min)[None, None],
-                scaling=scaling,
-                dropout=dropout,
-                **kwargs,
+                module, row_query, row_key, row_value, bias, scaling=scaling, dropout=dropout, **kwargs
             )  # (B, L, H, D)
         else:
-            native_gqa = not banded and (query.device.type == "cpu" or _is_half_on_cuda(query))
-            if not native_gqa:  # elsewhere only the kernel with quadratic memory takes it
-                row_key, row_value = (_repeated(states, row_query) for states in (row_key, row_value))
-            out = scaled_dot_product_attention(
-                row_query,
-                row_key,
-                row_value,
-                attn_mask=_seen(rows.shape[1], sliding_window, query.device) if banded else None,
-                dropout_p=dropout,
-                is_causal=not banded,
-                scale=scaling,
-                enable_gqa=native_gqa,
-            ).transpose(1, 2)
+            mask = _seen(rows.shape[1], sliding_window, query.device) if banded else None
+            out = _kernel_attention(row_query, row_key, row_value, mask, scaling, dropout)
         attended.append(out.flatten(0, 1))  # (B * L, H, D)
     return torch.cat(attended)[sepo_layout.back.to(query.device)][None], None
+
+
+def _bias(length: int, window: int | None, query: Tensor) -> Tensor:
+    """The mask as what is added to scores, ``(1, 1, L, L)``."""
+    seen = _seen(length, window, query.device)
+    zeros = torch.zeros(seen.shape, dtype=query.dtype, device=query.device)
+    return zeros.masked_fill(~seen, torch.finfo(query.dtype).min)[None, None]
+
+
+def _kernel_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, dropout: float
+) -> Tensor:
+    """Attention of rows by torch's own kernels, ``(B, L, H, D)``; causal where there is no mask."""
+    native_gqa = mask is None and (query.device.type == "cpu" or _is_half_on_cuda(query))
+    if not native_gqa:  # elsewhere only the kernel with quadratic memory takes it
+        key, value = _repeated(key, query), _repeated(value, query)
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=native_gqa,
+    ).transpose(1, 2)
 
 
 def _gathered(states: Tensor, rows: Tensor) -> Tensor:

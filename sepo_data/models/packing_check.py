@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import first_line
-from . import logprobs
+from .batching import row_padding
+from .logprobs import HEAD_ELEMENTS, batch_logps
 from .packing import PACKED_ATTENTION, Ids, Packed, is_packed, pack
 
 log = logging.getLogger("sepo")
@@ -49,7 +50,7 @@ def prepare(model: PreTrainedModel, longest: int, roles: Sequence[Role] = (nullc
     Args:
         model: A causal language model with its adapters, on the device where it will run.
         longest: Most tokens of a sequence; a sliding window beyond it does not matter.
-        roles: How its adapters will be switched.
+        roles: As it will run, once per role: its adapters switched, its precision set.
 
     Returns:
         Whether it was switched. If not, one line of the log says why.
@@ -70,7 +71,6 @@ def _difference(model: PreTrainedModel, longest: int, roles: Sequence[Role]) -> 
     bare = bare_model(model)
     usual = bare.config._attn_implementation
     setattr(bare, _USUAL, usual)
-    head_elements = logprobs.HEAD_ELEMENTS
     why = None
     try:
         if not bare._can_set_attn_implementation():
@@ -79,14 +79,14 @@ def _difference(model: PreTrainedModel, longest: int, roles: Sequence[Role]) -> 
         plain = [_logps(model, role, alone, float("inf")) for role in roles]
         bare.set_attn_implementation(PACKED_ATTENTION)
         # a few rows of logits at a time: a head that cannot be replayed shows
-        logprobs.HEAD_ELEMENTS = PROMPT * int(bare.config.get_text_config().vocab_size)
-        packed = [_logps(model, role, groups, logprobs.row_padding(model)) for role in roles]
-        if off := _furthest(model, exact, plain, packed):
+        few = PROMPT * int(bare.config.get_text_config().vocab_size)
+        packed = [_logps(model, role, groups, row_padding(model), few) for role in roles]
+        with roles[0]():
+            off = _furthest(model, exact, plain, packed)
+        if off:
             why = f"packed ones give log-probs that differ by {off:.2g} nats"
     except Exception as error:  # a model's own code may stumble over anything
         why = f"it does not take packed ones ({type(error).__name__}: {first_line(error)})"
-    finally:
-        logprobs.HEAD_ELEMENTS = head_elements
     if why is not None and is_packed(model):
         bare.set_attn_implementation(usual)
     return why
@@ -120,10 +120,16 @@ def _bounds(config: dict[str, Any]) -> Iterator[int]:
             yield value
 
 
-def _logps(model: PreTrainedModel, role: Role, groups: list[list[_Sequence]], padding: float) -> Tensor:
+def _logps(
+    model: PreTrainedModel,
+    role: Role,
+    groups: list[list[_Sequence]],
+    padding: float,
+    head_elements: int = HEAD_ELEMENTS,
+) -> Tensor:
     with role(), torch.no_grad():
         packed: Packed = pack(groups, padding=padding).to(model.device)
-        return logprobs.batch_logps(model, packed).double().cpu()
+        return batch_logps(model, packed, head_elements=head_elements).double().cpu()
 
 
 def _furthest(

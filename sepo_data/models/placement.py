@@ -5,15 +5,13 @@ What memory holds decides, before any weights are read.
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 import psutil
 import torch
-from transformers import AutoModelForCausalLM
 
 from ..errors import ModelError, SettingsError, first_line
 from ..settings import Dtype
-from .checkpoints import Checkpoint, errors_as
+from .checkpoints import Checkpoint
 from .description import PairFacts
 
 log = logging.getLogger("sepo")
@@ -46,14 +44,10 @@ def free_bytes(device: torch.device) -> int:
 
 def weight_bytes(checkpoint: Checkpoint, dtype: Dtype) -> int:
     """What the weights of a checkpoint's base take in a precision; its adapter is small."""
-    with errors_as(ModelError, checkpoint.base), torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(
-            checkpoint.config, dtype=getattr(torch, dtype), trust_remote_code=checkpoint.trust.remote_code
-        )
-    return sum(weights.numel() * weights.element_size() for weights in model.parameters())
+    return checkpoint.num_parameters * int(getattr(torch, dtype).itemsize)
 
 
-def one_after_the_other(facts: PairFacts, dtype: Dtype, device: torch.device) -> bool:
+def load_sequentially(facts: PairFacts, dtype: Dtype, device: torch.device) -> bool:
     """Whether memory holds oracle and reference in turn only. A base that both have is loaded once anyway."""
     oracle, ref = facts.checkpoints
     if oracle.shares_base(ref):

@@ -103,13 +103,12 @@ def score_once(
         ModelError: As `models.scorers`.
         ScoringError: As `score_rows`.
     """
-    from .loading import matmul_precision, scorers  # loads torch
+    from .loading import scorers  # loads torch
 
     found: dict[Role, SideLogps] = {}
-    with matmul_precision():
-        for role, scorer in scorers(facts, how, in_turn=in_turn):
-            found[role] = role_logps(role, scorer, pairs, batch_tokens)
-            del scorer  # before the next one is loaded
+    for role, scorer in scorers(facts, how, in_turn=in_turn):
+        found[role] = role_logps(role, scorer, pairs, batch_tokens)
+        del scorer  # before the next one is loaded
     return scored_sides(found["oracle"], found["ref"])
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from ..errors import ScoringError
-from .logprobs import Logps, rope_switches, token_logps
-from .packing import PACKED_ATTENTION, Ids, TokenSequence, is_packed, reach
+from .batching import rope_switches
+from .logprobs import Logps, token_logps
+from .packing import PACKED_ATTENTION, Ids, TokenSequence, is_packed, tokens_to_read
 from .packing_check import bare_model, usual_attention
 
 log = logging.getLogger("sepo")
@@ -35,8 +36,8 @@ class Checked(Protocol):
     model: Any
     alone: bool
 
-    def role(self) -> AbstractContextManager[object]:
-        """Switches adapters for as long as it is entered."""
+    def active(self) -> AbstractContextManager[object]:
+        """The model as it computes: its adapters switched, its precision set."""
 
 
 def limit(model: Any) -> float:
@@ -74,13 +75,15 @@ def checked_logps(
         ScoringError: If a plain forward does not give the same numbers twice, or other ones with other tokens
             behind, or it is too late.
     """
-    few = spread(scorer.model, [reach(sequence) for sequence in sequences])
+    few = spread(scorer.model, [tokens_to_read(sequence) for sequence in sequences])
     right = _plain_logps(scorer, [sequences[i] for i in few])
+    with scorer.active():
+        most = limit(scorer.model)
     while True:
         off = max(float(np.abs(found[i] - one).max()) for i, one in zip(few, right, strict=True))
-        if off <= limit(scorer.model):
-            longest = max(few, key=lambda i: reach(sequences[i]))
-            _check_behind(scorer, sequences[longest], right[few.index(longest)])
+        if off <= most:
+            longest = max(few, key=lambda i: tokens_to_read(sequences[i]))
+            _check_behind(scorer, sequences[longest], right[few.index(longest)], most)
             return found, off
         name = type(bare_model(scorer.model)).__name__
         if not first:
@@ -119,7 +122,7 @@ def spread(model: Any, lengths: Sequence[int]) -> list[int]:
 
 def _plain_logps(scorer: Checked, sequences: Sequence[TokenSequence]) -> list[Logps]:
     """Each sequence alone, with the attention that the model has by itself."""
-    with scorer.role(), _unpacked(scorer.model):
+    with scorer.active(), _unpacked(scorer.model):
         return [token_logps(scorer.model, [one], batch_tokens=1)[0] for one in sequences]
 
 
@@ -131,7 +134,7 @@ class _Changed:
     positions: Ids
 
 
-def _check_behind(scorer: Checked, longest: TokenSequence, right: Logps) -> None:
+def _check_behind(scorer: Checked, longest: TokenSequence, right: Logps, most: float) -> None:
     """The tokens behind a token must not matter; Doge's do, as soon as a row is longer than its window."""
     before = max(1, longest.positions.size // 2)
     middle = int(longest.positions[before - 1]) + 1
@@ -139,11 +142,11 @@ def _check_behind(scorer: Checked, longest: TokenSequence, right: Logps) -> None
     ids[middle:] = ids[middle:][::-1] if middle + 1 < ids.size else ids[:1]
     (changed,) = _plain_logps(scorer, [_Changed(ids, longest.positions)])
     off = float(np.abs(changed[:before] - right[:before]).max())
-    if not off <= limit(scorer.model):
+    if not off <= most:
         name = type(bare_model(scorer.model)).__name__
         raise ScoringError(
-            f"{name}: in a row of {reach(longest):,} tokens log-probs change by {off:.2g} nats with what is "
-            "behind them, so it is not causal there. Use another model, or pass a lower `max_length`."
+            f"{name}: in a row of {tokens_to_read(longest):,} tokens log-probs change by {off:.2g} nats with "
+            "what is behind them, so it is not causal there. Use another model, or pass a lower `max_length`."
         )
 
 

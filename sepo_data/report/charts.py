@@ -135,14 +135,14 @@ def _kinds(found: Statistics) -> Chart:
         axes.grid(axis="y", visible=False)
         axes.legend(loc="lower right")
 
-    said = []
+    sentences = []
     for name in SIDES:
         each = zip(labels, shares[name], strict=True)
-        said.append(f"{name}: {', '.join(f'{label} {share:.0f}%' for label, share in each)}")
+        sentences.append(f"{name}: {', '.join(f'{label} {share:.0f}%' for label, share in each)}")
     return Chart(
         "kinds",
         "What kinds of tokens are selected",
-        f"Selected share of each kind of token; vertical lines: of all tokens. {'; '.join(said)}.",
+        f"Selected share of each kind of token; vertical lines: of all tokens. {'; '.join(sentences)}.",
         draw,
     )
 

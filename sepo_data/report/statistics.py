@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ..annotated.health import Health, HealthMeter
 from ..rules.cutoffs import RewardCounts
+from ..rules.shares import tokens_in_share
 from ..schema import SIDES, Side, Sides
 from .flat import Counts, FlatSide, Numbers, flat_side
 from .groups import Group, GroupMeter
@@ -168,5 +169,5 @@ def _carried(tokens: FlatSide, *, highest: bool) -> Numbers:
     """The sum of |reward| on what `select_tokens` marks in these rows, at each of `RATIOS`."""
     order = np.lexsort((-tokens.rewards if highest else tokens.rewards, tokens.rows))
     up_to = np.concatenate([[0.0], np.cumsum(np.abs(tokens.rewards[order]))])
-    counts = np.maximum(1, np.floor(np.outer(RATIOS, tokens.sizes) + 1e-9).astype(np.int64))
+    counts = tokens_in_share(np.array(RATIOS)[:, None], tokens.sizes)
     return np.asarray((up_to[tokens.firsts + counts] - up_to[tokens.firsts]).sum(axis=1))

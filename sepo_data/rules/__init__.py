@@ -1,1 +1,1 @@
-"""What selection rules are made of: weights, cutoffs, filters and groups of tokens. Pure numpy."""
+"""What selection rules are made of: shares, weights, cutoffs, filters and groups of tokens. Pure numpy."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SelectionError
+from .shares import tokens_in_share
 
 _BITS = 22
 _SIGN = np.uint32(1 << 31)
@@ -48,7 +49,7 @@ class RewardCounts:
         from_top = np.cumsum(self.counts[::-1])
         if not from_top[-1]:
             raise SelectionError("no token may be selected. Filter fewer of them.")
-        wanted = max(1, int(ratio * from_top[-1] + 1e-9))
+        wanted = tokens_in_share(ratio, from_top[-1])
         return _lower_end(self.counts.size - 1 - int(np.searchsorted(from_top, wanted)))
 
     def histogram(self, edges: npt.ArrayLike) -> npt.NDArray[np.int64]:

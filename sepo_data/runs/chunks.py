@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from ..errors import OutputError
-from ..models.loading import Role, Scorer, load_pair, matmul_precision, scorers
+from ..models.loading import Role, Scorer, load_pair, scorers
 from ..models.scoring import Check, Scores, SideLogps, role_logps, score_rows, scored_sides
 from ..schema import Sides, validate
 from ..tokens.pairs import EncodedPairs, encode_pairs
@@ -107,7 +107,6 @@ class Work:
         return lambda done: self.progress.advance(rows * done)
 
 
-@matmul_precision()  # loading a model may set it, for good
 def annotate_chunks(work: Work, pending: Sequence[Chunk]) -> bool:
     """Score, select and write the pending chunks; False if asked to stop before the last one.
 
@@ -125,8 +124,7 @@ def annotate_chunks(work: Work, pending: Sequence[Chunk]) -> bool:
     models = load_pair(job.facts, how)
     work.start(pending)
     if checked and how.dtype == "float32":  # what computes in TF32 can do better
-        with matmul_precision("highest"):
-            exact = score_rows(models, checked, job.settings.batch_tokens)
+        exact = score_rows(models.exact(), checked, job.settings.batch_tokens)
 
     def score(chunk: Chunk, encoded: EncodedPairs) -> Scores:
         on_share, check = work.on_share(chunk, encoded), work.check(chunk, pending)

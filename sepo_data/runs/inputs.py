@@ -51,10 +51,10 @@ class Job:
     @property
     def in_turn(self) -> bool:
         """Whether oracle and reference are loaded one after the other."""
-        from ..models.placement import one_after_the_other, scoring_device
+        from ..models.placement import load_sequentially, scoring_device
 
         device = scoring_device(self.settings.device)
-        return self.settings.sequential or one_after_the_other(self.facts, self.settings.dtype, device)
+        return self.settings.sequential or load_sequentially(self.facts, self.settings.dtype, device)
 
 
 def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Job:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ..annotated.precision import Precision, computed_in
+from ..annotated.precision import Precision, compute_dtype
 from ..errors import ModelError, ScoringError, counted
-from ..models.placement import check_room, one_after_the_other
+from ..models.placement import check_room, load_sequentially
 from ..models.scoring import Logps, Scores, score_once
 from ..schema import SIDES
 from ..selection import SelectionRule
@@ -25,11 +25,11 @@ PAIRS = 32  # scored twice
 def scores_in_float32(job: Job, pairs: Sequence[EncodedPair], *, in_turn: bool) -> Scores | None:
     """Log-probs in float32 proper, by models that are dropped again; None if they do not fit."""
     how = replace(job.loading, dtype="float32", exact=True)
-    less = computed_in(job.settings.dtype)
+    less = compute_dtype(job.settings.dtype)
     log.info("scoring %s in float32, to see what %s changes", counted(len(pairs), "row"), less)
     try:
         check_room(job.facts, "float32", how.place)
-        in_turn = in_turn or one_after_the_other(job.facts, "float32", how.place)
+        in_turn = in_turn or load_sequentially(job.facts, "float32", how.place)
         return score_once(job.facts, how, pairs, job.settings.batch_tokens, in_turn=in_turn)
     except (ModelError, ScoringError, torch.OutOfMemoryError) as error:
         log.warning("what %s changes is not measured: in float32, %s", less, error)

@@ -72,8 +72,8 @@ def bind_gpu(environment: MutableMapping[str, str], num_gpus: int) -> None:
         >>> environment["CUDA_VISIBLE_DEVICES"]
         '5'
     """
-    said = environment.get(VISIBLE)
-    visible = list(map(str, range(num_gpus))) if said is None else [gpu for gpu in said.split(",") if gpu]
+    listed = environment.get(VISIBLE)
+    visible = list(map(str, range(num_gpus))) if listed is None else [gpu for gpu in listed.split(",") if gpu]
     if "LOCAL_RANK" not in environment or len(visible) < 2:
         return
     rank = _number(environment, "LOCAL_RANK")

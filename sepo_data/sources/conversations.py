@@ -139,10 +139,10 @@ def open_chats(
 
 
 def _read_messages(messages: Sequence[Message | None]) -> Chat | Unusable:
-    said = [i for i, message in enumerate(messages) if message and message["role"] == "assistant"]
-    answers = [i for i in said if is_trained(messages[i])]
+    assistant = [i for i, message in enumerate(messages) if message and message["role"] == "assistant"]
+    answers = [i for i in assistant if is_trained(messages[i])]
     if not answers:
-        return Unusable(Reason.NOT_FOR_TRAINING if said else Reason.NO_ASSISTANT)
+        return Unusable(Reason.NOT_FOR_TRAINING if assistant else Reason.NO_ASSISTANT)
     turns = [message for message in messages[: answers[-1] + 1] if message]
     if len(turns) <= answers[-1]:
         return Unusable(Reason.ROLE_MISSING)

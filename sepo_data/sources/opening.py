@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import HubError, PreferenceError, first_line
-from ..files import name_of, outside
+from ..files import name_of, paths_outside
 from ..schema import SPLIT_NAME
 from .arrow_cache import CachedRows
 from .compressed import DataFile
@@ -328,7 +328,7 @@ def _check_split(split: str, splits: Sequence[str], dataset: str) -> None:
 
 def _check_inside(files: Iterable[str], prefix: str, dataset: str) -> None:
     """A card, or what ``save_to_disk`` writes, may name any file; it is the folder that is annotated."""
-    for file in outside(files, prefix):
+    for file in paths_outside(files, prefix):
         problem = f"it names {file}, which is not in it"
         raise PreferenceError(f"{dataset}: {problem}. Correct data_files in its README.md or state.json.")
 

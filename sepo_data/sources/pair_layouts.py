@@ -100,10 +100,10 @@ class PairLayout:
 
 def _undoubled(prompt: str, chosen: str, rejected: str, repaired: set[str]) -> tuple[str, str, str]:
     """Prompt and responses whose concatenations are the texts that were given as responses."""
-    said = prompt.rstrip()
-    if not (chosen.startswith(said) and rejected.startswith(said)):
+    stripped = prompt.rstrip()
+    if not (chosen.startswith(stripped) and rejected.startswith(stripped)):
         return prompt, chosen, rejected
-    end = len(said)
+    end = len(stripped)
     while chosen[end : end + 1].isspace() and chosen[end : end + 1] == rejected[end : end + 1]:
         end += 1
     repaired.add(UNDOUBLED)

@@ -71,8 +71,8 @@ class Verdict:
         by_score = self._difference(row)
         if self.column is None:
             return by_score
-        said = None if self.how is None else _READERS[self.how](row[self.column], self.tags)
-        return said * abs(by_score) if said and by_score else said
+        verdict = None if self.how is None else _READERS[self.how](row[self.column], self.tags)
+        return verdict * abs(by_score) if verdict and by_score else verdict
 
     def judge(self, margin: float | None) -> Unusable | None:
         """Why a pair with such a margin is not used."""
@@ -185,7 +185,7 @@ def _label_means(source: Source, name: str, tags: Tags, scores: tuple[str, str] 
     told = [(label, one - two) for label, one, two in zip(labels, *both, strict=True) if label is not None]
     for how in ("one is a", "index"):
         margins = [(_READERS[how](label, tags), gap) for label, gap in told if gap]
-        if margins and all((said or 0) * gap > 0 for said, gap in margins):
+        if margins and all((verdict or 0) * gap > 0 for verdict, gap in margins):
             return how
     return None
 
@@ -244,8 +244,8 @@ def _one_is_a(value: Any, tags: Tags) -> float | None:
 
 
 def _index(value: Any, tags: Tags) -> float | None:
-    said = _one_is_a(value, tags)
-    return None if said is None else -said
+    verdict = _one_is_a(value, tags)
+    return None if verdict is None else -verdict
 
 
 def _no_tie(value: Any, tags: Tags) -> float | None:

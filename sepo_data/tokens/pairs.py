@@ -82,23 +82,9 @@ def encode_pairs(
         TokenizerError: If the tokenizer cannot serve this dataset at all.
     """
     table: pa.Table = rows.with_format("arrow")[lo:hi]
-    usable: list[tuple[int, Pair, Sides[RenderedChat]]] = []
     dropped = Drops()
-    rendered: dict[str, RenderedChat | Unusable] = {}
-    for row, content in enumerate(table.to_pylist(), start=lo):
-        pair = columns.read(content)
-        if isinstance(pair, Unusable):
-            dropped.add(pair, row)
-            continue
-        chosen, rejected = (_rendered(encoder, pair, side, reasoning, rendered) for side in pair.sides)
-        if isinstance(chosen, Unusable):
-            dropped.add(chosen, row)
-        elif isinstance(rejected, Unusable):
-            dropped.add(rejected, row)
-        else:
-            usable.append((row, pair, Sides(chosen, rejected)))
-    chats = [chat for _, _, both in usable for chat in both]
-    encoded = encode_responses(encoder, chats, max_length)
+    usable = _rendered_pairs(table, columns, encoder, reasoning, lo, dropped)
+    encoded = encode_responses(encoder, [chat for _, _, both in usable for chat in both], max_length)
     pairs, left_out, as_system = [], 0, 0
     for (row, pair, both), first, second in zip(usable, encoded[::2], encoded[1::2], strict=True):
         if isinstance(first, Unusable):
@@ -129,6 +115,32 @@ def encode_pairs(
         dropped=dropped,
         counts={what: count for what, count in counts.items() if count},
     )
+
+
+def _rendered_pairs(
+    table: pa.Table,
+    columns: PairColumns,
+    encoder: ResponseEncoder,
+    reasoning: Reasoning,
+    lo: int,
+    dropped: Drops,
+) -> list[tuple[int, Pair, Sides[RenderedChat]]]:
+    """The pairs of a table whose first row is ``lo``, with their numbers; the others go to ``dropped``."""
+    usable: list[tuple[int, Pair, Sides[RenderedChat]]] = []
+    rendered: dict[str, RenderedChat | Unusable] = {}
+    for row, content in enumerate(table.to_pylist(), start=lo):
+        pair = columns.read(content)
+        if isinstance(pair, Unusable):
+            dropped.add(pair, row)
+            continue
+        chosen, rejected = (_rendered(encoder, pair, side, reasoning, rendered) for side in pair.sides)
+        if isinstance(chosen, Unusable):
+            dropped.add(chosen, row)
+        elif isinstance(rejected, Unusable):
+            dropped.add(rejected, row)
+        else:
+            usable.append((row, pair, Sides(chosen, rejected)))
+    return usable
 
 
 def _rendered(

@@ -120,10 +120,10 @@ class _Cut:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A slot, what it says in the rendering, and what is written behind that."""
+    """A slot, what the rendering has of it, and what is written behind that."""
 
     slot: Slot
-    said: Segment
+    content: Segment
     behind: Segment
 
 
@@ -184,8 +184,8 @@ def _found(marked: Conversation, slots: list[Slot]) -> tuple[str, list[_Cut]] | 
         cuts.append(_Cut(lo, end, slot))
     for i, turn in enumerate(with_x):
         if marked.asks_for(i, turn) and turn.get(TOOL_CALLS):
-            said = [cut.hi for cut in cuts if cut.slot.turn == i]
-            at = said[-1] if said else _begins_at(marked, with_x, i, first)
+            ends = [cut.hi for cut in cuts if cut.slot.turn == i]
+            at = ends[-1] if ends else _begins_at(marked, with_x, i, first)
             if at is not None:
                 cuts.append(_Cut(at, at, Slot(i, TOOL_CALLS, "", 0, 0, 0, 0)))
     return first, sorted(cuts, key=lambda cut: (cut.lo, cut.slot.turn))
@@ -217,7 +217,7 @@ def _pieces(
     pieces: list[_Piece] = []
     for i, (cut, following) in enumerate(zip(cuts, behind, strict=True)):
         if cut.slot.field != TOOL_CALLS:
-            pieces.append(_Piece(cut.slot, spoken(cut.slot.said, conversation.control), following))
+            pieces.append(_Piece(cut.slot, spoken(cut.slot.probed, conversation.control), following))
             continue
         at = _ends_at(following, conversation.control, end, last=i == len(cuts) - 1)
         if at is not None and following.text[:at].strip():
@@ -267,19 +267,18 @@ def _folded(first: int, head: Segment, pieces: Sequence[_Piece], opening: str) -
     for piece in pieces:
         slot, behind = piece.slot, piece.behind
         if not slot.scored:
-            segments[-1] = segments[-1].then(piece.said).then(behind)
+            segments[-1] = segments[-1].then(piece.content).then(behind)
         elif slot.field == TOOL_CALLS:
-            parts.append(part_of_calls(slot.turn - first, slot.text, piece.said.text))
+            parts.append(part_of_calls(slot.turn - first, slot.text, piece.content.text))
             segments.append(behind)
         else:
             if before and before.scored and (before.turn, before.field) == (slot.turn, slot.field):
                 part, markup = parts.pop(), segments.pop()
             else:
                 part = Part(slot.field, slot.text, slot.turn - first, slot.begins)
-                outside, markup = segments[-1].cut(_markup_at(segments[-1].text, slot, opening))
-                segments[-1] = outside
+                segments[-1], markup = segments[-1].cut(_markup_at(segments[-1].text, slot, opening))
             part = part.followed_by(markup.text, slot.lo, spoken=False)
-            part = part.followed_by(slot.said, slot.hi, spoken=True)
+            part = part.followed_by(slot.probed, slot.hi, spoken=True)
             if slot.ends > slot.hi:
                 closing, behind = behind.cut(_closed_at(behind.text, slot))
                 part = part.followed_by(closing.text, slot.ends, spoken=False)

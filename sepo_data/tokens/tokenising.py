@@ -107,14 +107,14 @@ def _joined(head: Ids, tail: Tokens, cut: int) -> Tokens:
 def _typed_spans(encoder: ResponseEncoder, chat: RenderedChat, text: str) -> list[tuple[int, int]]:
     """Where the text reads like a control token but is none: in messages, in responses, over their seams."""
     parts = list(zip(chat.spans, chat.parts, strict=True))
-    said = [
+    spoken = [
         (lo + stretch.lo, lo + stretch.hi)
         for (lo, _), part in parts
         for stretch in part.stretches
         if stretch.spoken
     ]
     found = (match.span() for match in encoder.control.finditer(text))
-    spans = [(start, end) for start, end in found if any(end > lo and start < hi for lo, hi in said)]
+    spans = [(start, end) for start, end in found if any(end > lo and start < hi for lo, hi in spoken)]
     for at, typed in zip([0, *(hi for (_, hi), _ in parts)], chat.typed, strict=True):
         spans += [(at + start, at + end) for start, end in typed]
     return sorted(spans)

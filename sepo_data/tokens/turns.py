@@ -49,7 +49,7 @@ class Slot:
     optional: bool = False
 
     @property
-    def said(self) -> str:
+    def probed(self) -> str:
         """What the probe stands for."""
         return self.text[self.lo : self.hi]
 

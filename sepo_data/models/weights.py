@@ -1,0 +1,90 @@
+"""The weights of a checkpoint's base, all of them and nothing else: what has no place is refused."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from ..errors import ModelError
+from .checkpoints import Checkpoint, Snapshot, errors_as
+
+
+def load_base(
+    checkpoint: Checkpoint, *, dtype: torch.dtype, device_map: dict[str, torch.device] | str | None
+) -> PreTrainedModel:
+    """Load the weights of a checkpoint's base, in eval mode.
+
+    Args:
+        checkpoint: Where they are.
+        dtype: What they are kept in, whatever they are stored in.
+        device_map: Where to; None leaves it to whoever trains the model.
+
+    Raises:
+        ModelError: If weights are missing or broken.
+    """
+    base = checkpoint.base
+    soft_caps = getattr(checkpoint.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    with errors_as(ModelError, base), _quiet_report():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base.location,
+            revision=base.commit,
+            dtype=dtype,  # transformers would take the dtype that the weights are stored in
+            device_map=device_map,
+            attn_implementation="eager" if soft_caps else None,  # transformers 5.0: SDPA drops the caps
+            use_safetensors=not checkpoint.pickled,
+            trust_remote_code=checkpoint.trust.remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # to name the first one
+        )
+    model: PreTrainedModel
+    model, info = loaded
+    _check_landed(base, info)
+    if checkpoint.vocabulary != int(checkpoint.config.get_text_config().vocab_size):
+        model.resize_token_embeddings(checkpoint.vocabulary, mean_resizing=False)
+    torch.nn.Module.eval(model)
+    return model
+
+
+# what a causal model does without: buffers of older versions, heads of reward models, other senses
+_SPARE = re.compile(
+    r"inv_freq$|masked_bias$|attn\.bias$|^v(alue)?_head\.|vision|visual|image|audio|multi_modal|mtp\."
+)
+
+
+def _check_landed(base: Snapshot, info: Mapping[str, Any]) -> None:
+    """Every weight of the files must have a place in the model, and every place its weight."""
+    for key, stored, wanted in sorted(info["mismatched_keys"]):
+        if 0 in stored:
+            problem = f"{key} is empty: the model was saved under ZeRO-3 without its weights"
+            raise ModelError(f"{base.location}: {problem}. Gather them with zero_to_fp32.py.")
+        problem = f"{key} has the size {list(stored)}, config.json says {list(wanted)}"
+        raise ModelError(f"{base.location}: {problem}. Take the config.json that belongs to the weights.")
+    unexpected = sorted(key for key in info["unexpected_keys"] if not _SPARE.search(key))
+    if unexpected and all(key.startswith("_orig_mod.") for key in unexpected):
+        problem = "all its weights begin with _orig_mod., as torch.compile calls them"
+        raise ModelError(f"{base.location}: {problem}. Save model._orig_mod instead of the compiled model.")
+    if info["missing_keys"]:
+        raise ModelError(
+            f"{base.location}: its weights lack {min(info['missing_keys'])}, which would be random. "
+            "Give a model that was saved as a causal language model."
+        )
+    if unexpected:
+        problem = (
+            f"it holds {unexpected[0]}, for which config.json has no place ({len(unexpected)} such weights)"
+        )
+        raise ModelError(f"{base.location}: {problem}. Take the config.json that belongs to the weights.")
+
+
+@contextmanager
+def _quiet_report() -> Iterator[None]:
+    """Transformers prints a table of what `_check_landed` says in one line."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
