@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -43,7 +44,8 @@ def saved(place: object, url: str | None, following: str | None = None) -> list[
 def show(as_json: bool, lines: Iterable[str], **found: Any) -> None:
     """Print what a command found: lines for people, or one JSON object with its name and duration."""
     if not as_json:
-        click.echo("\n".join(lines))
+        # click leaves colours out of pipes; https://no-color.org asks for the same on a terminal
+        click.echo("\n".join(lines), color=False if os.environ.get("NO_COLOR") else None)
         return
     context = click.get_current_context()
     assert context is not None

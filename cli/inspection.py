@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 def main(
     dataset: str, row: int, tokenizer: str | None, max_length: int, trust_remote_code: bool, as_json: bool
 ) -> None:
-    """Show a row of an annotated dataset, selected tokens in brackets, and its oracle's health.
+    """Show a row of an annotated dataset with its rewards, and its oracle's health.
+
+    Selected tokens are in brackets; on a terminal with colours (not with NO_COLOR) all tokens are coloured by
+    their rewards, blue above 0 and orange below. `sepo report` makes a page of it.
 
     \b
     Example:
@@ -49,8 +52,9 @@ def main(
     from sepo_data.annotated.opening import open_annotated
     from sepo_data.errors import counted
 
-    from .ending import show
-    from .reports import describe_health, describe_row, describe_transfer
+    from .ending import show, typed
+    from .reports import describe_health, describe_transfer
+    from .rows import describe_row
     from .running import quiet_libraries
 
     quiet_libraries()
@@ -83,6 +87,7 @@ def main(
             ]
             facts |= {"transfer": transfer, "transfer_warnings": transfer.warnings(by_policy=by_policy)}
         splits[str(split)] = facts
+    lines.append(f"next: {typed('report', dataset, '--row', row)}")
     show(as_json, lines, dataset=dataset, splits=splits)
 
 
@@ -111,7 +116,7 @@ def _on_policy(
     from sepo_data.projected.pairs import project_rows
     from sepo_data.projected.transfer import transfer_report
 
-    from .reports import describe_projected
+    from .rows import describe_projected
 
     found = project_rows(rows, encoder, settings, row, row + 1)
     lines = [describe_projected(rows[row], pair) for pair in found.pairs]

@@ -1,19 +1,15 @@
-"""What the commands print on stdout: a report of a run, a plan, a row with its selected tokens."""
+"""What the commands print on stdout: a report of a run, a plan, a comparison."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-
-import rich_click as click
 
 from sepo_data.annotated.health import Health
 from sepo_data.annotated.precision import Precision, compute_dtype
 from sepo_data.annotation import Report
-from sepo_data.errors import counted, visible
-from sepo_data.pieces import OneText, one_text
+from sepo_data.errors import counted
 from sepo_data.planning import Plan
-from sepo_data.projected.pairs import ProjectedPair
 from sepo_data.projected.transfer import Transfer
 from sepo_data.schema import SIDES
 
@@ -213,33 +209,6 @@ def describe_training_plan(plan: "TrainPlan") -> list[str]:
     ]
 
 
-def describe_row(row: Mapping[str, Any], number: int) -> str:
-    """One pair, selected tokens marked: bold on a terminal, in brackets everywhere."""
-    lines = [f"row {number}"]
-    prompt = row["prompt"]
-    turns = [("prompt", prompt)] if isinstance(prompt, str) else [(m["role"], m["content"]) for m in prompt]
-    lines += [
-        f"{click.style(visible(role) + ':', dim=True)} {visible(content or '')}" for role, content in turns
-    ]
-    for side, colour in zip(SIDES, ("green", "red"), strict=True):
-        head = click.style(f"{side} ({row[f'{side}_reward']:+.2f} nats):", fg=colour)
-        lines.append(f"{head} {marked_response(row, side, colour)}")
-    return "\n".join(lines)
-
-
-def describe_projected(row: Mapping[str, Any], pair: ProjectedPair) -> str:
-    """The responses of a row, the tokens marked that are selected for a policy."""
-    lines = []
-    for side, colour in zip(SIDES, ("green", "red"), strict=True):
-        projected = pair[side]
-        fields = ("token_start", "token_end", "token_mask", "eos_reward", "eos_mask")
-        marks = {f"{side}_{name}": getattr(projected, name) for name in fields}
-        selected = int((projected.weights > 0).sum())
-        head = click.style(f"{side} ({selected} of {projected.positions.size} tokens):", fg=colour)
-        lines.append(f"{head} {marked_response({**row, **marks}, side, colour)}")
-    return "\n".join(lines)
-
-
 def describe_transfer(transfer: Transfer, *, by_policy: bool = False) -> list[str]:
     """What of an annotation arrives on a policy's tokens, and a warning where it is little."""
     lost = describe_dropped(transfer.dropped)
@@ -259,32 +228,3 @@ def describe_transfer(transfer: Transfer, *, by_policy: bool = False) -> list[st
             + ("" if side.unknown is None else f", {side.unknown:.1%} are unknown tokens"),
         ]
     return lines + [_warning(warning) for warning in transfer.warnings(by_policy=by_policy)]
-
-
-def marked_response(row: Mapping[str, Any], side: str, colour: str) -> str:
-    """The response, its selected tokens in brackets, neighbours joined; ``[end]`` is the end of the turn."""
-    places = (row.get(f"{side}_token_message"), row.get(f"{side}_token_field"))
-    whole = one_text(row[side], row[f"{side}_token_start"], row[f"{side}_token_end"], *places)
-    response, pieces, done = whole.text, list[str](), 0
-    for start, end in _selected_spans(whole, row[f"{side}_token_mask"]):
-        # blanks in front of a word belong to its token; outside the bracket they read better
-        shown = response[max(start, done) : end].lstrip()
-        if shown:
-            marked = click.style(f"[{visible(shown)}]", fg=colour, bold=True)
-            pieces += [visible(response[done : end - len(shown)]), marked]
-            done = end
-    pieces.append(visible(response[done:]))
-    if row[f"{side}_eos_mask"]:
-        pieces.append(click.style("[end]", fg=colour, bold=True))
-    return "".join(pieces) + ("" if row[f"{side}_eos_reward"] is not None else " … (cut)")
-
-
-def _selected_spans(whole: OneText, mask: Sequence[bool]) -> list[tuple[int, int]]:
-    """Spans of the selected tokens, those that touch merged."""
-    spans: list[tuple[int, int]] = []
-    for start, end, selected in zip(whole.start.tolist(), whole.end.tolist(), mask, strict=True):
-        if selected and spans and start <= spans[-1][1]:
-            spans[-1] = (spans[-1][0], end)
-        elif selected:
-            spans.append((start, end))
-    return spans

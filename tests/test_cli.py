@@ -212,8 +212,10 @@ def test_a_row_is_shown_on_a_policys_tokens_and_its_transfer_measured(
     plain = command("inspection", annotated, "--row", 2).stdout
     same = command("inspection", annotated, "--row", 2, "--tokenizer", models[0])
     assert same.exit_code == 0, same.stderr
-    assert same.stdout.startswith(plain)  # what it showed before stays
-    shown = same.stdout.removeprefix(plain).splitlines()
+    before, pointer = plain.strip().rsplit("\n", 1)
+    assert pointer == f"next: sepo report {annotated} --row 2"
+    assert same.stdout.startswith(before)  # what it showed before stays
+    shown = same.stdout.removeprefix(f"{before}\n").splitlines()
     assert shown[1] == f"on the tokens of {models[0]}, row 2"
     by_oracle = [line.split(": ", 1)[1] for line in plain.splitlines() if " nats): " in line]
     by_policy = [line.split(": ", 1)[1] for line in shown if " tokens): " in line]

@@ -26,7 +26,7 @@ from tiny_pair import pairs, save_pair, write_jsonl
 from transformers import AutoModelForCausalLM
 
 from cli.main import main
-from cli.reports import describe_row
+from cli.rows import describe_row
 from sepo_data import AnnotateSettings, PreferenceError, SchemaError, SepoError, annotate, load_annotated
 from sepo_data.annotated.card import code, render_card
 from sepo_data.annotated.from_json import from_json
@@ -545,17 +545,17 @@ def test_what_a_response_says_stays_in_its_column(tmp_path: Path, models: tuple[
 
 
 def test_a_row_on_a_terminal_steers_it_no_more_than_the_report_does(annotated: Path) -> None:
-    row = dict(load_annotated(str(annotated))["train"][0])
-    shown = describe_row(row, 0)
-    attack = "\x1b[2J\x9b31m\x07"
-    text = attack + row["chosen"][-1]["content"]
-    spans = {name: [x + len(attack) for x in row[f"chosen_token_{name}"]] for name in ("start", "end")}
-    spans["start"][0] = 0  # the first token's: what no token covers is not shown
-    row["chosen"] = [{"role": "assistant\x1b[8m", "content": text}]
-    row["prompt"] = [{"role": "user\x1b[8m", "content": "\x1b]0;title\x07"}]
-    row |= {f"chosen_token_{name}": values for name, values in spans.items()}
-    nasty = describe_row(row, 0)
-    assert nasty.count("\x1b") == shown.count("\x1b")
+    def shown(attack: str, of_role: str) -> str:
+        row = dict(load_annotated(str(annotated))["train"][0])
+        text = attack + row["chosen"][-1]["content"]
+        spans = {name: [x + len(attack) for x in row[f"chosen_token_{name}"]] for name in ("start", "end")}
+        spans["start"][0] = 0  # the first token's: what no token covers is not shown
+        row["chosen"] = [{"role": f"assistant{of_role}", "content": text}]
+        row["prompt"] = [{"role": f"user{of_role}", "content": attack}]
+        return describe_row(row | {f"chosen_token_{name}": values for name, values in spans.items()}, 0)
+
+    nasty = shown("\x1b[2J\x9b31m\x07", "\x1b[8m")
+    assert nasty.count("\x1b") == shown("harmless", "").count("\x1b")  # those of our own colours
     assert not {"\x07", "\x9b"} & set(nasty)
     assert r"\x1b[2J\x9b31m\x07" in nasty
 
