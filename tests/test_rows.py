@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import cli.rows
 from cli.ending import show
 from cli.options import command
 from cli.rows import _cells, describe_row
@@ -56,8 +55,8 @@ def test_tokens_are_coloured_by_their_rewards() -> None:
 
 @pytest.mark.parametrize("width", [20, 40])
 def test_lines_are_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    monkeypatch.setattr(cli.rows.sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(cli.rows.shutil, "get_terminal_size", lambda: os.terminal_size((width, 24)))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((width, 24)))
     text = "word " * 30
     starts = list(range(0, 150, 5))
     side = {"token_start": starts, "token_end": [start + 5 for start in starts],
