@@ -45,6 +45,7 @@ POPULAR = [
 
 _SIZES = [  # the first pattern that a name of the config matches says how large it is here
     (r"vocab_size", VOCABULARY),
+    (r"n_group|topk_group", 1),
     (r"num_(hidden_)?layers$|n_layers?$|(de|en)coder_layers$|num_decoder_layers", 2),
     (r"rotary_dim|rope_dim", 8),
     (r"(num_key_value|n_kv|num_kv).*heads?|multi_query_group_num", 2),
@@ -52,10 +53,10 @@ _SIZES = [  # the first pattern that a name of the config matches says how large
     (r"(lora|latent)_(rank|dim|size)|_lora_rank", 8),
     (r"n?um.*heads|n_heads?$|attention_heads", 4),
     (r"intermediate|ffn|d_ff|n_inner|d_inner|feed_?forward|mlp_dim|block_ff", 48),
-    (r"hidden_size|d_model|n_embd|embedding_size|embed_dim|proj_dim|model_dim|^dim$", 32),
+    (r"shared_layers", 0),
+    (r"hidden_size|d_model|n_embd|embedding_size|embedding_dim|embed_dim|proj_dim|model_dim|^dim$", 32),
     (r"(experts_per|top_?k|moe_k)", 2),
     (r"experts|num_local", 4),
-    (r"n_group|topk_group", 1),
     (r"window|chunk|block_size|floor", 8),
     (r"max_position|n_positions|max_seq|seq_length|max_source|n_ctx", 64),
 ]
@@ -118,14 +119,29 @@ def _shrink(config: Any) -> None:
     for key, value in config.to_dict().items():
         if key.endswith("token_id") and isinstance(value, int):
             setattr(config, key, min(value, 2))
-        elif key == "head_dim" and value is None:
-            setattr(config, key, 8)  # hunyuan_v1_dense divides by it as it stands
+        elif key in ("head_dim", "num_key_value_heads") and value is None:
+            setattr(config, key, 8 if key == "head_dim" else 2)  # some divide by it as it stands
         elif isinstance(value, int) and not isinstance(value, bool):
             size = next((size for pattern, size in _SIZES if re.search(pattern, key)), value)
             setattr(config, key, min(size, value) if value > 0 else value)
         elif key in ("layer_types", "mlp_layer_types") and isinstance(value, list):
             kinds = list(dict.fromkeys(value))
             setattr(config, key, (kinds * 2)[:2])
+    for key, size in _sizes_that_follow(config).items():
+        if getattr(config, key, None) is not None:
+            setattr(config, key, size)
+
+
+def _sizes_that_follow(config: Any) -> dict[str, int]:
+    """Those that a model computes from others, and a config states again."""
+    found = {}
+    if getattr(config, "kv_lora_rank", None):  # latent attention: a key for every head, of two parts
+        found |= {"num_key_value_heads": 4, "qk_head_dim": 16, "head_dim": 8}
+    if any("mamba" in key or key in ("expand", "state_size") for key in vars(config)):  # 4 heads are twice 32
+        found |= {"mamba_d_head": 16, "mamba_headdim": 16, "mamba_head_dim": 16, "mamba_d_ssm": 64}
+        if config.model_type == "mamba2":
+            found["head_dim"] = 16
+    return found
 
 
 def _compared(name: str, model: PreTrainedModel) -> Outcome:

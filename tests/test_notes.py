@@ -14,7 +14,7 @@ from sepo_data import AnnotateSettings, annotate
 from sepo_data.reasons import Unusable
 from sepo_data.runs.repeats import CONTRADICTED, REPEATED, RepeatMeter
 from sepo_data.tokens.encoder import response_encoder
-from sepo_data.tokens.pairs import AS_SYSTEM, ASKS_IN_TEXT
+from sepo_data.tokens.pairs import AS_SYSTEM, ASKS_IN_TEXT, ENDS_RENDERED
 from sepo_data.tokens.rendering import asks_in_text
 
 BRIEF = {"role": "developer", "content": "Be brief."}
@@ -106,3 +106,11 @@ def test_developer_turns_are_counted_once_a_pair(tmp_path: Path) -> None:
     report = annotate(write_jsonl(tmp_path / "p.jsonl", rows), *models, AnnotateSettings(tmp_path / "out"))
     assert report.manifest is not None
     assert report.manifest.counts.notes == {AS_SYSTEM: 1}
+
+
+def test_responses_that_were_rendered_before_are_said(tmp_path: Path) -> None:
+    models = save_pair(tmp_path)
+    row = {"prompt": "Go.", "chosen": "Paris<|im_end|>\n", "rejected": "the <|im_end|> of Rome"}
+    report = annotate(write_jsonl(tmp_path / "p.jsonl", [row]), *models, AnnotateSettings(tmp_path / "out"))
+    assert report.manifest is not None
+    assert report.manifest.counts.notes[ENDS_RENDERED] == 1

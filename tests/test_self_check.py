@@ -112,7 +112,7 @@ def test_a_model_that_looks_ahead_in_long_rows_is_refused() -> None:
 def test_what_shows_late_ends_the_run() -> None:
     model = tiny_model()
     assert prepare(model, 64)
-    with attention(neighbours_seen), pytest.raises(ScoringError, match=r"a late row .*another --output"):
+    with attention(neighbours_seen), pytest.raises(ScoringError, match=r"a late row .*another `output`"):
         check(Scorer(model, nullcontext, 1000), sequences(*MIXED), first=False)
 
 

@@ -89,7 +89,7 @@ def checked_logps(
         if not first:
             raise ScoringError(
                 f"{name}: log-probs of a late row were {off:.2g} nats off in its batch, though the first "
-                "rows' were right. Choose another --output, and pass --batch-tokens 1."
+                "rows' were right. Choose another `output`, and pass `batch_tokens=1`."
             )
         if is_packed(scorer.model):
             bare_model(scorer.model).set_attn_implementation(usual_attention(scorer.model))

@@ -48,7 +48,7 @@ def find_pair(dataset: str, source: Source, spec: DatasetSpec) -> tuple[PairLayo
         PreferenceError: If there is no pair, or a column holds neither texts nor messages.
     """
     names = [name for name in source.schema.names if name not in spec.ignore_columns]
-    sides, tags, decides = _find_sides(dataset, source, spec, names)
+    sides, tags, decides, decisive = _find_sides(dataset, source, spec, names)
     chosen, rejected = (_readable(dataset, source, name) for name in sides)
     prompt, more = _find_prompt(dataset, source, spec, names, (chosen, rejected))
     used = [column.name for column in (prompt, chosen, rejected) if column is not None]
@@ -59,19 +59,21 @@ def find_pair(dataset: str, source: Source, spec: DatasetSpec) -> tuple[PairLayo
         repeated = _repeat_prompt(source, layout)
         transcripts = not repeated and all(_is_whole(source, side) for side in (chosen, rejected))
         layout = replace(layout, repeats_prompt=repeated, transcripts=transcripts)
-    verdict = _find_verdict(dataset, source, spec, names, sides, tags, decides=decides)
+    others = [name for name in names if name not in sides]
+    found = decisive or find_verdict(dataset, source, others, tags, decides=decides)
+    verdict = _checked(dataset, source, spec, found, sides, decides=decides)
     return (replace(layout, verdict=verdict), None) if decides else (layout, verdict)
 
 
 def _find_sides(
     dataset: str, source: Source, spec: DatasetSpec, names: Sequence[str]
-) -> tuple[tuple[str, str], Tags, bool]:
-    """The columns of the two responses, what tells them apart, and whether a verdict has to."""
+) -> tuple[tuple[str, str], Tags, bool, Verdict | None]:
+    """The columns of the two responses, what tells them apart, whether a verdict has to, and that verdict."""
     usual = sides_by_name(names)
     if spec.chosen_column is None and spec.rejected_column is None and usual is None:
         for first, second, tags in response_pairs(names):
             if find_kind(source, first) is not None and find_kind(source, second) is not None:
-                return (first, second), tags, True
+                return (first, second), tags, True, None
         for name in ANSWERS:
             if name in names and any(isinstance(value, list) for value in sampled(source.rows, name)):
                 problem = f'column "{name}" holds several answers, and nothing says which of them is better'
@@ -83,23 +85,22 @@ def _find_sides(
         _check_name(dataset, names, role, name)
     named_tags = tags_of(*sides)
     if named_tags is None:
-        return sides, ("chosen", "rejected"), False
-    return sides, named_tags, find_verdict(dataset, source, names, named_tags, decides=True) is not None
+        return sides, ("chosen", "rejected"), False, None
+    others = [name for name in names if name not in sides]
+    decisive = find_verdict(dataset, source, others, named_tags, decides=True)
+    return sides, named_tags, decisive is not None, decisive
 
 
-def _find_verdict(
+def _checked(
     dataset: str,
     source: Source,
     spec: DatasetSpec,
-    names: Sequence[str],
+    verdict: Verdict | None,
     sides: tuple[str, str],
-    tags: Tags,
     *,
     decides: bool,
 ) -> Verdict | None:
-    """What says which response is better, or confirms it."""
-    others = [name for name in names if name not in sides]
-    verdict = find_verdict(dataset, source, others, tags, decides=decides)
+    """What says which response is better, or confirms it, with what was asked of it."""
     if verdict is None:
         if decides:
             problem = f"{sides[0]} and {sides[1]} are two responses, and no column says which is better"
@@ -107,7 +108,7 @@ def _find_verdict(
         if spec.min_margin is not None:
             raise PreferenceError(
                 f"{dataset}: `min_margin` needs scores of both responses, and none of its columns "
-                f"{', '.join(names)} are such. Leave it out."
+                f"{', '.join(source.schema.names)} are such. Leave it out."
             )
         return None
     verdict = replace(verdict, min_margin=spec.min_margin, decides=decides)

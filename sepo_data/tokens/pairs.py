@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 WRITTEN_OUT = "responses that write out control tokens, encoded as text"
 AS_SYSTEM = "conversations whose developer's text was given to the template as the system's"
 ASKS_IN_TEXT = "prompts that end as a template in text does (### Response:), put into the chat template"
+ENDS_RENDERED = (
+    "responses that end with a control token as text: rendered before, so their end is scored twice"
+)
 CUT_AT_SOURCE = "responses that were cut where they were made, so no end of turn is scored"
 
 
@@ -105,6 +108,7 @@ def encode_pairs(
         CUT_AT_SOURCE: sum(sum(item.pair.cut) for item in pairs),
         LEFT_OUT: left_out,
         AS_SYSTEM: as_system,
+        ENDS_RENDERED: sum(_ends_rendered(encoder, side.text) for item in pairs for side in item),
         ASKS_IN_TEXT: sum(encoder.chat_template and asks_in_text(item.pair.prompt) for item in pairs),
     }
     return EncodedPairs(
@@ -141,6 +145,12 @@ def _rendered_pairs(
         else:
             usable.append((row, pair, Sides(chosen, rejected)))
     return usable
+
+
+def _ends_rendered(encoder: ResponseEncoder, response: str) -> bool:
+    """Whether a chat template has ended a response already: it then writes another end behind."""
+    end = response.rstrip()
+    return encoder.chat_template and any(one.end() == len(end) for one in encoder.control.finditer(end))
 
 
 def _rendered(
