@@ -166,11 +166,14 @@ def _compared(name: str, model: PreTrainedModel) -> Outcome:
 
 
 def _plain(model: PreTrainedModel, one: Tokens) -> torch.Tensor:
-    """Log-probs of one sequence from all its logits."""
-    ids = torch.from_numpy(one.input_ids)[None]
-    logits = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+    """Log-probs of one sequence from all its logits; its last token is only predicted.
+
+    What is read has the length that a batch gives it: sparse attention (DeepSeek's) breaks ties by it.
+    """
+    ids = torch.from_numpy(one.input_ids)
+    logits = model(input_ids=ids[None, :-1], use_cache=False).logits[0].float().log_softmax(-1)
     places = torch.from_numpy(one.positions)
-    return logits[places - 1, ids[0, places]]
+    return logits[places - 1, ids[places]]
 
 
 def _gradient_off(model: PreTrainedModel, groups: list[list[Tokens]]) -> float:
