@@ -28,7 +28,6 @@ WORDS = ["the", "a", "of", "to", "and", "in", "that", "it", "was", "his", "she",
 
 def rows(number: int, file: Path) -> None:
     """Pairs of prompts of 10 to 40 words and responses of 5 to 120."""
-
     random = np.random.default_rng(0)
 
     def words(lo: int, hi: int) -> str:
