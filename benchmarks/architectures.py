@@ -62,6 +62,9 @@ _SIZES = [  # the first pattern that a name of the config matches says how large
 ]
 
 
+_DIVIDE = {"head_dim": 8, "num_key_value_heads": 2, "topk_group": 1, "n_group": 1}  # some do by None
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of an architecture: ``kind`` is packed, padded, alone, wrong, refused or not built."""
@@ -119,27 +122,28 @@ def _shrink(config: Any) -> None:
     for key, value in config.to_dict().items():
         if key.endswith("token_id") and isinstance(value, int):
             setattr(config, key, min(value, 2))
-        elif key in ("head_dim", "num_key_value_heads") and value is None:
-            setattr(config, key, 8 if key == "head_dim" else 2)  # some divide by it as it stands
+        elif value is None and key in _DIVIDE:
+            setattr(config, key, _DIVIDE[key])
         elif isinstance(value, int) and not isinstance(value, bool):
             size = next((size for pattern, size in _SIZES if re.search(pattern, key)), value)
             setattr(config, key, min(size, value) if value > 0 else value)
         elif key in ("layer_types", "mlp_layer_types") and isinstance(value, list):
             kinds = list(dict.fromkeys(value))
             setattr(config, key, (kinds * 2)[:2])
-    for key, size in _sizes_that_follow(config).items():
-        if getattr(config, key, None) is not None:
+    stated = config.to_dict()
+    for key, size in _sizes_that_follow(stated).items():
+        if stated.get(key) is not None:
             setattr(config, key, size)
 
 
-def _sizes_that_follow(config: Any) -> dict[str, int]:
+def _sizes_that_follow(config: dict[str, Any]) -> dict[str, int]:
     """Those that a model computes from others, and a config states again."""
     found = {}
-    if getattr(config, "kv_lora_rank", None):  # latent attention: a key for every head, of two parts
+    if config.get("kv_lora_rank"):  # latent attention: a key for every head, of two parts
         found |= {"num_key_value_heads": 4, "qk_head_dim": 16, "head_dim": 8}
-    if any("mamba" in key or key in ("expand", "state_size") for key in vars(config)):  # 4 heads are twice 32
+    if any("mamba" in key or key in ("expand", "state_size") for key in config):  # 4 heads are twice 32
         found |= {"mamba_d_head": 16, "mamba_headdim": 16, "mamba_head_dim": 16, "mamba_d_ssm": 64}
-        if config.model_type == "mamba2":
+        if config["model_type"] == "mamba2":
             found["head_dim"] = 16
     return found
 

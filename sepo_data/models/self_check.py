@@ -139,7 +139,7 @@ def _check_behind(scorer: Checked, longest: TokenSequence, right: Logps, most: f
     before = max(1, longest.positions.size // 2)
     middle = int(longest.positions[before - 1]) + 1
     ids = longest.input_ids.copy()
-    ids[middle:] = ids[middle:][::-1] if middle + 1 < ids.size else ids[:1]
+    ids[middle:] = ids[0]
     (changed,) = _plain_logps(scorer, [_Changed(ids, longest.positions)])
     off = float(np.abs(changed[:before] - right[:before]).max())
     if not off <= most:
