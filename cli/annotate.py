@@ -19,6 +19,7 @@ from .shared import (
     DEVICE,
     DTYPE,
     JSON,
+    NO_REPORT,
     RATIO_HELP,
     SIDE_RATIOS,
     SPLIT,
@@ -101,6 +102,7 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
             callback=lambda ctx, parameter, output: output or default_output(ctx.params["dataset"]),
         ),
         *push_options("dataset"),
+        NO_REPORT,
         option(
             "--dry-run",
             "Measure a few rows, say what a run would cost and drop, write nothing.",

@@ -8,7 +8,7 @@ import rich_click as click
 from . import annotate, checking, evaluate, export, generate, inspection, report, reselect, train
 from .common import Group
 from .options import command, panel
-from .shared import JSON, push_options
+from .shared import JSON, NO_REPORT, push_options
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -44,10 +44,10 @@ def merge(output: Path, as_json: bool) -> None:
         click.RichArgument(["folder"], type=FOLDER, metavar="DIR"),
         click.RichArgument(["repository"], metavar="USER/NAME"),
     ],
-    panel("Hub", push_options("repository")[1]),
+    panel("Hub", push_options("repository")[1], NO_REPORT),
     [JSON],
 )
-def push(folder: Path, repository: str, private: bool, as_json: bool) -> None:
+def push(folder: Path, repository: str, private: bool, no_report: bool, as_json: bool) -> None:
     """Push the annotated dataset or the trained model in FOLDER to the Hub, in one commit."""
     from sepo_data import push_annotated
     from sepo_data.hub.errors import page_of
@@ -55,14 +55,16 @@ def push(folder: Path, repository: str, private: bool, as_json: bool) -> None:
 
     from .ending import show
 
-    prefix, push_it = "datasets/", push_annotated
+    prefix = "datasets/"
     if not (folder / MANIFEST_NAME).exists():
         from sepo_train.folder import RECORD_NAME  # loads torch
         from sepo_train.publishing import push_model
 
-        if (folder / RECORD_NAME).exists():
-            prefix, push_it = "", push_model
-    commit = push_it(folder, repository, private=private)
+        prefix = "" if (folder / RECORD_NAME).exists() else prefix
+    if prefix:
+        commit = push_annotated(folder, repository, private=private, no_report=no_report)
+    else:
+        commit = push_model(folder, repository, private=private)
     url = page_of(prefix, repository)
     show(as_json, [f"pushed to {url}"], folder=folder, url=url, commit=commit)
 

@@ -115,6 +115,11 @@ def push_options(what: str) -> list[Option]:
     ]  # fmt: skip
 
 
+NO_REPORT = option(
+    "--no-report", "Push neither a page (report.html) nor charts in the card.", AnnotateSettings
+)
+
+
 def read_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
     """``field=value`` of an option that may be repeated, or from a config file a mapping."""
     found = {}

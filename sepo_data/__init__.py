@@ -24,7 +24,6 @@ from .settings import AnnotateSettings, ProjectionSettings
 
 if TYPE_CHECKING:
     from .annotated.opening import Annotated, load_annotated, open_annotated
-    from .annotated.publishing import push_annotated
     from .annotation import Report, annotate
     from .comparison import Comparison, compare_annotations
     from .evaluation.evaluating import evaluate
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from .generation.settings import GenerateSettings
     from .planning import Plan, plan
     from .projected.pairs import ProjectedPair, ProjectedRows, project_row, project_rows
+    from .report.publishing import push_annotated
     from .reselection import reselect
     from .tokens.encoder import response_encoder
     from .verification import Verification, verify
@@ -110,7 +110,7 @@ _MODULES = {
     "plan": "planning",
     "project_row": "projected.pairs",
     "project_rows": "projected.pairs",
-    "push_annotated": "annotated.publishing",
+    "push_annotated": "report.publishing",
     "reselect": "reselection",
     "response_encoder": "tokens.encoder",
     "verify": "verification",

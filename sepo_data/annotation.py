@@ -12,8 +12,9 @@ from pathlib import Path
 
 from .annotated.health import Health
 from .annotated.manifest import Manifest
-from .annotated.publishing import ANNOTATED, push_annotated
+from .annotated.publishing import ANNOTATED
 from .hub.pushing import check_push_target
+from .report.publishing import push_annotated
 from .runs.folder import (
     CHUNK_ROWS,
     Run,
@@ -110,7 +111,7 @@ def annotate(
     if settings.push_to_hub is None:
         return Report(run.output, manifest)
     private = settings.private or job.source.restricted
-    commit = push_annotated(run.output, settings.push_to_hub, private=private)
+    commit = push_annotated(run.output, settings.push_to_hub, private=private, no_report=settings.no_report)
     return Report(run.output, manifest, commit=commit)
 
 

@@ -150,6 +150,7 @@ class AnnotateSettings(DatasetSpec):
         shard: ``(i, n)``: this process does the i-th of n parts, counted from 0.
         push_to_hub: Repository that the finished dataset is pushed to.
         private: Make that repository private; it is anyway if the source is gated or private.
+        no_report: Push neither a page nor charts in the card.
         license: Licence for the card, if the source's card states none.
     """
 
@@ -173,6 +174,7 @@ class AnnotateSettings(DatasetSpec):
     shard: tuple[int, int] = (0, 1)
     push_to_hub: str | None = None
     private: bool = False
+    no_report: bool = False
     license: str | None = None
 
     def __post_init__(self) -> None:

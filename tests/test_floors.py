@@ -23,6 +23,7 @@ FLOORS = [
     ["tokens", "annotated"],
     ["models", "projected"],
     ["runs"],
+    ["report"],
     [
         "annotation",
         "planning",
@@ -31,7 +32,6 @@ FLOORS = [
         "reselection",
         "exports",
         "generation",
-        "report",
     ],
     ["evaluation"],
     ["__init__"],

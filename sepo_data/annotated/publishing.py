@@ -1,6 +1,8 @@
 """Push an annotated dataset to the Hub: which files go there, once the folder is finished and sound."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from ..errors import OutputError, SchemaError
 from ..hub.errors import line_of
@@ -8,10 +10,18 @@ from ..hub.pushing import Artifact, push_files, sorted_by_path
 from ..schema import MANIFEST_NAME, validate
 from .manifest import check_content, read_manifest
 
-ANNOTATED = Artifact("dataset", MANIFEST_NAME, ("data/*",), "Push annotated dataset")
+ANNOTATED = Artifact(
+    "dataset", MANIFEST_NAME, ("data/*", "charts/*", "report.html"), "Push annotated dataset"
+)
 
 
-def push_annotated(folder: Path, repo_id: str, *, private: bool = False) -> str:
+def push_annotated(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    pictures: Mapping[str, Path] = MappingProxyType({}),
+) -> str:
     """Push a finished folder of ``sepo-annotate``: data, card and manifest in one commit.
 
     Data files of an earlier push that the folder does not have are deleted in the same commit. A folder
@@ -22,6 +32,7 @@ def push_annotated(folder: Path, repo_id: str, *, private: bool = False) -> str:
         repo_id: ``user/name`` or ``organization/name``; created if it does not exist.
         private: Create it private, and refuse one that is public; so is done anyway if the source of the
             dataset is private or gated.
+        pictures: More files, by path in the repository; a card among them replaces the folder's.
 
     Returns:
         The SHA of the commit that holds the folder, for ``load_annotated(repo_id, revision=sha)``.
@@ -33,7 +44,7 @@ def push_annotated(folder: Path, repo_id: str, *, private: bool = False) -> str:
     """
     files = annotated_files(folder)
     private = private or read_manifest(folder, str(folder)).source.restricted
-    return push_files(files, repo_id, ANNOTATED, private=private)
+    return push_files({**files, **pictures}, repo_id, ANNOTATED, private=private)
 
 
 def annotated_files(folder: Path) -> dict[str, Path]:

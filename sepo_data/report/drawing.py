@@ -19,7 +19,16 @@ _PLACEHOLDERS = {
     "chosen": "#010206",
     "rejected": "#010207",
 }
+# The page's light theme, for pictures that stand alone.
+_LIGHT = {
+    "ink": "#1d2127",
+    "muted": "#5a616b",
+    "line": "#dcdad5",
+    "chosen": "#2166ac",
+    "rejected": "#b35806",
+}
 _SIZE = (4.6, 2.9)  # inches; 72 points each
+_DPI = 200
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ def svg(chart: Chart) -> str:
     Raises:
         SettingsError: If matplotlib is not installed.
     """
-    drawn = _drawn(chart, _PLACEHOLDERS, "svg").decode()
+    drawn = _drawn(chart, _PLACEHOLDERS, "svg", transparent=True, metadata={"Date": None}).decode()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', drawn)
@@ -58,7 +67,16 @@ def svg(chart: Chart) -> str:
     return drawn
 
 
-def _drawn(chart: Chart, colours: Mapping[str, str], kind: str) -> bytes:
+def png(chart: Chart) -> bytes:
+    """The chart as a picture, dark on white: the same bytes for the same figures.
+
+    Raises:
+        SettingsError: If matplotlib is not installed.
+    """
+    return _drawn(chart, _LIGHT, "png", dpi=_DPI, metadata={"Software": None})
+
+
+def _drawn(chart: Chart, colours: Mapping[str, str], kind: str, **options: Any) -> bytes:
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -91,6 +109,5 @@ def _drawn(chart: Chart, colours: Mapping[str, str], kind: str) -> bytes:
         axes = figure.add_subplot()
         chart.draw(axes, colours)
         written = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {}
-        figure.savefig(written, format=kind, transparent=True, metadata=metadata)
+        figure.savefig(written, format=kind, **options)
     return written.getvalue()

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ..annotated.annotations import ROWS_AT_ONCE
 from ..annotated.manifest import Manifest
-from ..annotated.opening import open_annotated
+from ..annotated.opening import Annotated, open_annotated
 from ..errors import SettingsError
 from .charts import charts
 from .html import render, write_page
@@ -48,21 +48,41 @@ def report(
     Raises:
         SepoError: One of its children, see `errors`.
     """
-    annotated = open_annotated(dataset, revision=revision)
     folder = Path(dataset).expanduser()
     path = output or (folder if folder.is_dir() else Path()) / "report.html"
+    annotated, found = measured(dataset, by=by, revision=revision)
+    page = dataset_page(annotated, found, rows=rows, wanted=wanted, by=by)
+    write_page(path, page)
+    return path
+
+
+def measured(
+    dataset: str, *, by: str | None = None, revision: str | None = None
+) -> tuple[Annotated, Statistics]:
+    """An annotated dataset and statistics of all of its rows, see `report`."""
+    annotated = open_annotated(dataset, revision=revision)
     split = next(iter(annotated.splits.values()))
     if by is not None:
         _check_column(split, by)
-    found = measure(split.with_format("arrow").iter(ROWS_AT_ONCE), by=by)
+    return annotated, measure(split.with_format("arrow").iter(ROWS_AT_ONCE), by=by)
+
+
+def dataset_page(
+    annotated: Annotated,
+    found: Statistics,
+    *,
+    rows: int = ROWS,
+    wanted: Sequence[int] = (),
+    by: str | None = None,
+) -> str:
+    """The page of a dataset from `measured`, with rows of it, see `report`."""
+    split = next(iter(annotated.splits.values()))
     shown = stored_rows(split, rows_shown(found.margins, rows, wanted))
     if by is not None:
         places = {group.value: place for place, group in enumerate(found.groups)}
         for row in shown:
             row["group"] = places[str(split[row["row"]][by])]
-    page = render_page(annotated.manifest, found, shown, by=by)
-    write_page(path, page)
-    return path
+    return render_page(annotated.manifest, found, shown, by=by)
 
 
 def render_page(
