@@ -68,7 +68,7 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
     name = "auto|N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """None for ``auto``."""
+        """``None`` for ``auto``."""
         if value is None or value == "auto":
             return None
         if not str(value).isdigit() or int(value) < 1:
@@ -105,13 +105,13 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
         NO_REPORT,
         option(
             "--dry-run",
-            "Measure a few rows, say what a run would cost and drop, write nothing.",
+            "Estimate the cost and dropped rows from a sample; write nothing.",
             is_flag=True,
         ),
         option(
-            "--license", "Licence for the card, if the source states none.", AnnotateSettings, metavar="ID"
+            "--license", "Licence for the card if the source states none.", AnnotateSettings, metavar="ID"
         ),
-        option("--store-logps", "Keep the log-probs of both models beside the rewards.", AnnotateSettings),
+        option("--store-logps", "Also store the log-probs of both models.", AnnotateSettings),
     ),
     panel(
         "Selection",
@@ -135,7 +135,7 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
         CONFIG_NAME,
         DATA_REVISION,
         *COLUMNS,
-        *chat_template("Jinja file to render prompts with. Default: the oracle's, if it has one."),
+        *chat_template("Jinja chat template. Default: the oracle's, if it has one."),
     ),
     panel(
         "Scoring",
@@ -145,21 +145,21 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
         DEVICE,
         option(
             "--batch-tokens",
-            "Most tokens in a forward pass.",
+            "Maximum tokens per forward pass.",
             AnnotateSettings,
             type=BatchTokensType(),
             default="auto",
         ),
         option(
             "--sequential",
-            "Load oracle and reference one after the other; done anyway where memory does not hold both.",
+            "Load oracle and reference one after the other; automatic if memory cannot hold both.",
             AnnotateSettings,
         ),
     ),
     panel(
         "Models",
         option(
-            "--base", "Base of an adapter, if not the one that it names.", AnnotateSettings, metavar="MODEL"
+            "--base", "Base model of an adapter, if not the one it names.", AnnotateSettings, metavar="MODEL"
         ),
         option("--oracle-revision", "Branch, tag or commit on the Hub.", AnnotateSettings, metavar="REV"),
         option("--ref-revision", "Branch, tag or commit on the Hub.", AnnotateSettings, metavar="REV"),
@@ -170,7 +170,7 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
         "Many processes",
         option(
             "--shard",
-            "Do this part only; auto: by SLURM array or torchrun. The last worker assembles the dataset.",
+            "Process only this shard; auto: from SLURM or torchrun. The last worker assembles the dataset.",
             AnnotateSettings,
             type=ShardType(),
             multiple=False,
@@ -178,19 +178,19 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
         ),
         option(
             "--executor",
-            "Let datatrove run all parts, on this machine or as an array of SLURM jobs.",
+            "Run all shards with datatrove, on this machine or as a SLURM job array.",
             type=click.Choice(["local", "slurm"]),
         ),
-        option("--tasks", "How many parts. Default here: workers.", type=COUNT, metavar="N"),
+        option("--tasks", "Number of shards. Default locally: workers.", type=COUNT, metavar="N"),
         option(
             "--workers",
-            "How many at once. Default: one per GPU, locally; all on SLURM.",
+            "Shards at a time. Default: one per GPU locally; all on SLURM.",
             type=COUNT,
             metavar="M",
         ),
         option(
             "--slurm",
-            "partition, time and any other option of sbatch.",
+            "partition, time or any other sbatch option.",
             multiple=True,
             metavar="FIELD=VALUE",
             callback=read_pairs,
@@ -214,7 +214,7 @@ def main(
 ) -> None:
     """Score a preference dataset once and save its token rewards.
 
-    The same command goes on where it was stopped. Options may also stand in a YAML
+    An interrupted run resumes with the same command. Options can also be set in a YAML
     file (--config) or in the environment (SEPO_ANNOTATE_ORACLE=…); flags win.
 
     \b
@@ -263,7 +263,7 @@ def main(
 def _check_parts(
     shard: Any, executor: str | None, tasks: int | None, workers: int | None, slurm: dict[str, str]
 ) -> None:
-    """Options that say nothing, or contradict each other, are mistakes."""
+    """Refuse options that have no effect or contradict each other."""
     if executor is None and (tasks or workers):
         raise click.UsageError("--tasks and --workers need --executor.")
     if executor != "slurm" and slurm:
@@ -277,7 +277,7 @@ def _check_parts(
 def _run_parts(
     executor: str, run: "AnnotationRun", tasks: int | None, workers: int | None, slurm: dict[str, str]
 ) -> str | None:
-    """Run the parts of a run that is not finished here, or submit them: then what was submitted."""
+    """Run the shards of an unfinished run here, or submit them; returns what was submitted."""
     from sepo_data.errors import SettingsError
     from sepo_data.runs.folder import is_finished, missing_chunks
     from sepo_data.runs.workers import num_gpus
@@ -286,7 +286,7 @@ def _run_parts(
         from .executors import run_here, submit
     except ImportError as error:
         raise SettingsError("--executor needs datatrove. Run pip install datatrove first.") from error
-    if is_finished(run) or not missing_chunks(run):  # then the dataset is made here
+    if is_finished(run) or not missing_chunks(run):  # then this process assembles the dataset
         return None
     given = _given(run.output)
     if executor == "slurm":
@@ -297,7 +297,7 @@ def _run_parts(
 
 
 def _given(output: Path) -> dict[str, Any]:
-    """The options of this command as a config file has them, for processes that do a part of it."""
+    """The options of this command as in a config file, for the processes that run its shards."""
     context = click.get_current_context()
     assert context is not None
     names = {parameter.name: parameter.opts[0].removeprefix("--") for parameter in context.command.params}

@@ -1,4 +1,4 @@
-"""``sepo verify`` and ``sepo diff``: what somebody else has published, checked and compared."""
+"""``sepo verify`` and ``sepo diff``: check and compare published datasets."""
 
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ from .shared import (
         DEVICE,
         option(
             "--chat-template",
-            "The one that it was annotated with, if it was a file.",
+            "The template used for annotation, if it was a file.",
             type=FILE,
             metavar="FILE",
         ),
@@ -58,9 +58,9 @@ def verify(
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
-    """Score a sample of an annotated dataset again: do these models give these rewards?
+    """Score a sample of an annotated dataset again and compare the rewards.
 
-    Exits with 3 if they do not.
+    Exits with 3 if they differ.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""What all commands share: failures as one line, and what is logged."""
+"""What all commands share: one-line errors and logging."""
 
 import functools
 import logging
@@ -17,12 +17,12 @@ P = ParamSpec("P")
 
 
 class _OneLine:
-    """Says what is wrong with the arguments in one line, and exits 2."""
+    """Reports wrong arguments in one line and exits with 2."""
 
     name: str | None
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """As click's own, standing alone."""
+        """Click's method, as an entry point."""
         try:
             code = super().main(*args, **{**extra, "standalone_mode": False})  # type: ignore[misc]
         except NoArgsIsHelpError as error:
@@ -47,10 +47,10 @@ _SETTING = re.compile(r"`([a-z_]+)(?:\.(\w+))?(?:=([^`]*))?`")
 
 
 def with_flags(text: str, context: click.Context | None = None) -> str:
-    """The text with the flags of a command, the running one, for the settings that it names in backticks.
+    """Replace settings named in backticks by the flags of a command, by default the running one.
 
-    The library says `` `max_length` `` or `` `dtype=float32` ``, which somebody who calls it in Python
-    can use; who types a command reads ``--max-length`` and ``--dtype float32``.
+    The library says `` `max_length` `` or `` `dtype=float32` ``, which suits callers in
+    Python; users of a command read ``--max-length`` and ``--dtype float32``.
     """
     context = context or click.get_current_context(silent=True)
     if context is None:
@@ -77,7 +77,7 @@ def with_flags(text: str, context: click.Context | None = None) -> str:
 
 
 class _Lines(logging.Formatter):
-    """The bare message; our own warnings say that they are."""
+    """The bare message; our own warnings begin with ``warning:``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """As printed."""
@@ -89,10 +89,10 @@ class _Lines(logging.Formatter):
 
 
 class _BesideBars(logging.StreamHandler[Any]):
-    """Lines on stderr that leave a progress bar whole."""
+    """Log lines on stderr that do not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Above the bar, if there is one."""
+        """Print above the bar, if there is one."""
         from tqdm import tqdm
 
         with tqdm.external_write_mode():
@@ -106,7 +106,7 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         from sepo_data.errors import SepoError
 
-        # read when torch is loaded: threads that spin while they wait take the cores from the others
+        # read when torch is loaded: threads that spin while waiting take cores away from others
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         handler = _BesideBars()
         handler.setFormatter(_Lines())
@@ -118,7 +118,7 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
             click.echo(f"Error: {with_flags(' '.join(str(error).split()))}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("Stopped. Nothing that was finished is lost.", err=True)
+            click.echo("Stopped. Finished work is kept.", err=True)
             sys.exit(130)
 
     return wrapped

@@ -1,4 +1,4 @@
-"""``--config FILE``: a command's own options from YAML, under environment and flags."""
+"""``--config FILE``: a command's options from YAML; environment and flags win."""
 
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ def _load(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise click.BadParameter(f"{path} is not valid YAML: {reason}") from error
     if not isinstance(values, dict):
-        raise click.BadParameter(f"{path} must hold options, like `dataset: me/prefs`, one a line.")
+        raise click.BadParameter(f"{path} must contain options, one per line, like `dataset: me/prefs`.")
     return {str(key).replace("_", "-"): value for key, value in values.items()}
 
 
 def _checked(path: Path, values: dict[str, Any], params: list[click.Parameter]) -> dict[str, Any]:
-    """The same by the names that click has for them."""
+    """The same, by click's names."""
     known = {
         spelling.removeprefix("--"): one
         for one in params
@@ -41,9 +41,9 @@ def _checked(path: Path, values: dict[str, Any], params: list[click.Parameter]) 
 
 
 def _value(path: Path, name: str, option: Option, value: Any) -> Any:
-    """A value as the option takes it, or what is wrong with it."""
+    """The value as the option expects it."""
     if value is None:
-        raise click.BadParameter(f"{path}: {name} has no value. Give it one, or leave the line out.")
+        raise click.BadParameter(f"{path}: {name} has no value. Set one, or remove the line.")
     if isinstance(value, bool) != option.is_flag:
         wanted = (
             "true or false" if option.is_flag else "a value; quote words that YAML reads as true or false"
@@ -63,5 +63,5 @@ CONFIG = Option(
     is_eager=True,
     expose_value=False,
     metavar="FILE",
-    help="YAML file with any of these options; environment variables and flags win over it.",
+    help="YAML file with any of these options; environment variables and flags override it.",
 )

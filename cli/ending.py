@@ -1,4 +1,4 @@
-"""How a command ends: where its result is, how long it took, what to do next; or one JSON object."""
+"""How a command ends: where it saved the result, how long it took, what to do next; or one JSON object."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from typing import Any
 
 import rich_click as click
 
-MISMATCH = 3  # the exit code of verify and diff where what they compare is not the same
-_STANDALONE = {"annotate", "inspect", "train"}  # these have a program of their own, like sepo-train
+MISMATCH = 3  # exit code of verify and diff on a mismatch
+_STANDALONE = {"annotate", "inspect", "train"}  # these have their own program, like sepo-train
 
 
 def elapsed_s() -> float:
@@ -25,7 +25,7 @@ def elapsed_s() -> float:
 
 
 def typed(command: str, *arguments: object) -> str:
-    """A command as whoever typed the running one would: ``sepo-train sft`` or ``sepo train sft``."""
+    """A command in the style in which the running one was typed: ``sepo-train sft`` or ``sepo train sft``."""
     program, first = Path(sys.argv[0]).name, command.split()[0]
     start = f"sepo-{command}" if program.startswith("sepo-") and first in _STANDALONE else f"sepo {command}"
     return f"{start} {shlex.join(map(str, arguments))}".rstrip()
@@ -42,7 +42,7 @@ def saved(place: object, url: str | None, following: str | None = None) -> list[
 
 
 def show(as_json: bool, lines: Iterable[str], **found: Any) -> None:
-    """Print what a command found: lines for people, or one JSON object with its name and duration."""
+    """Print the result of a command: text, or one JSON object with the command's name and duration."""
     if not as_json:
         # click leaves colours out of pipes; https://no-color.org asks for the same on a terminal
         click.echo("\n".join(lines), color=False if os.environ.get("NO_COLOR") else None)
@@ -58,7 +58,7 @@ def show(as_json: bool, lines: Iterable[str], **found: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it: figures that are no numbers become null, what it does not know becomes text."""
+    """Convert to JSON: NaN and infinity become null, unknown types text."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int):

@@ -1,4 +1,4 @@
-"""``sepo evaluate``: what can be said of a policy without a judge."""
+"""``sepo evaluate``: measure a policy without a judge."""
 
 import json
 from pathlib import Path
@@ -33,19 +33,17 @@ if TYPE_CHECKING:
     "evaluate",
     panel(
         "Required",
-        option(
-            "--model", "The policy, Hub id or folder.", aliases=["--policy"], required=True, metavar="POLICY"
-        ),
+        option("--model", "Policy: Hub id or folder.", aliases=["--policy"], required=True, metavar="POLICY"),
         option("--ref", "Reference model.", required=True, metavar="MODEL"),
-        option("--dataset", "Preference pairs that were not trained on.", required=True, metavar="DATA"),
+        option("--dataset", "Preference pairs not used in training.", required=True, metavar="DATA"),
     ),
     panel(
         "Pairs",
         SPLIT,
-        limit(EvaluateSettings, "The first N pairs only."),
+        limit(EvaluateSettings, "Use only the first N pairs."),
         option(
             "--by",
-            "Accuracies by its values, such as subset of RewardBench.",
+            "Break accuracies down by this column, such as RewardBench's subset.",
             EvaluateSettings,
             metavar="COLUMN",
         ),
@@ -55,18 +53,29 @@ if TYPE_CHECKING:
     ),
     panel(
         "Sampled answers",
-        option("--samples", "Prompts to answer; 0: none.", EvaluateSettings, type=FROM_ZERO, metavar="N"),
-        option("--max-new-tokens", "Tokens of an answer.", EvaluateSettings, type=COUNT, metavar="N"),
+        option(
+            "--samples",
+            "Number of prompts to answer; 0: none.",
+            EvaluateSettings,
+            type=FROM_ZERO,
+            metavar="N",
+        ),
+        option("--max-new-tokens", "Maximum tokens per answer.", EvaluateSettings, type=COUNT, metavar="N"),
         option("--temperature", "0: greedy.", EvaluateSettings, type=click.FloatRange(min=0), metavar="T"),
         option("--batch-size", "Answers at once.", EvaluateSettings, type=COUNT, metavar="N"),
         seed(EvaluateSettings, "For sampling."),
     ),
     panel(
-        "Output", option("--output", "All figures as JSON.", type=click.Path(path_type=Path), metavar="FILE")
+        "Output",
+        option("--output", "Save all metrics as JSON.", type=click.Path(path_type=Path), metavar="FILE"),
     ),
     panel(
         "Models",
-        option("--oracle", "Judges sampled answers by its log-ratio to the reference.", metavar="MODEL"),
+        option(
+            "--oracle",
+            "Model that judges sampled answers, by its log-ratio to the reference.",
+            metavar="MODEL",
+        ),
         DTYPE,
         DEVICE,
         ALLOW_PICKLE,
@@ -84,7 +93,7 @@ def main(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure a policy without a judge: on preference pairs, and on answers that it samples.
+    """Measure a policy without a judge: on preference pairs and on sampled answers.
 
     \b
     Example:
@@ -106,7 +115,7 @@ def main(
 
 
 def _described(found: "Evaluation") -> list[str]:
-    """All figures, for people."""
+    """All metrics as text."""
     lost = sum(found.dropped.values())
     lines = [_accuracy("all pairs", found.accuracy) + (f"; {counted(lost, 'row')} dropped" if lost else "")]
     lines += [_accuracy(name, one) for name, one in found.groups.items()]

@@ -1,8 +1,8 @@
 """``sepo-annotate --executor``: the shards of a run as tasks of datatrove, here or on a SLURM cluster.
 
 A task is one plain process, ``sepo-annotate --shard i/n``. datatrove starts the tasks, keeps
-their logs and marks those that are complete; before a start the marks are made to agree with
-the chunks of the run, so a task runs again if, and only if, one of its chunks is missing.
+their logs and marks the complete ones; before each start the marks are synchronised with
+the chunks of the run, so a task runs again if and only if one of its chunks is missing.
 """
 
 import ctypes
@@ -40,7 +40,7 @@ SLURM_DEFAULTS: dict[str, Any] = {
 
 
 class AnnotateShard(PipelineStep):  # type: ignore[misc]
-    """One shard, by a process of its own: what it takes of memory and GPU goes with it."""
+    """Run one shard in its own process, which frees its memory and GPU when it exits."""
 
     name = "shard"
     type = "sepo-annotate"
@@ -50,7 +50,7 @@ class AnnotateShard(PipelineStep):  # type: ignore[misc]
         self.config = str(config)
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
-        """Exits with 1 if the process fails; an exception would bring datatrove's traceback."""
+        """Exits with 1 if the process fails; an exception would print datatrove's traceback."""
         command = [sys.executable, "-m", "sepo_cli.annotate", "--config", self.config]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SEPO_ANNOTATE_")}
         shard = f"{rank}/{world_size}"
@@ -71,13 +71,13 @@ class AnnotateShard(PipelineStep):  # type: ignore[misc]
 
 
 def _end_with_parent() -> None:
-    """A SIGTERM when the parent dies: no shard goes on behind a run that was killed. Linux only."""
+    """Send SIGTERM when the parent dies, so no shard outlives a killed run. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class _Local(LocalPipelineExecutor):  # type: ignore[misc]
-    """Tells a task its place among those that run now, and lets the others go on when one fails."""
+    """Gives a task its rank among the running ones, and keeps the others running when one fails."""
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         if self.workers > 1:  # this is a process of datatrove's pool
@@ -86,18 +86,18 @@ class _Local(LocalPipelineExecutor):  # type: ignore[misc]
         try:
             return super()._run_for_rank(rank, local_rank, node_rank)
         except SystemExit:
-            return PipelineStats()  # it is logged, and its mark is missing
+            return PipelineStats()  # it is logged, and its mark stays missing
 
 
 class _Slurm(SlurmPipelineExecutor):  # type: ignore[misc]
-    """Without the job behind the others that adds up datatrove's statistics."""
+    """Without the final job that aggregates datatrove's statistics."""
 
     def launch_merge_stats(self) -> None:
-        """Nothing to add up."""
+        """Nothing to aggregate."""
 
 
 def run_here(run: Run, options: Mapping[str, Any], tasks: int | None, workers: int) -> None:
-    """Run the tasks on this machine, and wait for them.
+    """Run the tasks on this machine and wait for them.
 
     Args:
         run: The run.
@@ -122,24 +122,24 @@ def run_here(run: Run, options: Mapping[str, Any], tasks: int | None, workers: i
     if failed := executor.get_incomplete_ranks():
         raise OutputError(
             f"{len(failed)} of {tasks} tasks failed ({', '.join(map(str, failed[:8]))}). Their logs are in "
-            f"{folder / 'logs'}; the same command runs them again, and them only."
+            f"{folder / 'logs'}; the same command reruns only these."
         )
 
 
 def submit(
     run: Run, options: Mapping[str, Any], tasks: int, workers: int | None, slurm: Mapping[str, str]
 ) -> str:
-    """Submit the tasks as an array of SLURM jobs; the last one to finish makes the dataset.
+    """Submit the tasks as a SLURM job array; the last one to finish assembles the dataset.
 
     Args:
         run: The run.
         options: Of ``sepo-annotate``, by name.
         tasks: Number of shards.
-        workers: How many at once; None: as many as SLURM lets run.
-        slurm: Some fields of datatrove's SlurmPipelineExecutor, or else options of ``sbatch``.
+        workers: Tasks at a time; None: no limit of our own.
+        slurm: Fields of datatrove's SlurmPipelineExecutor, or options of ``sbatch``.
 
     Returns:
-        What was done, in words.
+        What was submitted, as text.
 
     Raises:
         SettingsError: If a field is missing or wrong.
@@ -165,13 +165,13 @@ def submit(
     try:
         executor.run()
     except (OSError, subprocess.CalledProcessError) as error:
-        raise OutputError(f"sbatch failed ({error}). Run this where jobs are submitted.") from error
+        raise OutputError(f"sbatch failed ({error}). Run this where sbatch can submit jobs.") from error
     script = folder / "launch_script.slurm"
-    return f"submitted job {executor.job_id} ({tasks} tasks, {script}). The last one makes the dataset."
+    return f"submitted job {executor.job_id} ({tasks} tasks, {script}). The last one assembles the dataset."
 
 
 def _task_folder(run: Run) -> Path:
-    """Beside the output, which holds nothing but the dataset in the end."""
+    """Next to the output, which contains only the dataset in the end."""
     folder = run.output.absolute().with_name(f"{run.output.absolute().name}-tasks")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def _write_config(folder: Path, options: Mapping[str, Any]) -> Path:
 
 
 def _agree(executor: PipelineExecutor, run: Run, tasks: int) -> None:
-    """Mark as complete the tasks whose chunks are all there, and no others."""
+    """Mark exactly the tasks whose chunks all exist as complete."""
     for rank in range(tasks):
         if all(is_done(run, *chunk) for chunk in chunk_ranges(run.rows, (rank, tasks))):
             executor.mark_rank_as_completed(rank)

@@ -25,7 +25,7 @@ from .shared import (
         "Required",
         option(
             "--to",
-            "Whose shape to write.",
+            "Target trainer.",
             ExportSettings,
             "target",
             type=click.Choice([*TOKEN_TARGETS, *TEXT_TARGETS]),
@@ -34,12 +34,10 @@ from .shared import (
     ),
     panel(
         "Tokens",
-        option(
-            "--tokenizer", "The policy or its tokenizer, Hub id or folder.", ExportSettings, metavar="POLICY"
-        ),
+        option("--tokenizer", "Policy or its tokenizer: Hub id or folder.", ExportSettings, metavar="POLICY"),
         max_length(),
         *chat_template(
-            "Jinja file to give the tokenizer. Default: its own; Zephyr's for messages if it has none."
+            "Jinja chat template. Default: the tokenizer's; Zephyr's for messages if it has none."
         ),
         TRUST_REMOTE_CODE,
     ),
@@ -47,15 +45,15 @@ from .shared import (
         "Selection",
         *SELECTION,
         PROJECTION,
-        weights("Weights instead of masks: for trl-dpo, ms-swift and tinker."),
+        weights("Weights instead of masks; only for trl-dpo, ms-swift and tinker."),
     ),
     panel("Data", DATA_REVISION),
     settings=ExportSettings,
 )
 def main(dataset: str, settings: ExportSettings) -> None:
-    """Write an annotated dataset in the shape that another trainer reads.
+    """Write an annotated dataset in the format of another trainer.
 
-    Masks or weights are at the policy's own tokens; the card holds the command or config to train.
+    Masks or weights refer to the policy's own tokens; the card has the command or config to train.
 
     \b
     Example:

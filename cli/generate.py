@@ -1,4 +1,4 @@
-"""``sepo generate``: answers of a model for benchmarks and their judges."""
+"""``sepo generate``: a model's answers for benchmarks and their judges."""
 
 import rich_click as click
 
@@ -13,25 +13,34 @@ from .shared import ALLOW_PICKLE, DEVICE, DTYPE, TRUST_REMOTE_CODE, chat_templat
     "generate",
     panel(
         "Required",
-        option("--model", "Hub id or folder; what a server calls it.", required=True, metavar="MODEL"),
+        option(
+            "--model",
+            "Hub id or folder; with --server, the server's name for it.",
+            required=True,
+            metavar="MODEL",
+        ),
         option("--prompts", "The benchmark's question file.", GenerateSettings, type=FILE, metavar="FILE"),
-        option("--format", "Whose; jsonl: one prompt per line, text or messages.", GenerateSettings),
+        option(
+            "--format",
+            "Format of the benchmark; jsonl: one prompt per line, text or messages.",
+            GenerateSettings,
+        ),
         option("--output", "The answer file.", GenerateSettings, metavar="FILE"),
     ),
     panel(
         "Sampling",
         option(
             "--temperature",
-            "0: greedy. MT-Bench and Arena-Hard have their own.",
+            "0: greedy. MT-Bench and Arena-Hard set their own.",
             GenerateSettings,
             type=click.FloatRange(min=0),
             metavar="T",
         ),
         option("--top-p", "Nucleus sampling.", GenerateSettings, type=SHARE, metavar="P"),
-        option("--max-new-tokens", "Tokens of an answer.", GenerateSettings, type=COUNT, metavar="N"),
+        option("--max-new-tokens", "Maximum tokens per answer.", GenerateSettings, type=COUNT, metavar="N"),
         seed(GenerateSettings, "For sampling."),
-        option("--batch-size", "Questions answered at once.", GenerateSettings, type=COUNT, metavar="N"),
-        limit(GenerateSettings, "Answer the first N questions only."),
+        option("--batch-size", "Questions per batch.", GenerateSettings, type=COUNT, metavar="N"),
+        limit(GenerateSettings, "Answer only the first N questions."),
     ),
     panel(
         "Model",
@@ -43,25 +52,23 @@ from .shared import ALLOW_PICKLE, DEVICE, DTYPE, TRUST_REMOTE_CODE, chat_templat
         ),
         option(
             "--model-name",
-            "What the judge calls the model. Default: its name.",
+            "Model name for the judge. Default: its own.",
             GenerateSettings,
             metavar="NAME",
         ),
         DTYPE,
         DEVICE,
         option("--revision", "Branch, tag or commit of a model on the Hub.", GenerateSettings, metavar="REV"),
-        *chat_template(
-            "Jinja file to give the model. Default: its own; Zephyr's for messages if it has none."
-        ),
+        *chat_template("Jinja chat template. Default: the model's; Zephyr's for messages if it has none."),
         ALLOW_PICKLE,
         TRUST_REMOTE_CODE,
     ),
     settings=GenerateSettings,
 )
 def main(model: str, settings: GenerateSettings) -> None:
-    """Answer a benchmark's questions, in the file that its judge takes.
+    """Answer a benchmark's questions and write the file its judge expects.
 
-    The same command goes on where it was stopped.
+    An interrupted run resumes with the same command.
 
     \b
     Example:

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     annotated_argument(),
     panel(
         "What to show",
-        option("--row", "Which row to show.", type=FROM_ZERO, default=0, metavar="N"),
+        option("--row", "Row to show.", type=FROM_ZERO, default=0, metavar="N"),
         option(
             "--tokenizer",
             "Preview the projection on the tokens of this policy: a model or tokenizer, Hub id or folder.",
             metavar="POLICY",
         ),
         max_length(
-            "With --tokenizer: most tokens of prompt and response together, or what the policy reads.",
+            "With --tokenizer: maximum tokens of prompt and response together. Default: the policy's.",
             least=1,
         ),
         TRUST_REMOTE_CODE,
@@ -110,7 +110,7 @@ def _policy(
 def _on_policy(
     rows: "datasets.Dataset", encoder: "ResponseEncoder", settings: ProjectionSettings, row: int
 ) -> tuple[list[str], "Transfer"]:
-    """A row as a policy reads it, and what of all rows arrives."""
+    """A row on a policy's tokens, and how much of all rows survives projection."""
     from tqdm import tqdm
 
     from sepo_data.projected.pairs import project_rows

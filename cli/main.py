@@ -1,4 +1,4 @@
-"""The group ``sepo``: the commands under one name, and those that finish a run done in parts."""
+"""The group ``sepo``: all commands under one name, and those that finish a sharded run."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ def main() -> None:
 
 @command("merge", [click.RichArgument(["output"], type=FOLDER, metavar="DIR")], [JSON])
 def merge(output: Path, as_json: bool) -> None:
-    """Make a dataset of the shards in OUTPUT, if the last one to finish has not done it."""
+    """Assemble the dataset from the shards in OUTPUT, if the last worker did not."""
     from sepo_data.annotation import Report
     from sepo_data.runs.merging import merge_run
 

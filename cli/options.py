@@ -1,6 +1,6 @@
-"""Options as values: what one may be, and its default, come from the settings class whose field it fills.
+"""Options as values: type, choices and default come from the settings class whose field they set.
 
-A command is its options by panel and the settings that they make, see `command`.
+A command consists of its options by panel and the settings they fill, see `command`.
 """
 
 import copy
@@ -24,7 +24,7 @@ class Share(click.FloatRange):
     """A number in (0, 1]."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As a number; whoever gives per cent is told so."""
+        """Convert to a number, with a hint for percentages."""
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
@@ -41,7 +41,7 @@ FROM_ZERO = click.IntRange(min=0)
 
 
 class UserPath(click.Path):
-    """A path that may begin with ``~``, which no shell reads in a config file or behind a ``=``."""
+    """A path that may begin with ``~``, which no shell expands in a config file or after ``=``."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A `Path`."""
@@ -55,8 +55,8 @@ class Option(click.RichOption):
     """An option of a command.
 
     Attributes:
-        field: Of the settings, the field that it fills.
-        aliases: Other spellings, which ``--help`` does not show.
+        field: The field of the settings that it fills.
+        aliases: Other spellings, not shown in ``--help``.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ def option(
     """Declare an option.
 
     Args:
-        flag: As it is typed, ``--learning-rate``.
+        flag: As typed, ``--learning-rate``.
         description: One line.
-        settings: The dataclass that it fills; type, choices and default are taken from there.
-        field: The field there, if it is not called like the flag.
-        other: As of `click.Option`; wins over what the field says.
+        settings: The dataclass that it fills; supplies type, choices and default.
+        field: The field's name, if it differs from the flag's.
+        other: Arguments of `click.Option`; override what the field says.
     """
     if settings is not None:
         other = {**_read(settings, field or flag.removeprefix("--").replace("-", "_")), **other}
@@ -101,13 +101,13 @@ def panel(name: str, *options: Option) -> list[click.Parameter]:
 def command(
     name: str, *parameters: list[click.Parameter], settings: type | None = None, env: str | None = None
 ) -> Callable[[Callable[..., None]], Command]:
-    """Make a command of a function.
+    """Turn a function into a command.
 
     Args:
         name: As it is typed.
         parameters: Its arguments and, by panel, its options.
-        settings: What its options fill; the function gets them as ``settings``, and the options that
-            fill nothing by their names.
+        settings: What its options fill; passed to the function as ``settings``. Options that fill no
+            field are passed by name.
         env: Prefix of the environment variables that options are read from.
     """
 
@@ -147,7 +147,7 @@ def _read(settings: type, name: str) -> dict[str, Any]:
 
 
 def _by_field(options: dict[str, Any]) -> dict[str, Any]:
-    """The options by the fields that they fill, those that stand for others put in their place."""
+    """The options by the fields that they fill; shorthands such as ``--ratio`` are expanded."""
     context = click.get_current_context()
     assert context is not None
     context.meta["sepo.began"] = time.monotonic()

@@ -21,9 +21,9 @@ from .shared import DATA_REVISION, annotated_argument
             metavar="FILE",
         ),
         option(
-            "--rows", "How many rows to show, chosen by margin.", type=FROM_ZERO, default=200, metavar="N"
+            "--rows", "Number of rows to show, chosen by margin.", type=FROM_ZERO, default=200, metavar="N"
         ),
-        option("--row", "Show this row too; may be repeated.", type=FROM_ZERO, multiple=True, metavar="I"),
+        option("--row", "Also show this row; repeatable.", type=FROM_ZERO, multiple=True, metavar="I"),
         option("--by", "Compare the groups of this column, such as category.", metavar="COLUMN"),
     ),
     panel("Data", DATA_REVISION),

@@ -43,7 +43,7 @@ def describe_report(report: Report) -> list[str]:
 
 
 def report_facts(report: Report) -> dict[str, Any]:
-    """The same for ``--json``."""
+    """The same, for ``--json``."""
     facts = {
         "output": report.output,
         "finished": report.manifest is not None,
@@ -77,7 +77,7 @@ def describe_dropped(dropped: Mapping[str, int]) -> str:
 
 
 def describe_health(health: Health) -> list[str]:
-    """The oracle's figures, and a warning where they are poor."""
+    """The oracle's metrics, with warnings if they are poor."""
     lines = [
         f"reward accuracy {health.accuracy:.1%} (inverted {health.inverted:.1%}), mean margin "
         f"{health.margin:+.3f} nats, mean |reward| {health.token_reward:.4f} nats per token",
@@ -99,7 +99,7 @@ def _warning(text: str) -> str:
 
 
 def describe_precision(precision: Precision, dtype: str) -> list[str]:
-    """What the precision of a run did to its selection, and a warning where it is much."""
+    """How the precision of a run changed its selection, with a warning if it did so much."""
     return [
         f"{compute_dtype(dtype)} against float32, on {precision.pairs} pairs: {precision.overlap:.1%} of the "
         f"selected tokens are the same; a reward differs by {precision.noise:.4f} nats, and rewards spread "
@@ -109,12 +109,12 @@ def describe_precision(precision: Precision, dtype: str) -> list[str]:
 
 
 def describe_verification(found: "Verification") -> list[str]:
-    """How far the rewards of a sample are from what the models give now."""
+    """How far the rewards of a sample differ from what the models give now."""
     lines = []
     if found.moved:
         lines.append(
-            f"{found.moved:,} of {counted(found.rows, 'row')} have other tokens now: another tokenizer, "
-            "chat template or maximum length made the dataset"
+            f"{found.moved:,} of {counted(found.rows, 'row')} have other tokens now: the dataset was "
+            "made with another tokenizer, chat template or maximum length"
         )
     if found.tokens:
         lines += [
@@ -124,12 +124,12 @@ def describe_verification(found: "Verification") -> list[str]:
             f"{found.equal_masks:.2%} of the mask entries are the same",
         ]
         if found.by_rule < 1:
-            lines.append(f"{1 - found.by_rule:.2%} are not what the rule gives for the dataset's own rewards")
+            lines.append(f"{1 - found.by_rule:.2%} do not follow from the rule and the dataset's own rewards")
     return lines
 
 
 def describe_comparison(found: "Comparison") -> list[str]:
-    """Two annotations side by side."""
+    """A comparison of two annotations."""
     first, second = found.accuracies
     lines = [
         f"{counted(found.pairs, 'pair')} in both; {found.only_first:,} only in A, "
@@ -210,7 +210,7 @@ def describe_training_plan(plan: "TrainPlan") -> list[str]:
 
 
 def describe_transfer(transfer: Transfer, *, by_policy: bool = False) -> list[str]:
-    """What of an annotation arrives on a policy's tokens, and a warning where it is little."""
+    """How much of an annotation survives on a policy's tokens, with warnings if it is little."""
     lost = describe_dropped(transfer.dropped)
     lines = [
         f"{transfer.pairs:,} of {counted(transfer.rows, 'row')} can be trained on{'; ' if lost else ''}{lost}"

@@ -1,4 +1,4 @@
-"""``sepo reselect``: other masks on an annotated dataset."""
+"""``sepo reselect``: change the masks of an annotated dataset."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def main(
 ) -> None:
     """Select tokens of an annotated dataset again, without the oracle.
 
-    The rewards stay as they are. Whatever is not said stays as annotated.
+    Rewards stay the same. Options that you leave out keep their annotated values.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""What a long run shows, and how it is asked to stop."""
+"""Progress of a long run, and how to stop it."""
 
 import logging
 import signal
@@ -21,14 +21,14 @@ LOG_EVERY_S = 30
 
 
 class Stop:
-    """How a run is asked to stop: the first Ctrl-C or SIGTERM lets it finish what it has in hand.
+    """Stops a run gracefully: after the first Ctrl-C or SIGTERM it finishes its current unit of work.
 
     A second Ctrl-C ends the process at once.
 
     Attributes:
         command: What the user typed, ``annotate`` or ``train``.
-        unit: What is finished first.
-        stopped_by: The signal that came, if one did.
+        unit: The unit that is finished first.
+        stopped_by: The signal received, if any.
     """
 
     def __init__(self, command: str, unit: str) -> None:
@@ -37,25 +37,25 @@ class Stop:
         self.handlers: dict[signal.Signals, Any] = {}
 
     def listen(self) -> None:
-        """Take over the signals; before this there is nothing to finish."""
+        """Install the handlers; before this there is nothing to finish."""
         if not self.handlers:
             self.handlers = {
                 number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
             }
 
     def release(self) -> None:
-        """Give the signals back."""
+        """Restore the handlers."""
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
     def asked(self) -> bool:
-        """Whether a signal asked for the end."""
+        """Whether a signal was received."""
         self.listen()
         return self.stopped_by is not None
 
     def exit(self) -> NoReturn:
-        """Say how to go on, and exit as a stopped process does: 130 for Ctrl-C, 143 for SIGTERM."""
-        stopped_by = self.stopped_by or signal.SIGTERM  # another process of the run may have been told
+        """Print how to resume, and exit like a stopped process: 130 for Ctrl-C, 143 for SIGTERM."""
+        stopped_by = self.stopped_by or signal.SIGTERM  # another process of the run may have received it
         arguments = sys.argv[2:] if sys.argv[1:2] == [self.command] else sys.argv[1:]
         click.echo(f"Stopped. Resume with: {typed(self.command, *arguments)}", err=True)
         sys.exit(128 + stopped_by)
@@ -64,14 +64,14 @@ class Stop:
         if self.stopped_by is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.stopped_by = signal.Signals(number)
-        click.echo(f"\nFinishing the {self.unit} in hand; Ctrl-C again stops at once.", err=True)
+        click.echo(f"\nFinishing the current {self.unit}; press Ctrl-C again to stop at once.", err=True)
 
 
 class ProgressBar(Progress):
-    """Progress on stderr: a bar on a terminal, else one line of log every 30 seconds.
+    """Progress on stderr: a bar on a terminal, otherwise a log line every 30 seconds.
 
     Attributes:
-        stop: How the run is asked to stop.
+        stop: Handles requests to stop.
         unit: What is counted, ``row`` or ``step``.
     """
 
@@ -81,13 +81,13 @@ class ProgressBar(Progress):
         self.began = self.logged = time.monotonic()
 
     def start(self, rows: int, done: int) -> None:
-        """Show the bar, and take over the signals."""
+        """Show the bar and install the signal handlers."""
         self.bar = tqdm(
             total=rows,
             initial=done,
             unit=self.unit,
             disable=None,
-            smoothing=0,  # the average rate: chunks differ, and the remaining time should not jump
+            smoothing=0,  # average rate: chunks differ, and the estimate should not jump
             bar_format="{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]",
         )
         self.initial, self.done, self.rows = done, float(done), rows
@@ -97,7 +97,7 @@ class ProgressBar(Progress):
         self.stop.listen()
 
     def advance(self, rows: float) -> None:
-        """Move the bar, or log a line if the last one is old."""
+        """Advance the bar, or log a line if the last one is old."""
         assert self.bar is not None
         self.done += rows
         self.bar.update(rows)
@@ -115,14 +115,14 @@ class ProgressBar(Progress):
             )
 
     def finish(self) -> None:
-        """Leave the bar as it is, and give the signals back."""
+        """Close the bar and restore the signal handlers."""
         if self.bar is not None:
             self.bar.close()
         self.stop.release()
 
 
 def quiet_libraries() -> None:
-    """Keep deprecation notes of other libraries off the screen, and their bars out of log files."""
+    """Hide other libraries' deprecation warnings, and keep their progress bars out of log files."""
     import warnings
 
     import datasets

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from typing import Any
 
@@ -10,22 +10,18 @@ from sepo_data.settings import AnnotateSettings, ProjectionSettings, SelectionCh
 from .options import COUNT, FILE, FROM_ZERO, SHARE, Option, option
 
 DEVICE = option("--device", "auto, cpu, cuda, cuda:1, mps, …", AnnotateSettings, metavar="DEVICE")
-DTYPE = option("--dtype", "What to compute in.", AnnotateSettings)
+DTYPE = option("--dtype", "Compute dtype.", AnnotateSettings)
 DTYPE_AS_MADE = option(
-    "--dtype", "What to compute in. Default: as the dataset was.", AnnotateSettings, default=None
+    "--dtype", "Compute dtype. Default: that of the annotation.", AnnotateSettings, default=None
 )
-ALLOW_PICKLE = option(
-    "--allow-pickle", "Open weights that are pickles, which can run code.", AnnotateSettings
-)
-TRUST_REMOTE_CODE = option(
-    "--trust-remote-code", "Run Python code that comes with a model.", AnnotateSettings
-)
+ALLOW_PICKLE = option("--allow-pickle", "Load pickled weights, which can run code.", AnnotateSettings)
+TRUST_REMOTE_CODE = option("--trust-remote-code", "Run Python code shipped with a model.", AnnotateSettings)
 
 JSON = option("--json", "Print one JSON object on stdout instead of text.", field="as_json", is_flag=True)
 
-SPLIT = option("--split", "Which split. Default: train, or the only one.", DatasetSpec, metavar="NAME")
+SPLIT = option("--split", "Split. Default: train, or the only one.", DatasetSpec, metavar="NAME")
 CONFIG_NAME = option(
-    "--config-name", "Which configuration, of a dataset that has several.", DatasetSpec, metavar="NAME"
+    "--config-name", "Configuration, if the dataset has several.", DatasetSpec, metavar="NAME"
 )
 DATA_REVISION = option(
     "--revision", "Branch, tag or commit of the dataset on the Hub.", DatasetSpec, metavar="REV"
@@ -37,28 +33,33 @@ def _split_commas(ctx: click.Context, parameter: click.Parameter, names: tuple[s
 
 
 COLUMNS = [
-    option("--prompt-column", "If it is not called prompt.", DatasetSpec, metavar="NAME"),
-    option("--chosen-column", "If it is not called chosen.", DatasetSpec, metavar="NAME"),
-    option("--rejected-column", "If it is not called rejected.", DatasetSpec, metavar="NAME"),
-    option("--system-column", "System texts, if not in system.", DatasetSpec, metavar="NAME"),
-    option("--tools-column", "Tools for the chat template, if not in tools.", DatasetSpec, metavar="NAME"),
+    option("--prompt-column", "Prompt column. Default: found by name.", DatasetSpec, metavar="NAME"),
+    option("--chosen-column", "Chosen column. Default: found by name.", DatasetSpec, metavar="NAME"),
+    option("--rejected-column", "Rejected column. Default: found by name.", DatasetSpec, metavar="NAME"),
+    option("--system-column", "System prompt column, if not system.", DatasetSpec, metavar="NAME"),
+    option(
+        "--tools-column",
+        "Column with the tools for the chat template, if not tools.",
+        DatasetSpec,
+        metavar="NAME",
+    ),
     option(
         "--truncated-column",
-        "Which responses were cut, if not in truncated or finish_reason.",
+        "Column that tells which responses were cut, if not truncated or finish_reason.",
         DatasetSpec,
         metavar="NAME",
     ),
     option(
         "--ignore-columns",
-        "Leave this column out, whatever its name means. Several: repeat it, or commas.",
+        "Ignore this column, whatever its name means. Repeatable, or separated by commas.",
         DatasetSpec,
         metavar="NAME",
         callback=_split_commas,
     ),
-    option("--pairs", "Which of several answers with scores or ranks make pairs.", DatasetSpec),
+    option("--pairs", "Which pairs to make from several answers with scores or ranks.", DatasetSpec),
     option(
         "--min-margin",
-        "Least difference in score, rank or strength between the responses of a pair.",
+        "Minimum difference in score, rank or strength between the responses of a pair.",
         DatasetSpec,
         metavar="X",
     ),
@@ -66,15 +67,15 @@ COLUMNS = [
 
 
 def reasoning(settings: type, verb: str) -> Option:
-    """What becomes of the responses' reasoning."""
+    """``--reasoning``, what to do with the responses' reasoning."""
     return option(
         "--reasoning",
-        f"Reasoning of responses: {verb} it, let it be context only, or drop such rows.",
+        f"Reasoning in responses: {verb} it, use it as context only, or drop such rows.",
         settings,
     )
 
 
-def max_length(description: str = "Most tokens of prompt and response.", least: int = 2) -> Option:
+def max_length(description: str = "Maximum tokens of prompt and response.", least: int = 2) -> Option:
     """``--max-length``, with the default of all settings that have it."""
     return option(
         "--max-length", description, ProjectionSettings, type=click.IntRange(min=least), metavar="N"
@@ -85,7 +86,7 @@ def chat_template(description: str) -> list[Option]:
     """``--chat-template FILE`` and ``--no-chat-template``, one setting."""
     return [
         option("--chat-template", description, type=FILE, metavar="FILE"),
-        option("--no-chat-template", "Use prompts as they are.", is_flag=True),
+        option("--no-chat-template", "Use prompts as they are, without a chat template.", is_flag=True),
     ]
 
 
@@ -108,10 +109,10 @@ def push_options(what: str) -> list[Option]:
     """``--push-to-hub`` and ``--private`` of what is made."""
     return [
         option(
-            "--push-to-hub", f"Push the finished {what} there, in one commit.", AnnotateSettings,
+            "--push-to-hub", f"Push the finished {what} to this repository, in one commit.", AnnotateSettings,
             metavar="USER/NAME",
         ),
-        option("--private", f"Make the {what} on the Hub private.", AnnotateSettings),
+        option("--private", "Make the repository private.", AnnotateSettings),
     ]  # fmt: skip
 
 
@@ -137,10 +138,10 @@ def _or_none(
     return found or None
 
 
-RATIO_HELP = "Share of the tokens to select, both sides."
+RATIO_HELP = "Share of tokens to select, on both sides."
 SIDE_RATIOS = [
-    option("--chosen-ratio", "For chosen responses, if it differs.", type=SHARE, metavar="R"),
-    option("--rejected-ratio", "For rejected responses, if it differs.", type=SHARE, metavar="R"),
+    option("--chosen-ratio", "Ratio for chosen responses.", type=SHARE, metavar="R"),
+    option("--rejected-ratio", "Ratio for rejected responses.", type=SHARE, metavar="R"),
 ]
 # of every command that selects tokens of an annotated dataset again; what is not given stays as annotated
 SELECTION = [
@@ -152,21 +153,21 @@ SELECTION = [
         "responses. Default: as annotated.",
         SelectionChange,
     ),
-    option("--threshold", "For --selection threshold: least reward.", SelectionChange, metavar="NATS"),
+    option("--threshold", "For --selection threshold: minimum reward.", SelectionChange, metavar="NATS"),
     option(
         "--ratio-by", "Ratios by group: category=math:0.5,chat:0.2.", SelectionChange,
         metavar="COLUMN=VALUE:R,…",
     ),
     option(
         "--include-tokens",
-        "Select only from tokens whose text matches; may be repeated.",
+        "Select only tokens whose text matches; repeatable.",
         SelectionChange,
         metavar="REGEX|ID",
         callback=_or_none,
     ),
     option(
         "--exclude-tokens",
-        r"Never select these: \s+ blanks, ^$ the end of the turn; may be repeated.",
+        r"Never select these: \s+ blanks, ^$ the end of the turn; repeatable.",
         SelectionChange,
         metavar="REGEX|ID",
         callback=_or_none,
@@ -174,7 +175,7 @@ SELECTION = [
 ]  # fmt: skip
 PROJECTION = option(
     "--projection",
-    "sum: select on rewards at the policy's tokens; majority: carry the dataset's masks.",
+    "sum: project rewards, then select; majority: project the dataset's masks.",
     ProjectionSettings,
 )
 

@@ -1,4 +1,4 @@
-"""What was meant by an option or a command that does not exist."""
+"""Suggestions for options and commands that do not exist."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -8,7 +8,7 @@ from click.exceptions import NoSuchCommand
 
 RESUMING = {"--resume", "--resume-from-checkpoint", "--continue", "--restart"}
 REPLACING = {"--overwrite", "--overwrite-output-dir", "--force"}
-# what other tools call it; the first that the command has is meant
+# names in other tools; the first name that the command has is suggested
 OTHER_NAMES = {
     "--lr": ["--learning-rate"],
     "--num-train-epochs": ["--epochs"],
@@ -50,7 +50,7 @@ OTHER_NAMES = {
     "--limit": ["--fraction", "--rows"],
     "--name": ["--config-name"],
 }
-# of TrainingArguments, the fields that are asked for most
+# the most wanted fields of TrainingArguments
 TRAINING_FIELDS = {
     "--warmup-steps", "--warmup-ratio", "--weight-decay", "--lr-scheduler-type", "--save-steps",
     "--eval-steps", "--logging-steps", "--gradient-checkpointing", "--report-to", "--optim",
@@ -60,7 +60,7 @@ STAGES = {"reference": "sft", "ref": "sft", "oracle": "dpo", "policy": "sepo", "
 
 
 def explained(error: click.UsageError) -> str:
-    """What is wrong with the arguments and, where that can be guessed, what was meant."""
+    """What is wrong with the arguments and, if it can be guessed, what was meant."""
     if isinstance(error, NoSuchCommand):
         return _no_command(error)
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
@@ -77,11 +77,11 @@ def _no_command(error: NoSuchCommand) -> str:
 
 
 def _meant(typed: str, context: click.Context) -> str:
-    """Advice for an option that a command does not have, or nothing."""
+    """Advice for an unknown option, or an empty text."""
     given = typed.replace("_", "-").lower()
     flags = [flag for one in context.command.params for flag in (*one.opts, *getattr(one, "aliases", []))]
     if given in RESUMING:
-        return "The same command resumes by itself: leave it out."
+        return "Runs resume by themselves: leave it out."
     if given in REPLACING:
         return "Nothing is overwritten: choose another --output, or delete that folder."
     named = [name for name in OTHER_NAMES.get(given, []) if name.split()[0] in flags]
@@ -97,7 +97,7 @@ def _meant(typed: str, context: click.Context) -> str:
 
 
 def _having(flag: str, root: click.Context) -> Iterator[str]:
-    """The commands under the one that was typed first which have an option."""
+    """The commands that have an option."""
     groups = [(str(root.info_name), root.command)]
     for name, command in groups:
         if isinstance(command, click.Group):

@@ -1,4 +1,4 @@
-"""The ``sepo-train`` commands: one for each stage."""
+"""The ``sepo-train`` commands, one per stage."""
 
 import os
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def _required(*model: Option, data: str) -> list[click.Parameter]:
 
 
 def _training(stage: type[TrainSettings], *more: Option) -> list[click.Parameter]:
-    """What is tuned, with this stage's defaults."""
+    """Hyperparameters, with the defaults of the stage."""
     return panel(
         "Training",
         option("--learning-rate", "Peak learning rate.", stage, type=POSITIVE, metavar="RATE"),
@@ -71,7 +71,13 @@ def _training(stage: type[TrainSettings], *more: Option) -> list[click.Parameter
         option("--batch-size", "Examples per step.", stage, type=COUNT, metavar="N"),
         option("--micro-batch-size", "Batch size per device.", stage, type=COUNT, metavar="N"),
         *more,
-        option("--lora-rank", "Train a LoRA adapter, not all weights.", stage, type=COUNT, metavar="N"),
+        option(
+            "--lora-rank",
+            "Train a LoRA adapter of this rank instead of all weights.",
+            stage,
+            type=COUNT,
+            metavar="N",
+        ),
         option("--dtype", "Weight dtype.", stage),
         seed(stage, "For everything random."),
         option(
@@ -92,12 +98,12 @@ def _data(*columns: Option) -> list[click.Parameter]:
         option("--fraction", "Train on this share of the rows.", TrainSettings, type=SHARE, metavar="F"),
         option(
             "--eval-fraction",
-            "Hold out this share of them for evaluation.",
+            "Hold out this share of the rows for evaluation.",
             TrainSettings,
             type=click.FloatRange(0, 1, max_open=True),
             metavar="F",
         ),
-        max_length("Most tokens of a sequence."),
+        max_length("Maximum tokens per sequence."),
         reasoning(TrainSettings, "train on"),
         DATA_REVISION,
         *columns,
@@ -105,7 +111,7 @@ def _data(*columns: Option) -> list[click.Parameter]:
 
 
 MODEL = [
-    *chat_template("Jinja file to give the model. Default: its own; Zephyr's for messages if it has none."),
+    *chat_template("Jinja chat template. Default: the model's; Zephyr's for messages if it has none."),
     option(
         "--model-revision", "Branch, tag or commit of the model on the Hub.", TrainSettings, metavar="REV"
     ),
@@ -116,7 +122,7 @@ OUTPUT = panel(
     "Output",
     option(
         "--dry-run",
-        "Train a few steps on the side, say what a run would cost and drop, write nothing.",
+        "Estimate the cost and dropped rows from a few steps; write nothing.",
         is_flag=True,
     ),
     *push_options("model"),
@@ -144,7 +150,7 @@ def main() -> None:
 @command(
     "sft",
     _required(
-        option("--model", "Base model, Hub id or folder.", required=True, metavar="MODEL"),
+        option("--model", "Base model: Hub id or folder.", required=True, metavar="MODEL"),
         data="Conversations: Hub id, folder or file.",
     ),
     _training(SftSettings),
@@ -173,17 +179,21 @@ def sft(model: str, dataset: str, settings: SftSettings, dry_run: bool, as_json:
 @command(
     "dpo",
     _required(
-        option("--model", "The reference, Hub id or folder.", required=True, metavar="MODEL"),
+        option("--model", "Reference: Hub id or folder.", required=True, metavar="MODEL"),
         data="Preferences: Hub id, folder or file.",
     ),
     _training(
         DpoSettings,
         option(
-            "--beta", "How strongly it is held to the reference.", DpoSettings, type=POSITIVE, metavar="B"
+            "--beta",
+            "DPO's beta: a larger one keeps the model closer to the reference.",
+            DpoSettings,
+            type=POSITIVE,
+            metavar="B",
         ),
         option(
             "--label-smoothing",
-            "Assumed share of pairs that are the wrong way round.",
+            "Assumed share of mislabelled pairs.",
             DpoSettings,
             type=click.FloatRange(0, 0.5, max_open=True),
             metavar="S",
@@ -216,23 +226,25 @@ def dpo(model: str, dataset: str, settings: DpoSettings, dry_run: bool, as_json:
     _required(
         option(
             "--policy",
-            "Any causal language model, Hub id or folder.",
+            "Policy, any causal language model: Hub id or folder.",
             aliases=["--model"],
             required=True,
             metavar="MODEL",
         ),
-        data="Annotated dataset, Hub id or folder.",
+        data="Annotated dataset: Hub id or folder.",
     ),
     _training(
         SepoSettings,
+        option("--loss", "dpo: DPO's loss on the selected tokens, against the initial policy.", SepoSettings),
         option(
-            "--loss", "dpo: DPO's loss on the selected tokens, against the policy as it starts.", SepoSettings
+            "--beta",
+            "For --loss dpo: a larger one keeps the policy closer to the initial one.",
+            SepoSettings,
+            type=POSITIVE,
+            metavar="B",
         ),
-        option(
-            "--beta", "For --loss dpo: how much it is held there.", SepoSettings, type=POSITIVE, metavar="B"
-        ),
-        option("--scale", "Factor of the gap in the loss.", SepoSettings, type=POSITIVE, metavar="S"),
-        option("--margin", "What the scaled gap should exceed.", SepoSettings, metavar="M"),
+        option("--scale", "Factor on the gap in the loss.", SepoSettings, type=POSITIVE, metavar="S"),
+        option("--margin", "Target for the scaled gap.", SepoSettings, metavar="M"),
         PAIR_WEIGHT,
     ),
     panel(

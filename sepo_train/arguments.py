@@ -1,4 +1,4 @@
-"""A stage's settings as ``transformers.TrainingArguments``, whose every field can be set."""
+"""A stage's settings as ``transformers.TrainingArguments``; every field can be set."""
 
 import dataclasses
 import difflib
@@ -14,7 +14,7 @@ from sepo_data.errors import SettingsError, first_line
 
 from .settings import TrainSettings
 
-# They have options of their own, or would undo what the stages do.
+# These have their own options, or would break the stages.
 OWN_OPTIONS = {
     "output_dir": "use `output_dir`",
     "per_device_train_batch_size": "use `micro_batch_size`",
@@ -23,10 +23,10 @@ OWN_OPTIONS = {
     "num_train_epochs": "use `num_train_epochs`",
     "seed": "use `seed`",
     "push_to_hub": "use `push_to_hub`",
-    "remove_unused_columns": "leave it out, the stages keep the columns that they need",
-    "resume_from_checkpoint": "leave it out, the same command resumes by itself",
-    "label_names": "leave it out, the losses have no labels",
-    "label_smoothing_factor": "use `label_smoothing` of dpo, the other losses have none",
+    "remove_unused_columns": "leave it out: the stages keep the columns they need",
+    "resume_from_checkpoint": "leave it out: the same command resumes by itself",
+    "label_names": "leave it out: the losses have no labels",
+    "label_smoothing_factor": "use `label_smoothing` of dpo: the other losses have none",
     "batch_eval_metrics": "leave it out, the figures of the eval rows are summed as they are",
     "eval_do_concat_batches": "leave it out, the figures of the eval rows are summed as they are",
 }
@@ -36,10 +36,10 @@ _EVALUATION = {"eval_strategy": "steps", "eval_steps": "0.25", "eval_on_start": 
 
 @dataclasses.dataclass
 class StageArguments(TrainingArguments):
-    """The Trainer's arguments, whose warm-up never takes the only step of a short run."""
+    """The Trainer's arguments, with a warm-up that never takes the only step of a short run."""
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
-        """A share is rounded down, the Trainer would round it up."""
+        """A share is rounded down; the Trainer would round it up."""
         steps = self.warmup_steps or 0
         return int(steps * num_training_steps) if steps < 1 else int(steps)
 
@@ -72,11 +72,11 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "bf16": str(torch.cuda.is_available() and torch.cuda.is_bf16_supported()),
         "logging_steps": "10",
         "logging_first_step": "true",
-        "logging_nan_inf_filter": "false",  # a loss that is no number ends the run instead
+        "logging_nan_inf_filter": "false",  # a loss that is not a number ends the run instead
         "save_total_limit": "1",
         "disable_tqdm": "true",
         "dataloader_pin_memory": str(torch.cuda.is_available()),
-        # without this, processes that have no accelerator do not find each other
+        # without this, processes without an accelerator do not find each other
         "use_cpu": str(not torch.accelerator.is_available()),
         **(_EVALUATION if settings.eval_fraction else {}),
         **_checked(settings),
@@ -91,16 +91,16 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         raise SettingsError(f"`training_arguments`: {first_line(error)}") from error
     if arguments.n_gpu > 1:
         raise SettingsError(
-            f"{arguments.n_gpu} GPUs and one process. Start it with `accelerate launch -m sepo_cli.train …`, "
+            f"{arguments.n_gpu} GPUs but one process. Start it with `accelerate launch -m sepo_cli.train …`, "
             "or set CUDA_VISIBLE_DEVICES=0."
         )
-    if not arguments.should_log:  # one process of a distributed run speaks
+    if not arguments.should_log:  # only one process of a distributed run logs
         logging.getLogger("sepo").setLevel(logging.ERROR)
     return arguments
 
 
 def _flag(name: str, value: str) -> tuple[str, ...]:
-    """As on a command line, where ``fsdp`` is text for the older of its two forms."""
+    """Convert as a command line does; the older form of ``fsdp`` is text."""
     return (f"--{name}",) if name == "fsdp" and value.lower() == "true" else (f"--{name}", value)
 
 
@@ -113,21 +113,21 @@ def _batch_per_device(batch_size: int) -> int:
     processes = int(world_size)
     if batch_size % processes:
         raise SettingsError(
-            f"batch size {batch_size} cannot be shared by {processes} processes. Make `batch_size` "
+            f"batch size {batch_size} cannot be divided among {processes} processes. Make `batch_size` "
             "a multiple of that."
         )
     return batch_size // processes
 
 
 class _Parser(HfArgumentParser):
-    """Reads values of every type that the fields have, and raises instead of exiting."""
+    """Parses values of all field types, and raises instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"`training_arguments`: {message}.")
 
 
 def _checked(settings: TrainSettings) -> dict[str, str]:
-    """What ``--set`` said, refused where there is no such field or an option of ours sets it."""
+    """The fields of ``--set``; unknown ones, and those with their own option, are refused."""
     known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
     found: dict[str, Any] = {}
     for name, value in settings.training_arguments.items():

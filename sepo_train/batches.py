@@ -1,9 +1,9 @@
-"""Tokens with weights to packed batches, one form for all three stages.
+"""From weighted tokens to packed batches, in one form for all three stages.
 
-An example holds one sequence (SFT) or two (chosen, then rejected). Training reads
-only tokens that carry weight, and cuts a sequence behind the last of them; held-out
-examples read every response token, so that the others can be watched. What may not be in one
-forward pass, the two sides of a LongRoPE switch, is parted here, for all stages.
+An example has one sequence (SFT) or two (chosen, then rejected). Training reads
+only tokens that carry weight, and cuts a sequence after the last of them; held-out
+examples read every response token, so the others can be watched. Sequences that may not share a
+forward pass, on both sides of a LongRoPE switch, are separated here, for all stages.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ Batch = dict[str, Any]  # tensors, and `Packed`
 
 @dataclass(frozen=True)
 class Forwards:
-    """Which sequences a forward pass takes together.
+    """Which sequences share a forward pass.
 
     Attributes:
         padding: For `packing.pack`, as `batching.row_padding` says.
@@ -45,7 +45,7 @@ def collate(examples: Sequence[Example], forwards: Forwards) -> Batch:
 
     Args:
         examples: At least one.
-        forwards: What may be together.
+        forwards: Which sequences may share a forward pass.
 
     Returns:
         ``items`` ``(B,)`` float32; ``packed``, a `packing.Packed` for each forward pass, together
@@ -78,7 +78,7 @@ def collate(examples: Sequence[Example], forwards: Forwards) -> Batch:
         "order": torch.tensor([i for part in parts.values() for group in part.values() for i in group]),
         "input_ids": torch.cat([part.input_ids for part in packed])[
             None
-        ],  # the Trainer counts tokens by them
+        ],  # the Trainer counts tokens by these
         "weights": weights,
         "read": read,
         "lengths": torch.tensor([float(sequence.length) for sequence in sequences]),
@@ -103,6 +103,6 @@ def sequence_logps(model: nn.Module, batch: Batch, *, head_elements: int = HEAD_
 
 
 def _nothing(sequence: WeightedSequence, padding: float) -> Packed:
-    """One token that is read and counts for nothing."""
+    """One token that is read with weight 0."""
     first = WeightedSequence(sequence.input_ids[:2], np.array([1]), np.zeros(1, np.float32), length=1)
     return pack([[first]], padding=padding)

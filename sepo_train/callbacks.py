@@ -12,11 +12,11 @@ from sepo_data.runs.progress import Progress
 
 log = logging.getLogger("sepo")
 
-FEW_STEPS = 5  # the defaults are for data of ten thousand rows and more
+FEW_STEPS = 5  # the defaults are for datasets of ten thousand rows and more
 
 
 class _Figures(TrainerCallback):
-    """Says how long the way is, and in one line of log what people look at."""
+    """Logs the number of steps, and the important figures in one line."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -53,7 +53,7 @@ class _Figures(TrainerCallback):
 
 
 class _Steps(TrainerCallback):
-    """Tells how far a run is, and puts the learning rate where a run continues whose optimizer is gone."""
+    """Reports progress, and restores the learning rate of a continued run whose optimizer is gone."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -67,7 +67,7 @@ class _Steps(TrainerCallback):
         lr_scheduler: Any = None,
         **_: Any,
     ) -> None:
-        """The rate of a longer run is that of its own schedule, from its first step on."""
+        """A longer run follows its own schedule from its first step."""
         if state.global_step and isinstance(lr_scheduler, LambdaLR):
             if lr_scheduler.last_epoch == 0:
                 log.info(
@@ -88,7 +88,7 @@ class _Steps(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """One more."""
+        """One step more."""
         if state.is_world_process_zero:
             self.progress.advance(1)
 

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightedSequence:
-    """A sequence and what its tokens count for.
+    """A sequence and the weights of its tokens.
 
     Attributes:
         input_ids: All token ids, ``(S,)``.
-        positions: Where the response's tokens stand, ``(n,)``, increasing, all at least 1.
+        positions: Positions of the response's tokens, ``(n,)``, increasing, all at least 1.
         weights: Their weights, ``(n,)``; at least one is positive.
-        length: How many tokens the response has, those without weight included.
+        length: Number of tokens of the response, including those without weight.
     """
 
     input_ids: npt.NDArray[np.integer[Any]]
@@ -41,12 +41,12 @@ class WeightedSequence:
 
 @dataclass(frozen=True)
 class Example:
-    """What the loss takes as one: a conversation, or a pair.
+    """The unit of the loss: a conversation or a pair.
 
     Attributes:
         row: Number of its row in the source.
         sequences: One, or the chosen and the rejected one.
-        items: What it counts for in the mean of a batch.
+        items: Its weight in the mean of a batch.
         ref_logps: For DPO, log-probs of the responses under the reference, in nats.
     """
 
@@ -61,10 +61,10 @@ class Example:
 
 
 def selected_only(sequence: WeightedSequence, switches: Sequence[int] = ()) -> WeightedSequence:
-    """The tokens with weight; whatever is behind the last of them changes nothing and is cut.
+    """The tokens with weight; whatever follows the last of them has no effect and is cut.
 
     Args:
-        sequence: With all of its response's tokens.
+        sequence: With all tokens of its response.
         switches: Of LongRoPE: a sequence that is longer than one of them stays so, by a token without weight.
     """
     kept = sequence.weights > 0
@@ -77,7 +77,7 @@ def selected_only(sequence: WeightedSequence, switches: Sequence[int] = ()) -> W
 
 
 def drawn_rows(rows: "datasets.Dataset", settings: TrainSettings) -> "datasets.Dataset":
-    """The share of the rows that is asked for, drawn by the seed, in their order."""
+    """The requested share of the rows, drawn by the seed, in their original order."""
     if settings.fraction == 1:
         return rows
     number = max(1, round(settings.fraction * len(rows)))
@@ -91,7 +91,7 @@ def conversation_example(chat: EncodedChat) -> Example:
 
 
 def pair_example(pair: EncodedPair, weight: float = 1) -> Example:
-    """All tokens of both responses, and what the pair counts for."""
+    """All tokens of both responses, and the weight of the pair."""
     return Example(pair.row, (_whole(pair.chosen), _whole(pair.rejected)), items=weight)
 
 
@@ -100,10 +100,10 @@ def _whole(response: EncodedChat | EncodedResponse) -> WeightedSequence:
 
 
 def pair_weights(rows: "datasets.Dataset", name: str, pair_weight: PairWeight) -> Callable[[int], float]:
-    """What the pair of a row counts for; ``name`` is what a message calls the rows.
+    """The weight of a row's pair; ``name`` is the dataset in messages.
 
     Raises:
-        PreferenceError: If it goes by the oracle's margin and the dataset has none.
+        PreferenceError: If it depends on the oracle's margin and the dataset has none.
     """
     if pair_weight == "equal":
         return lambda row: 1
@@ -123,19 +123,19 @@ def key_tokens(side: ProjectedSide) -> WeightedSequence:
 
 
 def _compact(input_ids: Ids, positions: Ids, weights: npt.NDArray[np.float32]) -> WeightedSequence:
-    """All examples are in memory at once: 32 bits are enough for a token's id and its place."""
+    """All examples are in memory at once, so token ids and positions take 32 bits each."""
     ids, places = input_ids.astype(np.int32), positions.astype(np.int32)
     return WeightedSequence(ids, places, weights, length=positions.size)
 
 
 def hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list[Example], list[Example]]:
-    """Examples to train on, and those held out: a random draw of prompts that the seed decides.
+    """Training and held-out examples; the seed draws the prompts that are held out.
 
     Raises:
         PreferenceError: If none is left to train on.
     """
     wanted = max(1, round(settings.eval_fraction * len(examples))) if settings.eval_fraction else 0
-    by_prompt: dict[bytes, list[int]] = {}  # a prompt that is trained on says much of its other pairs
+    by_prompt: dict[bytes, list[int]] = {}  # a prompt in the training set says much about its other pairs
     for i, example in enumerate(examples):
         sequence = example.sequences[0]
         by_prompt.setdefault(sequence.input_ids[: sequence.positions[0]].tobytes(), []).append(i)
@@ -145,7 +145,7 @@ def hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list
     for i in random.permutation(len(prompts)):
         if len(drawn) + len(prompts[i]) <= wanted:
             drawn.update(prompts[i])
-    if not drawn:  # every prompt has more pairs than are wanted
+    if not drawn:  # every prompt has more pairs than wanted
         drawn.update(random.permutation(len(examples))[:wanted].tolist())
     train = [example for i, example in enumerate(examples) if i not in drawn]
     if not train:
@@ -156,5 +156,5 @@ def hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list
 
 
 def all_selected_only(example: Example, switches: Sequence[int] = ()) -> Example:
-    """The example without what carries no weight, see `selected_only`."""
+    """The example without unweighted tokens, see `selected_only`."""
     return replace(example, sequences=tuple(selected_only(one, switches) for one in example.sequences))

@@ -1,6 +1,6 @@
-"""A training run's folder: what it is, so that the same command goes on and another is refused.
+"""A training run's folder: it identifies the run, so the same command resumes and another is refused.
 
-``sepo_training.json`` holds the record of the run from its start; the finished model, its
+``sepo_training.json`` is written at the start of a run; the finished model, its
 card and the figures come last. Checkpoints are the Trainer's.
 """
 
@@ -21,9 +21,9 @@ from sepo_data.runs.provenance import described_differences
 RECORD_NAME = "sepo_training.json"
 TRAINER_STATE = "trainer_state.json"
 _LOCK_NAME = ".sepo_training.lock"
-_IDENTITY = ("stage", "model", "dataset", "settings", "training")  # what changes the trained weights
-_NAMES = ("name", "on_hub", "card", "restricted")  # of model and dataset: where they are is not what they are
-# Of TrainingArguments: what is logged, saved and measured, and how work is spread; not what is trained.
+_IDENTITY = ("stage", "model", "dataset", "settings", "training")  # what determines the trained weights
+_NAMES = ("name", "on_hub", "card", "restricted")  # of model and dataset: where, not what they are
+# Of TrainingArguments: logging, saving, evaluating and parallelism; they do not affect the result.
 _HARMLESS = re.compile(
     "logging_|log_|save_|eval_|report_to|run_name|dataloader_|ddp_|fsdp|deepspeed|accelerator_config|"
     "activation_checkpointing|gradient_checkpointing|torch_empty_cache|torch_compile|use_liger|project|trackio"
@@ -32,11 +32,11 @@ _HARMLESS = re.compile(
 
 @contextmanager
 def alone(output_dir: Path, *, may_write: bool) -> Iterator[None]:
-    """Keep other runs out of a folder for as long as this one is in it.
+    """Lock a folder against other runs.
 
     Args:
-        output_dir: The folder; made if it is missing.
-        may_write: Whether this process writes; one of a distributed run does.
+        output_dir: The folder; created if missing.
+        may_write: Whether this process writes; one process of a distributed run does.
 
     Raises:
         OutputError: If another process is there, or the folder cannot be written.
@@ -63,10 +63,10 @@ def alone(output_dir: Path, *, may_write: bool) -> Iterator[None]:
 
 
 def check_folder(output_dir: Path) -> None:
-    """Refuse a folder that holds something else, before any work is done for it.
+    """Refuse a folder with other content, before any work is done.
 
     Raises:
-        OutputError: If it is a file, or holds files and no run of sepo.
+        OutputError: If it is a file, or contains files but no run of sepo.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise OutputError(f"{output_dir} is a file. Choose another `output_dir`.")
@@ -75,14 +75,16 @@ def check_folder(output_dir: Path) -> None:
     names = sorted(item.name for item in output_dir.iterdir() if not item.name.startswith("."))
     strange = [name for name in names if not name.startswith((RECORD_NAME, "checkpoint-"))]
     if strange:
-        raise OutputError(f"{output_dir} holds {strange[0]} and no run of sepo. Choose another `output_dir`.")
+        raise OutputError(
+            f"{output_dir} contains {strange[0]} but no run of sepo. Choose another `output_dir`."
+        )
 
 
 def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) -> dict[str, Any] | None:
-    """Begin a run in a folder, or find the one that was begun there.
+    """Begin a run in a folder, or find the one begun there.
 
-    A run that left no checkpoint has nothing to lose, so another may take its folder. More epochs
-    or steps than a run was begun with continue it, finished or not.
+    A run without a checkpoint has nothing to lose, so another may take its folder. More epochs
+    or steps continue a run, finished or not.
 
     Args:
         output_dir: The folder.
@@ -90,10 +92,10 @@ def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) 
         may_write: Whether this process writes.
 
     Returns:
-        The finished run's record; None if there is something to train.
+        The record of a finished run; None if there is something to train.
 
     Raises:
-        OutputError: If the folder cannot be written, holds something else, or another run.
+        OutputError: If the folder cannot be written, or contains something else or another run.
     """
     path = output_dir / RECORD_NAME
     found = read_record(output_dir)
@@ -113,7 +115,7 @@ def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) 
 
 
 def last_checkpoint(output_dir: Path) -> str | None:
-    """The newest checkpoint that is complete, or a finished model: the Trainer writes its state last."""
+    """The newest complete checkpoint, or a finished model; the Trainer writes its state last."""
     steps = {
         int(match[1]): path
         for path in output_dir.glob("checkpoint-*")
@@ -125,23 +127,23 @@ def last_checkpoint(output_dir: Path) -> str | None:
 
 
 def remove_checkpoints(output_dir: Path) -> None:
-    """Delete what only a run that goes on needs."""
+    """Delete what only resuming needs."""
     for path in output_dir.glob("checkpoint-*"):
         if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir():
             shutil.rmtree(path)
 
 
 def finish_training(output_dir: Path, record: dict[str, Any]) -> None:
-    """Write the record of a run whose model is saved.
+    """Write the record once the model is saved.
 
     Raises:
-        OutputError: If the model is not there, as when a sharded one was not gathered.
+        OutputError: If the model is missing, for instance because a sharded one was not gathered.
     """
     if not any(output_dir.glob("*.safetensors")):
         raise OutputError(
             f"{output_dir}: the model was saved in parts that belong to its processes. Save it whole: with "
             "FSDP a FULL_STATE_DICT, with DeepSpeed stage3_gather_16bit_weights_on_model_save. The same "
-            "command then goes on from the last checkpoint."
+            "command then resumes from the last checkpoint."
         )
     write_atomically(output_dir / RECORD_NAME, json_bytes({**record, "finished": True}))
 
@@ -150,7 +152,7 @@ def not_writable(output_dir: Path, error: OSError) -> OutputError:
     """The error for a folder that cannot be written."""
     return OutputError(
         f"{output_dir} cannot be written ({error.strerror or error}). Make room and run the same command "
-        "again, which goes on from the last checkpoint; or choose another `output_dir`."
+        "again, which resumes from the last checkpoint; or choose another `output_dir`."
     )
 
 
@@ -177,7 +179,7 @@ def _refuse_other_run(output_dir: Path, found: dict[str, Any], record: dict[str,
 
 
 def _is_longer(found: dict[str, Any], record: dict[str, Any]) -> bool:
-    """Whether a run is another one with more epochs or more steps, and the same in all else."""
+    """Whether a run is the same but for more epochs or steps."""
     theirs, ours = _identity(found), _identity(record)
     (steps, epochs), (more_steps, more_epochs) = _length_of(theirs), _length_of(ours)
     if theirs != ours:
@@ -186,7 +188,7 @@ def _is_longer(found: dict[str, Any], record: dict[str, Any]) -> bool:
 
 
 def _length_of(identity: dict[str, Any]) -> tuple[float, float]:
-    """Steps, not above 0 if epochs count, and epochs; they are taken out."""
+    """Remove and return steps (0 or less if epochs count) and epochs."""
     training = identity["training"]
     return float(training.pop("max_steps", -1)), float(training.pop("num_train_epochs", 1))
 

@@ -1,4 +1,4 @@
-"""What a stage starts from: model, tokenizer and examples, and the facts about them that the record keeps."""
+"""What a stage starts from: model, tokenizer and examples, and the facts that the record keeps about them."""
 
 import logging
 from collections import Counter
@@ -40,8 +40,8 @@ class Start:
 
     Attributes:
         description: The model without its weights.
-        encoder: Its tokenizer, with the template that the training uses.
-        max_length: Most tokens of a sequence.
+        encoder: Its tokenizer, with the training's chat template.
+        max_length: Maximum tokens per sequence.
         end_of_turn: Id of the token that ends a response in that template; None without one.
     """
 
@@ -58,8 +58,8 @@ class Data:
     Attributes:
         examples: With all tokens of the responses, in the order of the rows.
         dropped: Rows that could not be used, by reason.
-        facts: What the record says of the dataset.
-        notes: How often something happened that a user should know, by description.
+        facts: What the record says about the dataset.
+        notes: Counts of things a user should know, by description.
         transfer: How an annotation fits the policy's vocabulary, in one line.
     """
 
@@ -73,7 +73,7 @@ class Data:
 def prepare_start(
     model: str, rows: "datasets.Dataset", columns: Sequence[str], settings: TrainSettings
 ) -> Start:
-    """The model without its weights, and how it reads the texts or messages in these columns."""
+    """The model without its weights, and how it reads texts or messages."""
     trust = Trust(settings.allow_pickle, settings.trust_remote_code)
     description = describe_model(model, settings.model_revision, trust)
     schema = rows.features.arrow_schema
@@ -92,7 +92,7 @@ def read_examples(
     encode: Callable[[int, int], Encoded],
     examples_of: Callable[[Encoded], list[Example]],
 ) -> Data:
-    """All rows as examples, a range at a time."""
+    """All rows as examples, one range at a time."""
     examples: list[Example] = []
     dropped, notes = Drops(), Counter(source.repairs)
     for lo in range(0, len(source.rows), ROWS_AT_ONCE):
@@ -104,7 +104,7 @@ def read_examples(
 
 
 def choose_split(annotated: Annotated, name: str | None) -> str:
-    """The split that is asked for, or the only one."""
+    """The requested split, or the only one."""
     splits = [str(split) for split in annotated.splits]
     if name is None and len(splits) == 1:
         return splits[0]
@@ -115,7 +115,7 @@ def choose_split(annotated: Annotated, name: str | None) -> str:
 
 
 def _facts(source: Source) -> dict[str, Any]:
-    """What the record says of a dataset."""
+    """What the record says about a dataset."""
     return {
         "name": source.name,
         "revision": source.revision,
@@ -128,7 +128,7 @@ def _facts(source: Source) -> dict[str, Any]:
 
 
 def annotated_facts(annotated: Annotated, split: str) -> dict[str, Any]:
-    """What the record keeps of an annotated dataset."""
+    """What the record keeps about an annotated dataset."""
     source = annotated.manifest.source
     return {
         "name": annotated.name,

@@ -1,13 +1,13 @@
-"""Training losses as plain functions. Shapes: B = examples, T = tokens that are read, padded on the right."""
+"""Training losses as plain functions. Shapes: B = examples, T = tokens read, padded on the right."""
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
 def sft_loss(token_logps: Tensor, token_mask: Tensor) -> Tensor:
-    """Negative log-likelihood of the trained tokens, their mean, one value per conversation.
+    """Mean negative log-likelihood of the trained tokens, one value per conversation.
 
-    The mean over a batch weighs a conversation by its number of tokens, so that
+    The mean over a batch weights a conversation by its number of tokens, so
     every token of the batch counts the same.
 
     Args:
@@ -15,7 +15,7 @@ def sft_loss(token_logps: Tensor, token_mask: Tensor) -> Tensor:
         token_mask: Bool, ``(B, T)``, False on padding, at least one True a row.
 
     Returns:
-        Nats a token, ``(B,)``.
+        Nats per token, ``(B,)``.
     """
     return -_weighted_mean(token_logps, token_mask)
 
@@ -36,7 +36,7 @@ def dpo_loss(
         rejected_logps: As above, of the rejected ones.
         ref_chosen_logps: Under the reference, ``(B,)``.
         ref_rejected_logps: As above.
-        beta: How strongly the model is held to the reference.
+        beta: A larger one keeps the model closer to the reference.
         label_smoothing: Assumed share of pairs whose labels are swapped, in ``[0, 0.5)``.
 
     Returns:
@@ -44,7 +44,7 @@ def dpo_loss(
         the difference of the two log-ratios.
 
     Source:
-        arXiv 2305.18290, eq. 7; with smoothing it is "conservative DPO", as TRL has it.
+        arXiv 2305.18290, eq. 7; with smoothing it is "conservative DPO", as in TRL.
     """
     margin = beta * ((chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps))
     return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
@@ -67,9 +67,9 @@ def sepo_loss(
         chosen_mask: Bool, or weights of 0 or more, ``(B, T)``: 0 on padding and
             where not selected, at least one positive a row.
         rejected_mask: As above.
-        scale: Factor of the gap. 1 is what the authors' code computes; a review of
+        scale: Factor on the gap. 1 is what the authors' code computes; a review of
             the paper quotes a search over 2.1–2.5.
-        margin: What the scaled gap should exceed, as in SimPO (arXiv 2405.14734).
+        margin: Target for the scaled gap, as in SimPO (arXiv 2405.14734).
 
     Returns:
         ``-log sigmoid(scale * (mean selected chosen - mean selected rejected) - margin)``,

@@ -1,7 +1,7 @@
-"""The model card: YAML that the Hub accepts, and a page that says how the model was trained.
+"""The model card: YAML that the Hub accepts, and a page about how the model was trained.
 
-It renders what the training record holds and leaves out what it does not. No licence
-is derived: that of a dataset is not that of the weights.
+It renders what the training record contains and leaves out the rest. No licence
+is derived: a dataset's licence is not that of the weights.
 """
 
 import re
@@ -22,7 +22,7 @@ def write_card(folder: Path, record: dict[str, Any]) -> None:
     """Write the README.md of a trained model or adapter.
 
     Args:
-        folder: The model's; whether it is an adapter is read from it.
+        folder: The model's; also tells whether it is an adapter.
         record: What ``sepo_training.json`` says.
     """
     is_adapter = (folder / "adapter_config.json").exists()
@@ -34,10 +34,10 @@ def render_card(record: dict[str, Any], *, is_adapter: bool) -> str:
 
     Args:
         record: What ``sepo_training.json`` says; absent, null and empty facts are left out.
-        is_adapter: Whether the model is a PEFT adapter and not all the weights.
+        is_adapter: Whether the model is a PEFT adapter.
     """
     record = _known(record)
-    environment = markdown_templates("sepo_train", jinja2.ChainableUndefined)  # what is absent is false
+    environment = markdown_templates("sepo_train", jinja2.ChainableUndefined)  # missing values are false
     environment.filters |= {"code": _code, "shown": _shown, "figure": _figure}
     metadata = _metadata(record, is_adapter=is_adapter)
     header = yaml_header(metadata)
@@ -77,7 +77,7 @@ def _language(stated: Any) -> dict[str, Any]:
 
 
 def _known(value: Any) -> Any:
-    """The same record without nulls and without what is empty."""
+    """The record without nulls and empty values."""
     if isinstance(value, dict):
         return {
             key: known for key, item in value.items() if (known := _known(item)) not in (None, {}, [], "")
@@ -86,13 +86,13 @@ def _known(value: Any) -> Any:
 
 
 def _name(facts: dict[str, Any]) -> str:
-    """A name on the Hub; of a folder, what it is called without the folders that it is in."""
+    """A name on the Hub, or a folder's last name."""
     name = str(facts.get("name", ""))
     return name if facts.get("on_hub") else re.split(r"[\\/]", name.rstrip("\\/"))[-1]
 
 
 def _code(text: object) -> str:
-    """A code span that keeps a table's cell whole, without folders of the machine."""
+    """A code span that is safe in a table cell, without folders of the machine."""
     shown = str(text)
     if PurePosixPath(shown).is_absolute() or PureWindowsPath(shown).is_absolute() or shown.startswith("~"):
         shown = PureWindowsPath(shown).name  # it splits at both slashes
@@ -101,7 +101,7 @@ def _code(text: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """A setting in a table's cell."""
+    """A setting in a table cell."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
@@ -114,7 +114,7 @@ def _shown(value: object) -> str:
 
 
 def _figure(value: float | None) -> str:
-    """A figure with four decimals, or as many digits as a very small one needs."""
+    """A figure with four decimals; very small ones with the digits they need."""
     if value is None:
         return ""
     if isinstance(value, int):

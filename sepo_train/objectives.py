@@ -1,6 +1,6 @@
-"""What each stage minimises, and the figures that people look at beside it.
+"""What each stage minimises, and the metrics logged with it.
 
-Shapes: B = examples, R = sequences (B, or chosen and rejected in turn: 2B), N = tokens read, padded.
+Shapes: B = examples, R = sequences (B, or 2B: chosen and rejected alternating), N = tokens read, padded.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from torch import Tensor
 from .batches import Batch
 from .losses import dpo_loss, sepo_loss, sft_loss
 
-UNDECIDED = 1e-4  # nats; DPO begins with margins of 0 but for rounding
+UNDECIDED = 1e-4  # nats; DPO begins with margins of 0, up to rounding
 
 
 class Outcome(NamedTuple):
-    """Losses and figures of a batch, one value per example each.
+    """Losses and metrics of a batch, one value per example each.
 
     Attributes:
         losses: ``(B,)``, with gradient.
-        figures: By name, ``(B,)``, without. Names that end in ``_all`` are over all tokens
-            of the responses, not only those that carry weight.
+        figures: By name, ``(B,)``, without. Names ending in ``_all`` are over all tokens
+            of the responses, not only those with weight.
     """
 
     losses: Tensor
@@ -39,7 +39,7 @@ def sft_objective(token_logps: Tensor, batch: Batch) -> Outcome:
 
 
 def dpo_objective(beta: float, label_smoothing: float) -> Objective:
-    """Stage 2: DPO against log-probs of the reference that were taken once.
+    """Stage 2: DPO against precomputed log-probs of the reference.
 
     Figures: ``margin`` is the difference of the implicit rewards, beta times the log-ratios
     (arXiv 2305.18290), in nats.
@@ -51,8 +51,8 @@ def sepo_objective(scale: float, margin: float) -> Objective:
     """Stage 3: the contrast of key tokens.
 
     Figures: ``margin`` is the mean log-prob of the selected chosen tokens minus that of the
-    selected rejected ones, in nats a token, before scale and margin; ``margin_all`` is the same
-    over all tokens, which compares runs that select others.
+    selected rejected ones, in nats per token, before scale and margin; ``margin_all`` is the same
+    over all tokens, to compare runs that select differently.
     """
     return partial(_sepo, scale=scale, margin=margin)
 
@@ -96,7 +96,7 @@ def _pair_figures(token_logps: Tensor, batch: Batch, margin: Tensor) -> dict[str
 
 
 def _ranked_right(margin: Tensor) -> Tensor:
-    """1 where the chosen response is ahead, 0 where it is behind, one half where only rounding decides."""
+    """1 if the chosen response is ahead, 0 if it is behind, one half if only rounding decides."""
     return torch.where(margin.abs() < UNDECIDED, 0.5, (margin > 0).float())
 
 

@@ -1,4 +1,4 @@
-"""The dry run of a training: what it would cost and drop, from training a few small steps on the side."""
+"""The dry run of a training: its cost and dropped rows, estimated from a few small steps."""
 
 import math
 import tempfile
@@ -18,21 +18,21 @@ PROBE_STEPS = 4
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """What a training would be.
+    """The estimate of a training run.
 
     Attributes:
         stage: ``sft``, ``dpo`` or ``sepo``.
         name: The dataset.
-        examples: What would be trained on.
-        held_out: What would be evaluated on.
-        dropped: Rows that cannot be used, by reason.
+        examples: Examples to train on.
+        held_out: Examples to evaluate on.
+        dropped: Unusable rows, by reason.
         tokens: Of all examples, each prompt once.
         longest: Tokens of the longest example.
         batch_size: Examples per step.
-        steps: All of them.
+        steps: Total number of steps.
         device: Where the probe ran.
         seconds: Estimated time of all steps, without evaluations and checkpoints.
-        memory_bytes: Peak memory of the probe, which held the longest examples.
+        memory_bytes: Peak memory of the probe, which includes the longest examples.
     """
 
     stage: str
@@ -50,24 +50,24 @@ class TrainPlan:
 
 
 class _Clock(Progress):
-    """When each step was done, in seconds."""
+    """When each step finished, in seconds."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def advance(self, rows: float) -> None:
-        """A step is done."""
+        """A step has finished."""
         self.times.append(time.perf_counter())
 
 
 def plan_training(training: Training) -> TrainPlan:
-    """Train a few micro-batches on the side, the longest first, and extrapolate. Writes nothing.
+    """Train a few micro-batches, the longest first, and extrapolate. Writes nothing.
 
     Args:
         training: As for `training.run_training`.
 
     Raises:
-        SepoError: Whatever would stop the run itself before or in its first steps.
+        SepoError: Anything that would stop the run before or in its first steps.
     """
     settings = training.settings
     train, held_out = hold_out(training.data.examples, settings)
@@ -95,7 +95,7 @@ def plan_training(training: Training) -> TrainPlan:
 
 
 def _seconds_per_token(training: Training, examples: list[Example]) -> float:
-    """Of micro-batches all over the lengths, after one of the longest: peak memory, and a warm device."""
+    """Micro-batches of all lengths, after one of the longest, for peak memory and a warm device."""
     size = training.arguments.per_device_train_batch_size
     spread = [*examples[:: max(1, len(examples) // (PROBE_STEPS * size))]][: PROBE_STEPS * size]
     sample = training.prepare([*(examples * size)[:size], *spread])

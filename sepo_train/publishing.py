@@ -1,4 +1,4 @@
-"""Push a trained model or adapter to the Hub: which files go there, and which stay behind."""
+"""Push a trained model or adapter to the Hub: which files are pushed and which are not."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from sepo_data.hub.pushing import Artifact, push_files, sorted_by_path
 from .folder import RECORD_NAME
 
 _CHAT_TEMPLATES = "additional_chat_templates/*.jinja"
-# With files that from_pretrained would still read when a later push no longer has them.
+# Includes files that from_pretrained would still read after a later push without them.
 TRAINED = Artifact(
     "model",
     RECORD_NAME,
@@ -24,18 +24,18 @@ _PICKLED_STATES = (".bin", ".pt", ".pth", ".pkl")  # states of optimizer and tra
 def push_model(folder: Path, repo_id: str, *, private: bool = False) -> str:
     """Push a finished folder of ``sepo-train``, a model or an adapter, in one commit.
 
-    Files of an earlier push that a loader would still read (shards, an adapter, a tokenizer) and that the
-    folder does not have are deleted in the same commit. Checkpoints, hidden files, and the states of
-    optimizer and trainer are not pushed. A folder that is already there makes no second commit.
+    Files of an earlier push that a loader would still read (shards, an adapter, a tokenizer) but that the
+    folder no longer has are deleted in the same commit. Checkpoints, hidden files, and the states of
+    optimizer and trainer are not pushed. Pushing an unchanged folder makes no second commit.
 
     Args:
         folder: Weights as safetensors with their configuration, card and ``sepo_training.json``.
         repo_id: ``user/name`` or ``organization/name``; created if it does not exist.
-        private: Create it private, and refuse one that is public; so is done anyway if the training
-            record says that the dataset is private or gated.
+        private: Create it private, and refuse a public one; always done if, according to the training
+            record, the dataset is private or gated.
 
     Returns:
-        The SHA of the commit that holds the folder, for ``from_pretrained(repo_id, revision=sha)``.
+        The SHA of the commit with the folder, for ``from_pretrained(repo_id, revision=sha)``.
 
     Raises:
         OutputError: If the folder is not a finished model.
@@ -46,10 +46,10 @@ def push_model(folder: Path, repo_id: str, *, private: bool = False) -> str:
 
 
 def trained_files(folder: Path) -> dict[str, Path]:
-    """What a push of a model or an adapter consists of, by path in the repository.
+    """The files of a push of a model or adapter, by path in the repository.
 
-    That is every file at the folder's top but hidden ones and the states of optimizer and trainer;
-    checkpoints stay behind.
+    All files at the top of the folder except hidden ones and the states of optimizer and trainer;
+    checkpoints are not pushed.
 
     Raises:
         OutputError: If the folder is not a finished model of sepo-train.
@@ -60,7 +60,7 @@ def trained_files(folder: Path) -> dict[str, Path]:
     required = (config, *weights, "README.md", RECORD_NAME)
     problems = [f"{name} is missing" for name in required if not (folder / name).is_file()]
     if not problems and not _training_record(folder).get("finished", True):
-        problems = [f"{RECORD_NAME} is that of a run that goes on"]
+        problems = [f"{RECORD_NAME} is that of an unfinished run"]
     if problems:
         raise OutputError(f"{folder}: not a finished model ({problems[0]}). Let sepo-train finish first.")
     for name in weights:
@@ -109,7 +109,7 @@ def _weight_files(folder: Path) -> list[str]:
 def _check_weights(path: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
-    try:  # reads the header, which has to fit the file's size
+    try:  # reads the header, which must match the file's size
         with safe_open(path, framework="np"):
             pass
     except (SafetensorError, OSError) as error:

@@ -15,7 +15,7 @@ from .settings import TrainSettings
 
 RECORD_VERSION = "1.0"
 
-# Settings that say where things are or go, or that stand elsewhere in the record.
+# Settings about locations, or that are elsewhere in the record.
 _NOT_IN_RECORD = {
     "output_dir", "config_name", "split", "revision", "model_revision", "push_to_hub", "private",
     "training_arguments", "chat_template", "learning_rate", "num_train_epochs", "batch_size",
@@ -37,7 +37,7 @@ def training_record(
     *,
     num_held_out: int,
 ) -> dict[str, Any]:
-    """The facts of a run, plain JSON; ``runs`` decides by them whether a folder is this run's."""
+    """The facts of a run as plain JSON; ``folder`` uses them to tell whether a folder belongs to this run."""
     checkpoint, encoder = start.description.checkpoint, start.encoder
     top = checkpoint.adapter or checkpoint.base
     template = encoder.tokenizer.get_chat_template() if encoder.chat_template else None
@@ -76,5 +76,5 @@ def training_record(
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: enumerations by their value, tuples as lists."""
+    """Convert to JSON: enumerations to their value, tuples to lists."""
     return list(value) if isinstance(value, tuple) else getattr(value, "value", value)

@@ -1,9 +1,9 @@
-"""Log-probs of the reference, taken once by the scorer of ``sepo-annotate`` and kept.
+"""Log-probs of the reference, computed once by the scorer of ``sepo-annotate`` and cached.
 
-The reference of DPO is the model that the training starts from, so its log-probs never
-change. They are kept in the cache of ``datasets`` under the hash of everything that they
-depend on: the model's content, the tokens, the precision. A second run, or one that goes
-on, reads them.
+The reference of DPO is the initial model, so its log-probs never
+change. They are kept in the cache of ``datasets`` under the hash of everything they
+depend on: the model's content, the tokens, the precision. A second or resumed run
+reads them.
 """
 
 import hashlib
@@ -39,14 +39,14 @@ def reference_logps(
 ) -> Sums:
     """Weighted sums of the log-probs of the chosen and the rejected responses of pairs under a model.
 
-    They are taken in the precision of the training, so that model and reference are equal
+    They are computed in the precision of the training, so model and reference are equal
     at its start. Every process of a distributed run scores its share.
 
     Args:
         description: The reference.
         examples: Pairs; the weights of their tokens count.
-        dtype: What the weights are kept in.
-        arguments: The trainer's; says what it computes in.
+        dtype: Weight dtype.
+        arguments: The trainer's, for its compute dtype.
 
     Returns:
         In nats, ``(B, 2)``.
@@ -60,8 +60,8 @@ def reference_logps(
     identity = f"{description.checkpoint.revisions} {dtype} {compute_dtype}"
     path = Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / f"ref-{_fingerprint(identity, examples)}.npy"
     kept = _read(path, len(examples))
-    if all(gather_object([kept is not None])):  # of all machines
-        log.info("log-probs of the reference are in the cache")
+    if all(gather_object([kept is not None])):  # across all machines
+        log.info("using cached log-probs of the reference")
         assert kept is not None
         return kept
     log.info("scoring %s under the reference, once", counted(len(examples), "pair"))
@@ -75,7 +75,7 @@ def reference_logps(
         row = examples[int(np.flatnonzero(~np.isfinite(found).all(1))[0])].row
         raise ScoringError(
             f"row {row}: a log-probability under {description.checkpoint.facts.name} is not a finite number. "
-            "Its weights are broken, or 16 bits are too few for it."
+            "Its weights are broken, or it needs more than 16 bits."
         )
     _keep(path, found)
     return found
@@ -102,7 +102,7 @@ def _score(
 
 
 def _read(path: Path, num_pairs: int) -> Sums | None:
-    """What is in the cache; None if it is not there or damaged."""
+    """The cached log-probs; None if missing or damaged."""
     try:
         found: Sums = np.load(path)
     except (OSError, ValueError, EOFError):
@@ -111,7 +111,7 @@ def _read(path: Path, num_pairs: int) -> Sums | None:
 
 
 def _keep(path: Path, values: Sums) -> None:
-    partial = path.with_name(f"{path.name}.tmp.{uuid4().hex}")  # processes that share a cache write the same
+    partial = path.with_name(f"{path.name}.tmp.{uuid4().hex}")  # processes may share a cache
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

@@ -1,6 +1,6 @@
-"""A training's own rows, before its first step: are they computed in their batches as they are alone?
+"""Check before the first step that a training's rows give the same log-probs in batches as alone.
 
-`sepo_data.models.self_check` compares and falls back; here are the batches that it asks for.
+`sepo_data.models.self_check` compares and falls back; this module provides the batches.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class _Batches:
 
     @property
     def forwards(self) -> Forwards:
-        """As they now have to be."""
+        """The batches as they have to be now."""
         return replace(self._forwards, padding=row_padding(self.model), alone=self.alone)
 
     def active(self) -> AbstractContextManager[object]:
@@ -44,7 +44,7 @@ class _Batches:
 
     @torch.no_grad()
     def logps(self) -> list[Logps]:
-        """Of all sequences of the examples."""
+        """Log-probs of all sequences of the examples."""
         found: list[Logps] = []
         for start in range(0, len(self.examples), self.batch_size):
             batch = collate(self.examples[start : start + self.batch_size], self.forwards)
@@ -56,17 +56,17 @@ class _Batches:
 def checked_forwards(
     model: Any, examples: Sequence[Example], batch_size: int, forwards: Forwards
 ) -> tuple[Forwards, float]:
-    """Compute a few examples in micro-batches and alone, and find the batches that give the same.
+    """Compute a few examples in micro-batches and alone, and find batches that give equal log-probs.
 
     Args:
-        model: On its device; packed or not, and not packed afterwards if it must not be.
+        model: On its device; packing is switched off if it gives other log-probs.
         examples: All of them.
-        batch_size: Of a micro-batch.
-        forwards: How they would be computed.
+        batch_size: Examples per micro-batch.
+        forwards: How they would be batched.
 
     Returns:
-        How they have to be computed, and the largest difference between a log-prob then and that of a
-        plain forward of its sequence alone, in nats; NaN if the log-probs are no numbers.
+        How they have to be batched, and the largest difference between a log-prob then and that of a
+        plain forward of its sequence alone, in nats; NaN if log-probs are not numbers.
 
     Raises:
         ScoringError: If a plain forward does not give the same numbers twice.
@@ -76,7 +76,7 @@ def checked_forwards(
     torch.nn.Module.eval(model)
     try:
         found, off = batches.logps(), float("nan")
-        if all(bool((logps > -float("inf")).all()) for logps in found):  # the first step says what is broken
+        if all(bool((logps > -float("inf")).all()) for logps in found):  # else the first step fails
             sequences = [sequence for example in batches.examples for sequence in example.sequences]
             _, off = checked_logps(batches, sequences, found, batches.logps, first=True)
     finally:

@@ -31,29 +31,29 @@ LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """What all stages have in common.
+    """Settings shared by all stages.
 
     Attributes:
-        output_dir: Folder that becomes the trained model.
+        output_dir: Where to save the model.
         model_revision: Branch, tag or commit of a model on the Hub.
-        allow_pickle: Open weights that are pickles, which can run code.
-        trust_remote_code: Run Python code that comes with a model.
+        allow_pickle: Load pickled weights, which can run code.
+        trust_remote_code: Run Python code shipped with a model.
         chat_template: A Jinja file to use; True: the model's own template, or for messages a
             default one; False: none.
-        max_length: Most tokens of a sequence; responses are cut.
-        reasoning: Whether the reasoning of responses is trained, only context, or a reason to drop the row.
+        max_length: Maximum tokens per sequence; longer responses are cut.
+        reasoning: Whether to train on the reasoning of responses, use it as context only, or drop such rows.
         fraction: Share of the rows to use, drawn with ``seed``, in ``(0, 1]``.
-        eval_fraction: Share of the used rows that are held out, in ``[0, 1)``.
-        seed: For the draws above, the order of the data, dropout, and ``random`` selection,
+        eval_fraction: Share of the used rows to hold out, in ``[0, 1)``.
+        seed: Seeds the draws above, the order of the data, dropout, and ``random`` selection,
             which depends on a row's number among the rows used.
-        learning_rate: Its peak.
-        num_train_epochs: How often the data is gone through.
-        max_steps: Steps to train for instead of ``num_train_epochs``; None: as many as those make.
-        batch_size: Examples a step, over all devices.
-        micro_batch_size: Most examples that a device takes at once; the rest is accumulated.
-        dtype: What the weights are kept in; bfloat16 and float16 make sense under LoRA.
+        learning_rate: Peak learning rate.
+        num_train_epochs: Training epochs.
+        max_steps: Number of steps instead of ``num_train_epochs``; None: as many as the epochs have.
+        batch_size: Examples per step, over all devices.
+        micro_batch_size: Batch size per device; gradients are accumulated up to ``batch_size``.
+        dtype: Weight dtype; bfloat16 and float16 make sense with LoRA.
         lora_rank: Train a LoRA adapter of this rank on all linear layers instead of all weights.
-        push_to_hub: Repository that the finished model is pushed to.
+        push_to_hub: Repository to push the finished model to.
         private: Make that repository private.
         training_arguments: Any other field of ``transformers.TrainingArguments``, as text.
     """
@@ -80,10 +80,10 @@ class TrainSettings:
     training_arguments: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Refuse invalid settings.
 
         Raises:
-            SettingsError: Naming the setting, its value and what it may be.
+            SettingsError: Naming the setting, its value and the valid ones.
             SelectionError: If a ratio is out of range.
         """
         check_ratio(self.fraction, "fraction")
@@ -107,7 +107,7 @@ class SftSettings(TrainSettings, DatasetSpec):
     """Stage 1, the reference.
 
     Attributes:
-        side: Train on this side of a preference dataset; None: the dataset holds conversations.
+        side: Train on this side of a preference dataset; None: the dataset has conversations.
     """
 
     side: Side | None = None
@@ -121,9 +121,9 @@ class DpoSettings(TrainSettings, DatasetSpec):
     """Stage 2, the oracle.
 
     Attributes:
-        beta: How strongly the oracle is held to its reference.
-        label_smoothing: Assumed share of swapped pairs, in ``[0, 0.5)``.
-        pair_weight: ``equal``, or of an annotated dataset by the oracle's ``margin``, see
+        beta: A larger one keeps the oracle closer to its reference.
+        label_smoothing: Assumed share of mislabelled pairs, in ``[0, 0.5)``.
+        pair_weight: ``equal``, or for an annotated dataset by the oracle's ``margin``, see
             `rules.weights.margin_weight`.
     """
 
@@ -148,12 +148,12 @@ class SepoSettings(TrainSettings):
     """Stage 3, the policy.
 
     Attributes:
-        split: Which split to train on; None: ``train``, or the only one.
+        split: Split to train on; None: ``train``, or the only one.
         revision: Branch, tag or commit of a dataset on the Hub.
         selection: Rule that selects the key tokens, see `sepo_data.selection`; None: the one
             that the dataset was annotated with.
         chosen_ratio: Share of the chosen response's tokens to select, in ``(0, 1]``; None: as
-            annotated, or 0.3 where another rule was.
+            annotated, or 0.3 if that used another rule.
         rejected_ratio: The same for the rejected response.
         threshold: For selection ``threshold``, in nats.
         include_tokens: Select from these tokens only, see `rules.token_filter`; None: as annotated.
@@ -164,10 +164,10 @@ class SepoSettings(TrainSettings):
         weights: ``mask`` counts selected tokens equally; the others: `rules.weights`.
         pair_weight: ``equal``, or by the oracle's ``margin``, see `rules.weights.margin_weight`.
         loss: ``sepo``, or ``dpo``: DPO's loss with the log-ratios of the selected tokens only, against
-            the policy that the training starts from.
-        beta: For ``dpo``, how strongly the policy is held to its start.
-        scale: For ``sepo``, factor of the gap in the loss.
-        margin: For ``sepo``, what the scaled gap should exceed.
+            the initial policy.
+        beta: For ``dpo``, a larger one keeps the policy closer to the initial one.
+        scale: For ``sepo``, factor on the gap in the loss.
+        margin: For ``sepo``, target for the scaled gap.
     """
 
     split: str | None = None
@@ -205,8 +205,8 @@ class SepoSettings(TrainSettings):
             raise SettingsError(f"`margin` must be a finite number, got {self.margin}.")
         if self.projection == "majority" and self._change() != SelectionChange():
             raise SettingsError(
-                "projection majority carries the masks of the dataset, so a selection or a ratio says "
-                "nothing. Leave them out, or use `projection=sum`."
+                "projection majority carries the masks of the dataset, so a selection or a ratio has "
+                "no effect. Leave them out, or use `projection=sum`."
             )
         self.projection_settings(SelectionRule(), self.max_length)
 
@@ -214,11 +214,11 @@ class SepoSettings(TrainSettings):
         return SelectionChange(**{one.name: getattr(self, one.name) for one in fields(SelectionChange)})
 
     def projection_settings(self, annotated_with: SelectionRule, max_length: int) -> ProjectionSettings:
-        """How annotated rows become the policy's.
+        """How to project annotated rows onto the policy's tokens.
 
         Args:
             annotated_with: The rule of the dataset's own masks.
-            max_length: Most tokens that the policy is given.
+            max_length: Maximum tokens of the policy.
         """
         rule = self._change().of(annotated_with)
         return ProjectionSettings(
@@ -226,7 +226,7 @@ class SepoSettings(TrainSettings):
         )
 
     def with_selection(self, rule: SelectionRule) -> "SepoSettings":
-        """The settings with every choice made, as the record keeps them."""
+        """The settings with all defaults resolved, as kept in the record."""
         return replace(
             self,
             selection=rule.rule,

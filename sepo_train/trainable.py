@@ -1,4 +1,4 @@
-"""The model that is trained: its weights, and the adapter that may be trained instead of them."""
+"""The model to train: its weights, or an adapter instead of them."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from sepo_data.models.weights import load_base
 
 from .settings import TrainSettings
 
-LORA_ALPHA = 2  # times the rank, as peft's own examples have it
+LORA_ALPHA = 2  # times the rank, as in peft's own examples
 
 
 def load_trainable(description: Description, settings: TrainSettings) -> Any:
-    """Load a model to train: all of its weights, a new LoRA adapter on it, or the adapter that it is.
+    """Load a model to train: all of its weights, a new LoRA adapter on it, or an existing adapter.
 
     Args:
         description: From `checkpoints.describe_model`.
@@ -28,7 +28,7 @@ def load_trainable(description: Description, settings: TrainSettings) -> Any:
     name = checkpoint.facts.name
     if checkpoint.adapter is not None and settings.lora_rank is not None:
         raise ModelError(
-            f"{name}: is an adapter already and is trained further as it is. Leave out `lora_rank`, or merge "
+            f"{name}: is already an adapter, which is trained further. Leave out `lora_rank`, or merge "
             "it into its base first."
         )
     if settings.dtype != "float32" and checkpoint.adapter is None and settings.lora_rank is None:

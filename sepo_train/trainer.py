@@ -1,4 +1,4 @@
-"""One trainer for the three stages: ``transformers.Trainer`` with another loss and other figures.
+"""One trainer for the three stages: ``transformers.Trainer`` with other losses and metrics.
 
 Everything else (precision, checkpoints, schedules, trackers, DDP, FSDP, DeepSpeed) is the
 Trainer's own. The loss of a step is the mean over all examples of the step, however they are
@@ -57,7 +57,7 @@ class Examples(Dataset[dict[str, Example]]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, Example]:
-        # the Trainer groups by the length of "input_ids", and an example's is its number of tokens
+        # the Trainer groups by the length of "input_ids"; for an example this is its number of tokens
         return {"input_ids": self.examples[index]}
 
 
@@ -66,7 +66,7 @@ def _collate(items: Sequence[dict[str, Example]], *, forwards: Forwards) -> Batc
 
 
 class ByLength(Sampler[int]):
-    """Examples of similar lengths in turn: another order in each epoch, whatever process or resumed run asks.
+    """Groups examples of similar lengths, in an order that every process and resumed run agrees on.
 
     The Trainer's own sampler draws from a generator that no checkpoint restores, and sorts what
     one device takes at a time.
@@ -82,7 +82,7 @@ class ByLength(Sampler[int]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Told by the Trainer."""
+        """Called by the Trainer."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -92,7 +92,7 @@ class ByLength(Sampler[int]):
 
 
 class _StopWhenAsked(TrainerCallback):
-    """Ends the training behind the step in hand, with a checkpoint."""
+    """Ends the training after the current step, with a checkpoint."""
 
     def __init__(self, trainer: "StageTrainer") -> None:
         self.trainer = trainer
@@ -128,8 +128,8 @@ class StageTrainer(Trainer):
         self.stop = stop
         self.stopping = False
         self.lengths = [len(example) for example in train]
-        self.names: list[str] = []  # of the figures that an evaluation gathers
-        self.sums: dict[str, Tensor] = {}  # since the last log: sum and number, (2,)
+        self.names: list[str] = []  # of the metrics gathered in an evaluation
+        self.sums: dict[str, Tensor] = {}  # since the last log: sum and count, (2,)
         self.warned = False
         self.everything = [*train, *held_out]
         self.self_check: float | None = None  # nats
@@ -155,14 +155,14 @@ class StageTrainer(Trainer):
         self.add_callback(_StopWhenAsked(self))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, after a look at whether batches give the numbers of their rows alone.
+        """Train, after checking that batches give the same log-probs as their rows alone.
 
         Raises:
-            TrainingError: If only rows alone give them, and there are several processes.
+            TrainingError: If only single rows do, and there are several processes.
             ScoringError: If the model does not give the same numbers twice.
         """
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            log.info("batches are not compared with their rows alone: the weights are in parts")
+            log.info("batches are not compared with single rows: the weights are sharded")
             return super().train(*args, **kwargs)
         size = self.args.per_device_train_batch_size
         self.forwards, off = checked_forwards(self.model, self.everything, size, self.forwards)
@@ -188,7 +188,7 @@ class StageTrainer(Trainer):
         self.began = time.perf_counter()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         items = sum(float(batch["items"].sum()) for batch in batches)
-        # with the items goes whether any process was asked to stop: all have to stop at the same step
+        # also gathers whether any process was asked to stop: all must stop at the same step
         gathered = self.accelerator.gather(torch.tensor([[items, float(self.stop())]], device=device))
         self.stopping = bool(gathered[:, 1].any())
         return batches, gathered[:, 0].sum()
@@ -221,7 +221,7 @@ class StageTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss and figures of a held-out batch; the Trainer gathers them over all devices."""
+        """Loss and metrics of a held-out batch; the Trainer gathers them over all devices."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             figures = self._figures(self._outcome(model, inputs), inputs)
@@ -230,7 +230,7 @@ class StageTrainer(Trainer):
         return values[:, 0, 0].mean(), values, values
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the figures since the last log, and how far the log-probs are from the start."""
+        """Add the metrics since the last log, and the drift of the log-probs."""
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
                 raise TrainingError(
@@ -256,7 +256,7 @@ class StageTrainer(Trainer):
         return self.objective(token_logps, inputs)
 
     def _figures(self, outcome: Outcome, inputs: Batch) -> dict[str, Tensor]:
-        """Values and what they count for, ``(B, 2)`` each; the loss first."""
+        """Values and their weights, ``(B, 2)`` each; the loss first."""
         items = inputs["items"]
         ones = torch.ones_like(items)
         found = {"loss": torch.stack([outcome.losses.detach().float() * items, items], dim=1)}
@@ -269,7 +269,7 @@ class StageTrainer(Trainer):
         return {name: float(t / n) for name, t, n in zip(self.names, totals, numbers, strict=True)}
 
     def _drift(self, logs: dict[str, float], prefix: str) -> dict[str, float]:
-        """Mean log-probs minus those logged first; warns when chosen responses become unlikely."""
+        """Mean log-probs minus the first ones logged; warns when chosen responses become unlikely."""
         found = {}
         for name in DRIFTING:
             key = prefix + name

@@ -1,4 +1,4 @@
-"""From examples to a trained model in its folder: the part that all stages share."""
+"""From examples to a trained model in its folder, shared by all stages."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -40,12 +40,12 @@ log = logging.getLogger("sepo")
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
         output_dir: The folder.
-        record: What ``sepo_training.json`` says; None if the run was asked to stop.
-        commit: Where on the Hub the model was pushed to; None if it was not.
+        record: Content of ``sepo_training.json``; None if the run was asked to stop.
+        commit: Commit of the pushed model on the Hub; None if it was not pushed.
     """
 
     output_dir: Path
@@ -55,16 +55,16 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, on what and how, before weights are loaded.
+    """What is trained, on which data and how, before weights are loaded.
 
     Attributes:
         stage: ``sft``, ``dpo`` or ``sepo``.
         start: The model, and how it reads.
         data: What to train on.
         settings: The stage's.
-        arguments: Made of them by `arguments.training_arguments`.
+        arguments: Made from them by `arguments.training_arguments`.
         objective: The stage's.
-        prepare: What remains to be done to the examples once it is clear that they are needed.
+        prepare: Finishes the examples once it is clear that they are needed.
     """
 
     stage: str
@@ -79,7 +79,7 @@ class Training:
         """Refuse to train on nothing.
 
         Raises:
-            PreferenceError: With the reasons why rows were dropped.
+            PreferenceError: With the reasons for dropped rows.
         """
         if not self.data.examples:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.data.dropped.items())
@@ -92,10 +92,10 @@ def run_training(
     stop: Callable[[], bool] = lambda: False,
     progress: Progress = NO_PROGRESS,
 ) -> TrainReport:
-    """Train a model on examples, and leave a model folder with a card and a record.
+    """Train a model on examples, and save it with a card and a record.
 
-    The folder is the run's memory: the same call goes on from the last checkpoint, and does
-    nothing where the model is complete.
+    The folder remembers the run: the same call resumes from the last checkpoint, and does
+    nothing if the model is complete.
 
     Args:
         training: What is trained.
@@ -115,7 +115,7 @@ def run_training(
         if settings.push_to_hub is not None and arguments.should_save:
             check_push_target(settings.push_to_hub, TRAINED, private=private)
         if finished is not None:
-            log.info("%s is complete already; more `num_train_epochs` continue it", output_dir)
+            log.info("%s is already complete; more `num_train_epochs` continue it", output_dir)
         else:
             train, held_out = hold_out(training.prepare(data.examples), settings)
             trainer = _trained(training, train, held_out, stop, progress)
@@ -151,7 +151,7 @@ def _trained(
     trainer.add_callback(_Steps(progress))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-    except ImportError as error:  # an optimizer's package is looked for at the first step
+    except ImportError as error:  # an optimizer's package is only needed at the first step
         raise SettingsError(f"`training_arguments`: {first_line(error)}") from error
     except OSError as error:
         raise not_writable(settings.output_dir, error) from error
@@ -169,12 +169,12 @@ def new_trainer(
     held_out: Sequence[Example],
     stop: Callable[[], bool],
 ) -> StageTrainer:
-    """Load the weights, and make the trainer of a stage.
+    """Load the weights and make the trainer of a stage.
 
     Raises:
-        SettingsError: If what an argument needs is missing, or two exclude each other.
+        SettingsError: If a package for an argument is missing, or two arguments exclude each other.
     """
-    set_seed(training.settings.seed)  # a new adapter is random
+    set_seed(training.settings.seed)  # a new adapter is initialised at random
     model = load_trainable(training.start.description, training.settings)
     switches = rope_switches(model.config.get_text_config())
     selected = [all_selected_only(example, switches) for example in train]
@@ -204,19 +204,19 @@ def _figures(trainer: StageTrainer, held_out: Sequence[Example]) -> dict[str, An
 
 
 def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: dict[str, Any]) -> None:
-    """The model, its card and, last, the record that says that all is there."""
+    """Save the model, its card and, last, the record, which marks it complete."""
     model: Any = trainer.model
     if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
-        raise TrainingError("the last step made weights that are no finite numbers. Lower `learning_rate`.")
+        raise TrainingError("the last step made weights that are not finite numbers. Lower `learning_rate`.")
     # the Trainer switches the cache off, and generation needs it
     model.config.use_cache = getattr(start.description.checkpoint.config, "use_cache", True)
     _stop_at(model.generation_config, start.end_of_turn)
     try:
         trainer.save_model(str(output_dir))
         if trainer.args.should_save:
-            (output_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use to anyone
+            (output_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
             write_card(output_dir, record)
-            for path in output_dir.glob("*.safetensors"):  # they are written for their owner alone
+            for path in output_dir.glob("*.safetensors"):  # they are created readable by their owner only
                 path.chmod((output_dir / "README.md").stat().st_mode)
             trainer.save_state()
             finish_training(output_dir, record)
@@ -227,7 +227,7 @@ def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: dict[st
 
 
 def _stop_at(generation: GenerationConfig, end_of_turn: int | None) -> None:
-    """Let ``generate`` stop where the training has ended a turn, if that is not the end of a text already."""
+    """Let ``generate`` stop at the end of a turn, unless that already ends a text."""
     known = generation.eos_token_id
     ends = known if isinstance(known, list) else [] if known is None else [known]
     if end_of_turn is not None and end_of_turn not in ends:

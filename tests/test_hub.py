@@ -442,7 +442,7 @@ def test_an_unfinished_model_is_not_pushed(hub: HubServer, tmp_path: Path, missi
 def test_a_model_whose_training_goes_on_is_not_pushed(hub: HubServer, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "out")
     (folder / RECORD_NAME).write_text(json.dumps({"dataset": {}, "finished": False}))
-    with pytest.raises(OutputError, match=r"not a finished model \(.* of a run that goes on\)"):
+    with pytest.raises(OutputError, match=r"not a finished model \(.* of an unfinished run\)"):
         push_model(folder, "me/new")
     assert not hub.requests
 

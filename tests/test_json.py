@@ -12,7 +12,7 @@ from tiny_pair import pairs, save_pair, write_jsonl
 
 from cli.main import main
 
-PAGE = (Path(__file__).parent.parent / "docs" / "commands.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "exit_codes.md").read_text()
 PROMISED = {
     command: set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)|: of each.*", "", keys)))
     for commands, keys in re.findall(r"^\| (`?\w.*?) \| (`.*) \|$", PAGE.split("## JSON")[1], re.MULTILINE)

@@ -39,8 +39,8 @@ MISTAKES = [
     ("inspect x --policy y", 2, "Did you mean --tokenizer?"),
     ("train sft --warmup-ratio 0.1", 2, "Pass it as --set warmup_ratio=VALUE."),
     # options that need not be, or belong to another command
-    ("train sepo --resume", 2, "No such option --resume. The same command resumes by itself: leave it out."),
-    ("annotate --resume-from-checkpoint x", 2, "resumes by itself"),
+    ("train sepo --resume", 2, "No such option --resume. Runs resume by themselves: leave it out."),
+    ("annotate --resume-from-checkpoint x", 2, "Runs resume by themselves"),
     ("annotate --overwrite", 2, "choose another --output"),
     ("export x --dry-run", 2, "No such option --dry-run. That is an option of sepo annotate"),
     ("annotate --epochs 3", 2, "That is an option of sepo train dpo and of sepo train sepo."),

@@ -301,7 +301,7 @@ def test_lora_leaves_an_adapter_that_annotates(tmp_path: Path, models: tuple[str
     result = invoke(
         "dpo", "--model", oracle, "--dataset", prefs, "--output", tmp_path / "x", "--lora-rank", 4, *FAST
     )
-    assert "is an adapter already" in last_line(result)
+    assert "is already an adapter" in last_line(result)
 
 
 def test_the_same_command_does_nothing_to_a_finished_model(
@@ -478,7 +478,7 @@ def test_a_folder_with_something_else_in_it_is_refused(
     (tmp_path / "p" / "thesis.tex").touch()
     result = invoke_sepo(models[1], annotated, tmp_path / "p", *FAST)
     assert result.exit_code == 1
-    assert "holds thesis.tex and no run of sepo" in last_line(result)
+    assert "contains thesis.tex but no run of sepo" in last_line(result)
 
 
 def test_a_policy_without_offsets_is_refused(tmp_path: Path, annotated: str) -> None:
@@ -639,7 +639,7 @@ def test_a_batch_is_shared_evenly_by_processes_and_micro_batches(
     arguments = training_arguments(settings)  # 4 does not divide 6, so 3 at once
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (3, 2)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(SettingsError, match="batch size 6 cannot be shared by 4 processes"):
+    with pytest.raises(SettingsError, match="batch size 6 cannot be divided among 4 processes"):
         training_arguments(settings)
 
 
