@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo pipeline test slow torture peers evidence evidence-quick check fix wheel docs browser
+.PHONY: demo pipeline test slow torture peers evidence evidence-quick check fix wheel docs browser coverage lowest newest
 
 # Annotate the bundled sample with the bundled models and show what came out.
 demo: $(INSTALLED)
@@ -24,6 +24,25 @@ slow: $(INSTALLED)
 # Kill workers a thousand times, fill disks, damage chunks; `slow` does a tenth of it.
 torture: $(INSTALLED)
 	SEPO_TORTURE_KILLS=1000 $(BIN)/python -m pytest -m slow tests/torture
+
+# Lines of the packages that the tests run; subprocesses are not counted.
+coverage: $(INSTALLED)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[coverage]'
+	$(BIN)/python -m pytest --cov --cov-report term:skip-covered --cov-report html:out/coverage
+
+# The tests with the lowest versions that pyproject.toml declares, and with the newest on the index.
+lowest:
+	rm -rf .lowest
+	$(PYTHON) -m venv .lowest
+	$(PYTHON) tests/lowest.py > .lowest/constraints.txt
+	.lowest/bin/pip install --quiet -c .lowest/constraints.txt '.[test]'
+	.lowest/bin/python -m pytest $(TESTS)
+
+newest:
+	rm -rf .newest
+	$(PYTHON) -m venv .newest
+	.newest/bin/pip install --quiet '.[test]'
+	.newest/bin/python -m pytest $(TESTS)
 
 # Let other trainers, each in an environment of its own, read what `sepo export` writes, and compare losses.
 peers: $(INSTALLED) .peers/llama-factory .peers/ms-swift .peers/tinker

@@ -118,7 +118,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs the Hub's client when it is asked for: commands read the settings for ``--help``."""
+    """Import what needs the Hub's client on demand: commands read the settings for ``--help``."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,8 +1,8 @@
 """The main path: a preference dataset in, the same dataset with token rewards and masks out.
 
-For every pair: render the prompt, place the tokens of both responses, take their
+For every pair: render the prompt, locate the tokens of both responses, compute their
 log-probs under oracle and reference, subtract (arXiv 2408.13518: log p_oracle -
-log p_ref, in nats), select. Work goes chunk by chunk, so a run that stops goes on.
+log p_ref, in nats), select. Work proceeds chunk by chunk, so an interrupted run can resume.
 """
 
 import logging
@@ -35,12 +35,12 @@ log = logging.getLogger("sepo")
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
         output: The folder.
         manifest: The dataset's manifest; None while chunks are missing.
-        commit: Where on the Hub it was pushed to; None if it was not.
+        commit: Commit of the pushed dataset on the Hub; None if it was not pushed.
         stopped: Whether it was asked to stop before its last chunk.
         missing: Chunks that other shards have not written yet.
     """
@@ -53,7 +53,7 @@ class Report:
 
     @property
     def health(self) -> Health | None:
-        """Figures on the oracle; None while chunks are missing."""
+        """Metrics of the oracle; None while chunks are missing."""
         return None if self.manifest is None else self.manifest.health
 
 
@@ -68,12 +68,12 @@ def annotate(
 ) -> Report:
     """Score a preference dataset once and save its token rewards.
 
-    The output folder is the run's memory: the same call goes on where an earlier
-    one stopped, and does nothing where the dataset is complete.
+    The output folder remembers the run: the same call resumes where an earlier
+    one stopped, and does nothing if the dataset is complete.
 
     Args:
         dataset: Preference dataset: Hub id, folder or file.
-        oracle: Model trained with DPO, Hub id or folder; a PEFT adapter will do.
+        oracle: Model trained with DPO, Hub id or folder; may be a PEFT adapter.
         ref: The model that the oracle was trained from.
         settings: Everything else.
         progress: Told how far the run is.
@@ -87,7 +87,7 @@ def annotate(
     """
     job, run = begin(dataset, oracle, ref, settings)
     if is_finished(run):
-        log.info("%s is complete already", run.output)
+        log.info("%s is already complete", run.output)
     else:
         own = chunk_ranges(run.rows, settings.shard)
         if not own:
@@ -105,9 +105,9 @@ def annotate(
                 return Report(run.output, None, stopped=True)
         progress.finish()
         missing = missing_chunks(run)
-        if missing and not is_finished(run):  # else another has made the dataset, and the chunks are gone
+        if missing and not is_finished(run):  # else another worker has assembled the dataset
             return Report(run.output, None, missing=len(missing))
-    manifest = merge_run(run.output)  # whoever finishes last does it for all shards
+    manifest = merge_run(run.output)  # the last worker does it for all shards
     if settings.push_to_hub is None:
         return Report(run.output, manifest)
     private = settings.private or job.source.restricted
@@ -116,7 +116,7 @@ def annotate(
 
 
 def begin(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> tuple[Job, Run]:
-    """Find out everything that can be wrong before weights are loaded, and open the output folder.
+    """Check everything that can be wrong before weights are loaded, and open the output folder.
 
     Raises:
         SepoError: One of its children, see `errors`.

@@ -1,8 +1,8 @@
-"""Two annotations of the same pairs, side by side: do they rank and select the same?
+"""Compare two annotations of the same pairs: do they rank and select the same tokens?
 
-Two oracles, two precisions, two tokenizers: rewards of the second are projected onto the
-tokens of the first, so any two annotations can be compared. Pairs are matched by their
-texts, since each may have dropped others.
+Oracles, precisions and tokenizers may differ: rewards of the second are projected onto the
+tokens of the first. Pairs are matched by their
+texts, since each may have dropped different ones.
 """
 
 import json
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 500
 ROUNDING = 0.01  # nats, as in `verification`
-RANKED = 3  # tokens of a response below which its ranks say nothing
+RANKED = 3  # tokens of a response below which its ranks are meaningless
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SideComparison:
     Attributes:
         rank_correlation: Spearman's, of the token rewards of a response: the mean over all
             responses of three tokens or more. NaN if there are none.
-        mask_overlap: Characters that both select over characters that either selects.
+        mask_overlap: Characters selected by both over characters selected by either.
         same_tokens: Share of the responses whose tokens have the same spans in both.
         largest_difference: Of a token's reward in nats, where spans are the same; NaN if nowhere.
     """
@@ -51,14 +51,14 @@ class SideComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures of two annotations.
+    """Metrics of two annotations.
 
     Attributes:
         pairs: Pairs in both.
         only_first: Pairs that the second does not have.
         only_second: Pairs that the first does not have.
-        accuracies: Share of the common pairs that each orders as people did.
-        agreement: Share of the common pairs that both order alike.
+        accuracies: Share of the common pairs that each orders like the labels.
+        agreement: Share of the common pairs that both order the same way.
         chosen: Figures of the chosen responses.
         rejected: Figures of the rejected ones.
     """
@@ -73,7 +73,7 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether both have the same pairs, tokens and masks, and rewards that differ by rounding only."""
+        """Whether pairs, tokens and masks are the same, and rewards up to rounding."""
         sides = (self.chosen, self.rejected)
         return not self.only_first + self.only_second and all(
             side.same_tokens == 1
@@ -106,7 +106,7 @@ class _SideSums:
             self.largest = float(np.fmax(self.largest, difference))
 
     def figures(self, pairs: int) -> SideComparison:
-        """Correlations of constant rewards are NaN, and left out."""
+        """Correlations of constant rewards are NaN and left out."""
         correlations = np.array(self.correlations)
         known = correlations[~np.isnan(correlations)]
         return SideComparison(
@@ -155,7 +155,7 @@ def compare_annotations(first: "datasets.Dataset", second: "datasets.Dataset") -
 
 
 def _places(rows: "datasets.Dataset") -> dict[str, deque[int]]:
-    """Where each pair stands; repeated ones are matched in their order."""
+    """The position of each pair; repeated pairs are matched in order."""
     found: dict[str, deque[int]] = {}
     place = 0
     for table in rows.with_format("arrow").iter(ROWS_AT_ONCE):
@@ -172,7 +172,7 @@ def _keys(table: "pa.Table") -> Iterator[str]:
 
 
 def _texts(value: Any) -> Any:
-    """A text, or the role and content of each message: other keys come and go with the reader."""
+    """A text, or the role and content of each message: other keys depend on the reader."""
     if isinstance(value, str):
         return value
     return [[message["role"], message["content"]] for message in value]

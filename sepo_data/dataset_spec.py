@@ -1,4 +1,4 @@
-"""Which rows of a dataset, and which of its columns: what a user can say about reading one."""
+"""Which rows and columns of a dataset to read: everything a user can specify about reading."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,20 +11,20 @@ class DatasetSpec:
     """How a dataset is read; the settings of annotation, `sft` and `dpo` extend it.
 
     Attributes:
-        config_name: Which configuration, of a dataset that has several.
-        split: Which split; None: ``train``.
+        config_name: Configuration, if the dataset has several.
+        split: Split; None: ``train``.
         revision: Branch, tag or commit of a dataset on the Hub.
-        prompt_column: Name of the prompt's column, if it is not ``prompt``.
-        chosen_column: Name of the preferred response's column, if it is not ``chosen``.
-        rejected_column: Name of the other response's column, if it is not ``rejected``.
-        system_column: Name of a column with system texts, if it is not ``system``.
-        tools_column: Name of the column with tools, if it is not ``tools``.
-        truncated_column: Name of a column that says which responses were cut, if it is not ``truncated``
-            or ``finish_reason``; ``chosen_`` and ``rejected_`` may stand before it.
-        ignore_columns: Columns to leave out, whatever their names say.
-        pairs: Of several answers with scores or ranks, which make pairs: the best and the worst, each with
-            the next worse one, or all that differ.
-        min_margin: Least difference in score, rank or strength between the two responses of a pair.
+        prompt_column: Prompt column, if it is not ``prompt``.
+        chosen_column: Column of the preferred response, if it is not ``chosen``.
+        rejected_column: Column of the other response, if it is not ``rejected``.
+        system_column: Column with system prompts, if it is not ``system``.
+        tools_column: Column with tools, if it is not ``tools``.
+        truncated_column: Column that tells which responses were cut, if it is not ``truncated``
+            or ``finish_reason``; may be prefixed with ``chosen_`` and ``rejected_``.
+        ignore_columns: Columns to ignore, whatever their names mean.
+        pairs: Which pairs to make from several answers with scores or ranks: the best and the worst, each
+            with the next worse one, or all that differ.
+        min_margin: Minimum difference in score, rank or strength between the two responses of a pair.
     """
 
     config_name: str | None = None

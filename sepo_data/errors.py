@@ -2,17 +2,17 @@
 
 SepoError
 ├── SettingsError     a setting out of range, or two that exclude each other
-├── PreferenceError   the preference dataset: not found, not readable, no pair of texts in it
-├── TokenizerError    a tokenizer or chat template that cannot say where a response stands
+├── PreferenceError   the preference dataset: not found, unreadable, or without pairs
+├── TokenizerError    a tokenizer or chat template that cannot tell where a response is
 ├── ModelError        a model that cannot be loaded, or a pair of models that do not belong together
 ├── ScoringError      a log-probability that is not a finite number
 ├── TrainingError     a loss that is not a finite number, or a step that does not fit into memory
-├── SelectionError    token rewards that nothing can be selected from
-├── SchemaError       a dataset that does not keep the contract of an annotated dataset
-├── OutputError       an output folder that cannot be written, or holds another run
+├── SelectionError    token rewards from which nothing can be selected
+├── SchemaError       a dataset that violates the contract of an annotated dataset
+├── OutputError       an output folder that cannot be written, or belongs to another run
 └── HubError          the Hub refused, or could not be reached
 
-A message starts with the place, quotes the user's value and ends with what to change.
+A message begins with the place, quotes the user's value and ends with what to change.
 """
 
 import os
@@ -20,14 +20,14 @@ import re
 
 _SECRETS = re.compile(
     r"(?<=Bearer )[^\s'\"]+"  # what the HTTP client quotes of a header
-    r"|\bhf_[A-Za-z0-9]{16,}"  # a token of the Hub
+    r"|\bhf_[A-Za-z0-9]{16,}"  # a Hub token
     r"|(?<=://)[^/\s@]*:[^/\s@]*(?=@)"  # user and password of an address
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class SepoError(Exception):
-    """An expected failure; its text is one line for the user, and holds no secret."""
+    """An expected failure; its text is one line for the user, without secrets."""
 
     def __init__(self, message: str) -> None:
         super().__init__(visible(" ".join(without_secrets(message).splitlines())))
@@ -38,11 +38,11 @@ class SettingsError(SepoError):
 
 
 class PreferenceError(SepoError):
-    """The preference dataset is missing, unreadable, or holds no pairs."""
+    """The preference dataset is missing, unreadable, or contains no pairs."""
 
 
 class TokenizerError(SepoError):
-    """A tokenizer or chat template cannot say where a response stands."""
+    """A tokenizer or chat template cannot tell where a response is."""
 
 
 class ModelError(SepoError):
@@ -58,11 +58,11 @@ class TrainingError(SepoError):
 
 
 class SelectionError(SepoError):
-    """Token rewards that nothing can be selected from."""
+    """Nothing can be selected from the token rewards."""
 
 
 class SchemaError(SepoError):
-    """A dataset does not keep the contract of an annotated dataset."""
+    """A dataset violates the contract of an annotated dataset."""
 
 
 class OutputError(SepoError):
@@ -74,7 +74,7 @@ class HubError(SepoError):
 
 
 def without_secrets(text: str) -> str:
-    """The text with dots for tokens and passwords.
+    """The text with tokens and passwords replaced by dots.
 
     Example:
         >>> without_secrets("https://me:1234@host/file")
@@ -82,13 +82,13 @@ def without_secrets(text: str) -> str:
     """
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         token = os.environ.get(name, "").strip()
-        if len(token) >= 16:  # a shorter one is none, and may be a part of a word
+        if len(token) >= 16:  # a shorter one is not a token, and may be part of a word
             text = text.replace(token, "…")
     return _SECRETS.sub("…", text)
 
 
 def visible(text: str) -> str:
-    r"""The text with escapes for what would steer a terminal; line breaks and tabs stay.
+    r"""The text with terminal control characters escaped; line breaks and tabs stay.
 
     Example:
         >>> visible("\x1b[31mred")
@@ -108,5 +108,5 @@ def counted(number: int, what: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what another library's exception says, or its name."""
+    """The first line of another library's exception, or its name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""SHA-256 of files and texts, in hexadecimal: what content is known by where there is no commit."""
+"""SHA-256 of files and texts, in hexadecimal: identifies content where there is no commit."""
 
 import hashlib
 import json
@@ -15,47 +15,47 @@ from .errors import OutputError
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file's bytes, read in pieces."""
+    """SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def text_sha256(text: str) -> str:
-    """Of a text in UTF-8; lone surrogates, as file names have them, included."""
+    """SHA-256 of a text in UTF-8, including lone surrogates from file names."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def is_path(name: str) -> bool:
-    """Whether a name that could be one on the Hub is a path with a slip: the folder it is in exists here."""
+    """Whether a name that could be a Hub id is rather a mistyped path: its parent folder exists."""
     parent = Path(name).expanduser().parent
     return parent != Path() and parent.is_dir()
 
 
 def write_atomically(path: Path, *parts: bytes | pa.Buffer) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     with renamed(path) as partial, partial.open("wb") as file:
         file.writelines(parts)
 
 
 @contextmanager
 def writing(output: Path) -> Iterator[None]:
-    """Turn what the file system says into one line that says what to do."""
+    """Turn a file system error into one line that says what to do."""
     try:
         yield
     except OSError as error:
         raise OutputError(
             f"{output} cannot be written ({error.strerror or error}). Make room or choose another `output`; "
-            "finished chunks are kept, and the same command goes on from there."
+            "finished chunks are kept, and the same command resumes."
         ) from error
 
 
 @contextmanager
 def renamed(path: Path, *, replace: bool = True) -> Iterator[Path]:
-    """A path to write to, which takes its name when it is complete and on disk.
+    """A path to write to; it gets its name once it is complete and on disk.
 
-    Without ``replace`` a file of that name stays, and FileExistsError is raised.
+    Without ``replace`` an existing file stays, and FileExistsError is raised.
     """
-    partial = path.with_name(f"{path.name}.tmp.{uuid4().hex}")  # another node may have this process's number
+    partial = path.with_name(f"{path.name}.tmp.{uuid4().hex}")  # another node may have the same process id
     try:
         yield partial
         flush(partial)
@@ -69,10 +69,10 @@ def renamed(path: Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 def check_empty(output: Path, *, but: Set[str]) -> None:
-    """Refuse a folder of something else; ``but`` is what an interrupted call may have left.
+    """Refuse a folder with other content; ``but`` is what an interrupted call may have left.
 
     Raises:
-        OutputError: If it is a file, or holds anything else.
+        OutputError: If it is a file, or contains anything else.
     """
     if output.exists() and (not output.is_dir() or {path.name for path in output.iterdir()} - but):
         raise OutputError(f"{output} is not empty. Choose another `output`.")
@@ -81,7 +81,7 @@ def check_empty(output: Path, *, but: Set[str]) -> None:
 
 
 def check_apart(output: Path, dataset: str) -> None:
-    """Refuse an output among the files of a dataset: the next run would read it as a part of that.
+    """Refuse an output inside a dataset's folder: the next run would read it as part of the dataset.
 
     Raises:
         OutputError: If the output is in the dataset's folder, or is that folder.
@@ -101,15 +101,15 @@ def flush(path: Path) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON as it is stored: keys sorted, so that equal facts are equal bytes."""
+    """JSON with sorted keys, so equal facts give equal bytes."""
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def name_of(path: Path) -> str:
-    """The last part of a path, as a text that files and commands can print."""
+    """The last part of a path, as printable text."""
     return path.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def paths_outside(files: Iterable[str], prefix: str) -> Iterator[str]:
-    """The files that do not lie below a place, which is a folder with its slash or the address of one."""
+    """The files that are not below a folder, given with its slash, or its address."""
     return (file for file in files if ".." in Path(file).parts or not file.startswith(prefix))

@@ -1,8 +1,8 @@
-"""The texts of a response that its tokens' spans address.
+"""The texts of a response, which its tokens' spans address.
 
-Most responses are one text, the content of the last message. Where there is reasoning in a field of its own,
-a tool call, or more than one message of the assistant, two columns say of each token which text it is in.
-Everything that reads spans sees the scored texts one behind the other, as one.
+Most responses are one text, the content of the last message. If there is reasoning in its own field,
+a tool call, or more than one assistant message, two columns tell for each token which text it is in.
+Everything that reads spans sees the scored texts concatenated.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # what templates and trainers call it
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # its names in templates and trainers
 TOOL_CALLS = "tool_calls"
 BLOCK_START, BLOCK_END = "<think>", "</think>"
 
@@ -22,9 +22,9 @@ class Piece(NamedTuple):
     """A text of a response.
 
     Attributes:
-        message: Index of its message among the side's; 0 in a text.
+        message: Index of its message in the side; 0 for a string.
         field: Its key in the message.
-        begins: First code point that is scored: behind a block of reasoning, if that is not.
+        begins: First scored code point: after a reasoning block, if that is not scored.
         size: Code points from there to the text's end.
     """
 
@@ -35,11 +35,11 @@ class Piece(NamedTuple):
 
 
 class OneText(NamedTuple):
-    """A response's scored texts, one behind the other.
+    """A response's scored texts, concatenated.
 
     Attributes:
-        text: All of them.
-        pieces: Which they are.
+        text: The concatenation.
+        pieces: The texts.
         start: First code point of each token in ``text``, ``(T,)``.
         end: One past the last one, ``(T,)``.
     """
@@ -51,7 +51,7 @@ class OneText(NamedTuple):
 
 
 def compact(value: Any) -> Any:
-    """Without nulls: Arrow gives an object all keys that any object of its column has."""
+    """Without nulls: Arrow gives every object all keys that occur in the column."""
     if isinstance(value, dict):
         return {key: compact(item) for key, item in value.items() if item is not None}
     return [compact(item) for item in value] if isinstance(value, list) else value
@@ -78,12 +78,12 @@ def _arguments(value: Any) -> Any:
 
 
 def last_message(side: str | Sequence[Mapping[str, Any]]) -> int:
-    """Index of the message whose content is the response, if nothing else is; 0 of a text."""
+    """Index of the message whose content is the whole response; 0 for a string."""
     return 0 if isinstance(side, str) else len(side) - 1
 
 
 def response_text(side: str | Sequence[Mapping[str, Any]]) -> str:
-    """The text of a response that is one: the string itself, or the last message's content."""
+    """The text of a single-text response: the string itself, or the last message's content."""
     return side if isinstance(side, str) else side[-1]["content"] or ""
 
 
@@ -99,7 +99,7 @@ def one_text(
     messages: Sequence[int] | None,
     fields: Sequence[str] | None,
 ) -> OneText:
-    """Put the scored texts of a response one behind the other.
+    """Concatenate the scored texts of a response.
 
     Args:
         side: The text, or the messages.

@@ -1,4 +1,4 @@
-"""The dry run: what an annotation would cost and drop, from reading rows and scoring a few."""
+"""The dry run: the cost and dropped rows of an annotation, estimated from a sample."""
 
 import resource
 import sys
@@ -21,7 +21,7 @@ PROBE_PAIRS = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would be.
+    """The estimate of a run.
 
     Attributes:
         name: The dataset.
@@ -32,12 +32,12 @@ class Plan:
         tokens: Tokens of prompts and responses of all rows, estimated from the sample.
         longest: Tokens of the longest response with its prompt, in the sample.
         truncated: Responses in the sample that ``max_length`` cuts.
-        max_length: Most tokens of prompt and response.
+        max_length: Maximum tokens of prompt and response.
         device: Where the probe ran.
         seconds: Estimated time of the whole run.
-        memory_bytes: Peak memory of the probe, which held the longest response.
+        memory_bytes: Peak memory of the probe, which includes the longest response.
         push_to_hub: Where the dataset would be pushed to.
-        reading: How its columns were read, with the first rows; a line each.
+        reading: How its columns were read, with the first rows, one line each.
     """
 
     name: str
@@ -66,7 +66,7 @@ def plan(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Pla
         settings: As for `annotate.annotate`.
 
     Raises:
-        SepoError: Whatever would stop the run itself before or in its first rows.
+        SepoError: Anything that would stop the run before or in its first rows.
     """
     job = prepare(dataset, oracle, ref, settings)
     rows = len(job.source.rows)
@@ -135,7 +135,7 @@ def _tokens(pair: EncodedPair) -> int:
 
 
 def peak_memory(device: str) -> int:
-    """Most bytes that this process has held so far: of a GPU, or else of its own memory."""
+    """Peak memory of this process so far in bytes: of the GPU, or else of RAM."""
     if device.startswith("cuda"):
         import torch
 

@@ -1,14 +1,13 @@
-"""Carry values of one tokenization of a text to another.
+"""Project values from one tokenization of a text onto another.
 
-What a tokenizer reports as offsets overlaps (several byte tokens of one character),
-leaves gaps (trimmed whitespace, characters that a normaliser dropped) and can be
-empty. `clean_spans` repairs that once, so that the spans of an annotated dataset
+Offsets from a tokenizer overlap (several byte tokens of one character),
+leave gaps (trimmed whitespace, characters that a normaliser dropped) and can be
+empty. `clean_spans` repairs them once, so that the spans of an annotated dataset
 cover the response, in order. `partition` cuts the text between the tokens, `project`
-hands every token's reward on to the tokens of the other side that overlap it: by the
+distributes every token's reward over the overlapping tokens of the other side: by the
 chain rule the log-ratio of a span is the sum of those of its tokens, so whole tokens
-are exact and every sum is kept. All positions are integers. Carrying rewards to
-another vocabulary is this project's extension of SePO (arXiv 2408.13518). Pure numpy:
-no models, no tokenizers here.
+are exact and every sum is conserved. All positions are integers. Projection is sepo's
+extension of SePO (arXiv 2408.13518). Pure numpy: no models, no tokenizers here.
 """
 
 from typing import NamedTuple
@@ -125,10 +124,10 @@ def overlaps(source: Bounds, target: Bounds) -> Overlaps:
 
 
 def project(token_rewards: npt.ArrayLike, source: Bounds, target: Bounds) -> npt.NDArray[np.float64]:
-    """Carry rewards to the tokens of another tokenization of the same text.
+    """Project rewards onto another tokenization of the same text.
 
     A target token gets from each source token the share of it that it overlaps.
-    What lies behind the last target token is dropped, not piled on it.
+    What lies after the last target token is dropped, not added to it.
 
     Args:
         token_rewards: Rewards of the source's tokens, in nats, ``(S,)``.
@@ -137,7 +136,7 @@ def project(token_rewards: npt.ArrayLike, source: Bounds, target: Bounds) -> npt
 
     Returns:
         Rewards of the target's tokens, ``(T,)``; NaN for those that lie wholly
-        behind the last source token, where nothing is known.
+        after the last source token, where nothing is known.
 
     Example:
         >>> project([1.0, 3.0], partition([0, 1], [1, 3]), partition([0, 2], [2, 3]))

@@ -1,6 +1,6 @@
-"""Other masks on an annotated dataset, without its oracle: rewards are stored raw, so only they are read.
+"""Change the masks of an annotated dataset without its oracle, from the stored rewards.
 
-Row group by row group: memory does not grow with the data. ``global`` reads the rewards twice: to count
+Works row group by row group, in constant memory. ``global`` reads the rewards twice: to count
 them, and to select.
 """
 
@@ -41,19 +41,19 @@ def reselect(
     revision: str | None = None,
     seed: int | None = None,
 ) -> Manifest:
-    """Write an annotated dataset with other masks; everything else stays as it is.
+    """Write an annotated dataset with other masks; everything else stays the same.
 
     Rows without a selected token on a side are dropped and counted.
 
     Args:
         dataset: Annotated dataset, Hub id or folder.
-        change: What is to be selected otherwise.
+        change: The changes of the selection.
         output: A new folder, or one where an earlier call was interrupted.
         revision: Branch, tag or commit of a dataset on the Hub.
         seed: For ``random``; None: as annotated.
 
     Returns:
-        The new dataset's manifest, which says of which dataset it was made.
+        The new dataset's manifest, which names the parent dataset.
 
     Raises:
         SepoError: One of its children, see `errors`.
@@ -133,7 +133,7 @@ def _rewrite_file(
 
 
 def _with_masks(table: pa.Table, selection: SelectionRule, numbers: Numbers) -> tuple[pa.Table, Mask]:
-    """The rows with other masks, but for those with nothing selected on a side; and which are kept."""
+    """The rows with new masks, without those with nothing selected on a side, and which rows are kept."""
     kept = np.ones(table.num_rows, dtype=bool)
     both = read_annotations(table)
     for side in SIDES:

@@ -2,7 +2,7 @@
 
 An annotated dataset is a preference dataset in explicit form (``prompt``, ``chosen``,
 ``rejected``) with token rewards and masks of both responses, addressed by code
-points of the response's texts. `docs/dataset_format.md` says it for people. The
+points of the response's texts. `docs/dataset_format.md` documents it. The
 contract is fixed within a major schema version.
 """
 
@@ -58,11 +58,11 @@ class Sides(Generic[T]):
 
     @staticmethod
     def of(make: Callable[[Side], U]) -> "Sides[U]":
-        """What a function makes of the name of each side."""
+        """Apply a function to the name of each side."""
         return Sides(make("chosen"), make("rejected"))
 
     def map(self, change: Callable[[T], U]) -> "Sides[U]":
-        """The same of both."""
+        """The same for both."""
         return Sides(change(self.chosen), change(self.rejected))
 
 
@@ -97,12 +97,12 @@ class _Side:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds texts."""
+    """Whether a column of this type contains texts."""
     return bool(kind in (pa.string(), pa.large_string(), pa.string_view()))
 
 
 def scalar_fields(side: str) -> list[pa.Field]:
-    """One value a response: its reward, and the token that ends the turn."""
+    """One value per response: its reward, and the token that ends the turn."""
     return [
         pa.field(f"{side}_reward", pa.float32()),
         pa.field(f"{side}_eos_reward", pa.float32()),
@@ -111,7 +111,7 @@ def scalar_fields(side: str) -> list[pa.Field]:
 
 
 def token_fields(side: str) -> list[pa.Field]:
-    """One value a token."""
+    """One value per token."""
     return [
         pa.field(f"{side}_token_start", pa.list_(pa.int32())),
         pa.field(f"{side}_token_end", pa.list_(pa.int32())),
@@ -121,7 +121,7 @@ def token_fields(side: str) -> list[pa.Field]:
 
 
 def piece_fields(side: str) -> list[pa.Field]:
-    """Which text each token is in, where there is more than the content of the last message; else null."""
+    """Which text each token is in, if there is more than the content of the last message; else null."""
     return [
         pa.field(f"{side}_token_message", pa.list_(pa.int16())),
         pa.field(f"{side}_token_field", pa.list_(pa.string())),
@@ -150,7 +150,7 @@ def annotated_schema(
     Args:
         source: Columns that pass through, without the pair's.
         pair_types: Types of ``prompt``, ``chosen`` and ``rejected``.
-        store_logps: Whether the log-probs of oracle and reference are kept.
+        store_logps: Whether to store the log-probs of oracle and reference.
     """
     rewards = [field for side in SIDES for field in scalar_fields(side)]
     pair = [pa.field(name, pair_types[name]) for name in PAIR_COLUMNS]
@@ -179,13 +179,13 @@ def check_version(version: object) -> None:
 
 
 def validate(dataset: "datasets.Dataset | datasets.DatasetDict | pa.Table") -> None:
-    """Check that a dataset keeps the contract, row by row.
+    """Check the contract of a dataset, row by row.
 
     Args:
         dataset: An annotated dataset, all its splits, or an Arrow table of it.
 
     Raises:
-        SchemaError: Naming the first row and column that break it.
+        SchemaError: Naming the first row and column that violate it.
     """
     if isinstance(dataset, dict):
         for part in dataset.values():
@@ -225,7 +225,7 @@ def _check_types(schema: pa.Schema) -> None:
 
 
 def _element(kind: pa.DataType) -> tuple[bool, pa.DataType]:
-    """Large and small lists, and names of list elements, make no difference."""
+    """Large and small lists, and names of list elements, are treated alike."""
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     return is_list, kind.value_type if is_list else kind
 
@@ -278,7 +278,7 @@ def _check_spans(side: _Side, sizes: npt.NDArray[np.int64], table: pa.Table) -> 
     side.refuse(side.rows_with(side.steps("token_end", "token_start") > 0), "token_start", "leaves a gap")
     side.refuse(side.rows_with(end <= start), "token_end", "is not behind token_start")
     last_end = end[side.firsts + side.lengths - 1]
-    side.refuse(last_end > sizes, "token_end", "lies behind the response's end")
+    side.refuse(last_end > sizes, "token_end", "lies after the response's end")
     ended = table[f"{side.name}_eos_reward"].is_valid().to_numpy()
     side.refuse(ended & (last_end < sizes), "token_end", "stops before the response's end")
 

@@ -24,7 +24,7 @@ from .schema import SIDES, Side
 
 Selection = Literal["ratio", "mass", "global", "threshold", "random", "all"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
-PER_RESPONSE: tuple[Selection, ...] = ("ratio", "mass", "random", "all")  # these select something in each
+PER_RESPONSE: tuple[Selection, ...] = ("ratio", "mass", "random", "all")  # these always select something
 
 RATIO = 0.3  # the paper's
 GROUPED: tuple[Selection, ...] = ("ratio", "mass", "random")
@@ -43,8 +43,8 @@ class SelectionRule:
             tokens of all chosen responses, in ``(0, 1]``.
         rejected_ratio: The same for rejected responses.
         seed: For ``random``.
-        cutoffs: For ``threshold`` and ``global``, in nats: the least reward of a selected chosen token, and
-            the largest of a rejected one. None with ``global``: the dataset was not counted yet.
+        cutoffs: For ``threshold`` and ``global``, in nats: the lowest reward of a selected chosen token, and
+            the highest of a rejected one. None with ``global``: the dataset was not counted yet.
         tokens: Which tokens may be selected; ratios are shares of those.
         ratio_by: Other ratios for groups of rows.
     """
@@ -58,7 +58,7 @@ class SelectionRule:
     ratio_by: RatioBy | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Refuse invalid settings.
 
         Raises:
             SettingsError: If the rule is unknown, the seed negative, or two fields exclude each other.
@@ -74,11 +74,11 @@ class SelectionRule:
             raise SettingsError("selection threshold needs a number of nats. Pass `threshold=0.5`.")
         if self.cutoffs is not None and self.rule not in ("threshold", "global"):
             raise SettingsError(
-                f"a threshold says nothing to {self.rule}. Pass `selection=threshold` with it."
+                f"a threshold has no effect with {self.rule}. Pass `selection=threshold` with it."
             )
         if self.ratio_by is not None and self.rule not in GROUPED:
             raise SettingsError(
-                f"ratios by {self.ratio_by.column} say nothing to {self.rule}. "
+                f"ratios by {self.ratio_by.column} have no effect with {self.rule}. "
                 f"Use one of {', '.join(GROUPED)}."
             )
 
@@ -88,8 +88,8 @@ class SelectionRule:
         """Mark the key tokens of one response.
 
         Args:
-            token_rewards: In nats, ``(T,)``; that of the token that ends the turn is the last.
-            side: Of which response.
+            token_rewards: In nats, ``(T,)``; that of the token that ends the turn comes last.
+            side: The side of the response.
             row: Its row, on which ``random`` depends.
             eligible: Which may be selected, ``(T,)``: the known ones that ``tokens`` allows; None: all.
 
@@ -110,7 +110,7 @@ class SelectionRule:
         if self.rule in ("threshold", "global"):
             if self.cutoffs is None:
                 raise SelectionError(
-                    "selection global ranks the tokens of a whole dataset, and this is one response. Run "
+                    "selection global ranks the tokens of a whole dataset, but this is one response. Run "
                     "sepo reselect first, or set the rule's cutoffs."
                 )
             return select_beyond(rewards, getattr(self.cutoffs, side), highest=highest)
@@ -132,7 +132,7 @@ class SelectionRule:
         return replace(self, ratio_by=None, chosen_ratio=ratio, rejected_ratio=ratio)
 
     def as_dict(self) -> dict[str, object]:
-        """As the manifest stores it: only those of the last three fields that say something."""
+        """As stored in the manifest, without those of the last three fields that are not set."""
         optional = {"cutoffs": self.cutoffs, "ratio_by": self.ratio_by, "tokens": self.tokens or None}
         return {
             "chosen_ratio": self.chosen_ratio,
@@ -197,12 +197,12 @@ def select_mass(token_rewards: npt.ArrayLike, share: float, *, highest: bool) ->
 
 
 def select_beyond(token_rewards: npt.ArrayLike, cutoff: float, *, highest: bool) -> Mask:
-    """Mark the tokens whose rewards reach a cutoff, however many they are.
+    """Mark all tokens whose rewards reach a cutoff.
 
     Args:
         token_rewards: Rewards of one response's tokens, in nats, shape ``(T,)``.
-        cutoff: In nats. For ``threshold`` what the user says; for ``global`` what the share of all tokens
-            reaches, see `rules.cutoffs`.
+        cutoff: In nats. For ``threshold`` the user's; for ``global`` the reward reached by the share of all
+            tokens, see `rules.cutoffs`.
         highest: Mark rewards from the cutoff up (chosen responses) or down (rejected).
 
     Returns:

@@ -27,14 +27,14 @@ _SHARES_OF_TOKENS: set[Selection] = {"ratio", "global", "random"}  # mass takes 
 
 @dataclass(frozen=True)
 class SelectionChange:
-    """What is asked of a selection that is there already; None: as it is.
+    """Changes to an existing selection; None: unchanged.
 
     Attributes:
         selection: Another rule.
         chosen_ratio: Another ratio of chosen responses.
         rejected_ratio: Another ratio of rejected ones.
-        threshold: For the rule ``threshold``, in nats: chosen tokens from it on, rejected ones down from its
-            negative.
+        threshold: For the rule ``threshold``, in nats: chosen tokens from it up, rejected ones from its
+            negative down.
         include_tokens: See `TokenFilter`.
         exclude_tokens: The same.
         ratio_by: As `RatioBy.parse` reads it.
@@ -49,7 +49,7 @@ class SelectionChange:
     ratio_by: str | None = None
 
     def of(self, was: SelectionRule) -> SelectionRule:
-        """The changed rule; ratios stay unless one rule's are shares of the tokens, the other's not.
+        """The changed rule; ratios are kept unless they mean something else under the new rule.
 
         Raises:
             SettingsError: If the changes exclude each other.
@@ -93,8 +93,8 @@ class ProjectionSettings:
         projection: ``sum`` projects the rewards and selects again on the policy's tokens;
             ``majority`` selects the tokens of which the dataset's own selection covers at
             least half, whatever ``selection`` is.
-        weights: ``mask`` weighs all selected tokens the same, the others as `rules.weights` says.
-        max_length: Most tokens of prompt and response together; responses are cut.
+        weights: ``mask`` weights all selected tokens equally; for the others see `rules.weights`.
+        max_length: Maximum tokens of prompt and response together; responses are cut.
         reasoning: ``skip`` selects no token of the responses' reasoning, ``refuse`` drops rows that have any.
     """
 
@@ -105,10 +105,10 @@ class ProjectionSettings:
     reasoning: Reasoning = "score"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Refuse invalid settings.
 
         Raises:
-            SettingsError: Naming the setting, its value and what it may be.
+            SettingsError: Naming the setting, its value and the valid ones.
         """
         for name, known in (("projection", PROJECTIONS), ("weights", WEIGHTS), ("reasoning", REASONINGS)):
             if getattr(self, name) not in known:
@@ -125,26 +125,26 @@ class ProjectionSettings:
 
 @dataclass(frozen=True)
 class AnnotateSettings(DatasetSpec):
-    """Everything about a run but the dataset and the two models.
+    """The settings of a run, except the dataset and the two models.
 
     Attributes:
-        output: Folder that becomes the annotated dataset.
+        output: Folder of the annotated dataset.
         oracle_revision: Branch, tag or commit of an oracle on the Hub.
         ref_revision: Branch, tag or commit of a reference on the Hub.
-        base: Base of the adapters among the two, if not the one that they name.
-        allow_pickle: Open weights that are pickles, which can run code.
-        trust_remote_code: Run Python code that comes with a model.
+        base: Base model of adapters, if not the one they name.
+        allow_pickle: Load pickled weights, which can run code.
+        trust_remote_code: Run Python code shipped with a model.
         selection: Which tokens are the key tokens.
         chat_template: A Jinja file to render prompts with; True: the oracle's own template, if it has
             one; False: none.
-        max_length: Most tokens of prompt and response together; responses are cut.
-        reasoning: Whether the reasoning of responses is scored, only context, or a reason to drop the row.
-        dtype: What the models compute in; the log-softmax is float32 always.
+        max_length: Maximum tokens of prompt and response together; responses are cut.
+        reasoning: Whether to score the reasoning of responses, use it as context only, or drop such rows.
+        dtype: Compute dtype of the models; the log-softmax is always float32.
         device: ``auto``, or a torch device such as ``cuda:1`` or ``cpu``.
-        batch_tokens: Most tokens in a forward pass; None: what suits the device.
-        sequential: Load oracle and reference one after the other; where memory does not hold
-            both it is done anyway.
-        store_logps: Keep the log-probs of both models beside the rewards.
+        batch_tokens: Maximum tokens per forward pass; None: chosen for the device.
+        sequential: Load oracle and reference one after the other; automatic if memory cannot
+            hold both.
+        store_logps: Also store the log-probs of both models.
         limit: Annotate the first rows only.
         streaming: Leave the dataset on the Hub and read its rows, which have to be parquet, from there.
         shard: ``(i, n)``: this process does the i-th of n parts, counted from 0.
@@ -178,10 +178,10 @@ class AnnotateSettings(DatasetSpec):
     license: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Refuse invalid settings.
 
         Raises:
-            SettingsError: Naming the setting, its value and what it may be.
+            SettingsError: Naming the setting, its value and the valid ones.
         """
         for name, known in (("dtype", DTYPES), ("reasoning", REASONINGS)):
             if getattr(self, name) not in known:

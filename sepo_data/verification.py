@@ -1,6 +1,6 @@
-"""Score a sample of an annotated dataset again: do these models really give these rewards?
+"""Score a sample of an annotated dataset again, to verify its rewards.
 
-Anyone who has the models can check what somebody else has published, on a few rows, on
+Anyone with the models can verify a published dataset on a few rows, on
 another machine or in another precision.
 """
 
@@ -35,16 +35,16 @@ from .tokens.templates import read_chat_template
 log = logging.getLogger("sepo")
 
 ROUNDING = 0.01  # nats, root mean square: four times what TF32 makes, docs/float32.md
-NOISES = 3.0  # of what a run in less measured of itself: this machine rounds, too
+NOISES = 3.0  # times the noise that a lower-precision run measured on itself: this machine rounds, too
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of scoring rows again.
+    """The result of scoring rows again.
 
     Attributes:
         rows: Rows of the sample.
-        moved: Those of them whose tokens, or whose end, lie elsewhere now: another tokenizer,
+        moved: Those whose tokens or end of turn are elsewhere now, because of another tokenizer,
             template or maximum length. They are not compared further.
         tokens: Tokens that were compared, the ends of turns included.
         largest_difference: Of a token's reward, in nats.
@@ -66,7 +66,7 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Whether the rewards are what the models give, and the masks what the rule gives for them."""
+        """Whether the models reproduce the rewards, and the rule the masks."""
         return not self.moved and self.noise <= self.tolerance and self.by_rule == 1
 
 
@@ -90,9 +90,9 @@ def verify(
         ref: The reference, as above.
         revision: Branch, tag or commit of a dataset on the Hub.
         num_rows: Rows of the sample, evenly spread.
-        dtype: What to compute in; None: as the dataset was.
+        dtype: Compute dtype; None: that of the annotation.
         device: As for `settings.AnnotateSettings`.
-        trust: What of the models' files may run code.
+        trust: Which of the models' files may run code.
         chat_template: The Jinja file that the dataset was annotated with, if it was one.
 
     Raises:
@@ -173,7 +173,7 @@ def _compared(
 
 
 def _describe(made: Manifest, oracle: str | None, ref: str | None, trust: Trust) -> PairFacts:
-    """The models; says so if they are others than those that made the dataset."""
+    """The models, with a warning if they differ from those that made the dataset."""
     oracle, oracle_revision = _where("oracle", made.oracle, oracle)
     ref, ref_revision = _where("ref", made.ref, ref)
     pair = describe_pair(oracle, ref, oracle_revision=oracle_revision, ref_revision=ref_revision, trust=trust)
@@ -184,7 +184,7 @@ def _describe(made: Manifest, oracle: str | None, ref: str | None, trust: Trust)
 
 
 def _where(role: str, facts: ModelFacts, given: str | None) -> tuple[str, str | None]:
-    """Name and revision of a model: what the user gives, or what the manifest names on the Hub."""
+    """Name and revision of a model, from the user or from the manifest."""
     if given is not None:
         return given, None
     if facts.revision.startswith("sha256:"):
@@ -197,7 +197,7 @@ def _named(facts: ModelFacts) -> str:
 
 
 def _ended_as(pair: EncodedPair, stored: Sides[Annotation]) -> EncodedPair:
-    """The pair without the ends of turn that the dataset does not have: the responses were cut."""
+    """The pair without the ends of turn that the dataset lacks because responses were cut."""
     chosen, rejected = (
         response if annotation.eos_reward is not None else response.without_end()
         for response, annotation in zip(pair, stored, strict=True)

@@ -86,7 +86,7 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         parser = _Parser(StageArguments, add_help=False)  # type: ignore[arg-type]
         (arguments,) = parser.parse_args_into_dataclasses(flags)
         for tracker in get_reporting_integration_callbacks(arguments.report_to):
-            tracker()  # says which package is missing
+            tracker()  # names the missing package
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise SettingsError(f"`training_arguments`: {first_line(error)}") from error
     if arguments.n_gpu > 1:

@@ -30,8 +30,8 @@ class Forwards:
     Attributes:
         padding: For `packing.pack`, as `batching.row_padding` says.
         switches: Of LongRoPE, as `batching.rope_switches` says.
-        alone: Whether every sequence gets a forward pass of its own.
-        least: How many passes a batch has at least. Processes that train together must all have as many.
+        alone: Whether every sequence gets its own forward pass.
+        least: Minimum number of passes per batch; the same in all processes of a run.
     """
 
     padding: float

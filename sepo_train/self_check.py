@@ -39,7 +39,7 @@ class _Batches:
         return replace(self._forwards, padding=row_padding(self.model), alone=self.alone)
 
     def active(self) -> AbstractContextManager[object]:
-        """The model is trained as it is."""
+        """Nothing to do: the model is trained as it is."""
         return nullcontext()
 
     @torch.no_grad()

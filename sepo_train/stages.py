@@ -197,7 +197,7 @@ def sepo_training(policy: str, dataset: str, settings: SepoSettings) -> Training
     by_policy = start.max_length < settings.max_length
     facts = annotated_facts(annotated, split)
     data = _projected_data(rows, start.encoder, projection, weight, facts, by_policy=by_policy)
-    if settings.projection == "sum":  # the record says what was chosen, by whomever
+    if settings.projection == "sum":  # the record has the effective choice, whoever made it
         settings = settings.with_selection(projection.selection)
     referenced = settings.loss == "dpo"
     return Training(

@@ -100,7 +100,7 @@ class _StopWhenAsked(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Save and stop, if any process was asked to; what is saved is logged first, and so looked at."""
+        """Save and stop if any process was asked to; log first, so that the saved state is visible."""
         self.trainer.end_step()
         last = state.global_step >= state.max_steps
         self.trainer.stopping = self.trainer.stopping and not last
@@ -184,7 +184,7 @@ class StageTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
-        """The micro-batches of a step, and how many items the step has over all devices."""
+        """The micro-batches of a step, and its number of items over all devices."""
         self.began = time.perf_counter()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         items = sum(float(batch["items"].sum()) for batch in batches)
@@ -200,7 +200,7 @@ class StageTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """This micro-batch's share of the step's loss, times the processes: their gradients are averaged."""
+        """This micro-batch's share of the step's loss, times the processes, whose gradients are averaged."""
         self._count("tokens_per_second", inputs["input_ids"].numel(), 0.0)
         outcome = self._outcome(model, inputs)
         for name, values in self._figures(outcome, inputs).items():

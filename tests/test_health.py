@@ -116,7 +116,7 @@ def test_an_oracle_at_chance_is_warned_of() -> None:
     meter = HealthMeter()
     meter.add(annotated_table(rows=2, chosen_reward=-9.0))
     (warning,) = meter.health().warnings()
-    assert "orders 50% of the pairs as the data does, about what chance gives" in warning
+    assert "orders 50% of the pairs like the labels, which is about chance" in warning
 
 
 def test_rewards_that_follow_length_are_warned_of() -> None:
@@ -128,7 +128,7 @@ def test_rewards_that_follow_length_are_warned_of() -> None:
         table = table.set_column(index, name, pa.array([float(value) for value in values], pa.float32()))
     meter = HealthMeter()
     meter.add(table)
-    assert any("follow length (correlation +" in warning for warning in meter.health().warnings())
+    assert any("track length (correlation +" in warning for warning in meter.health().warnings())
 
 
 def test_rewards_near_zero_are_warned_of() -> None:

@@ -392,9 +392,9 @@ def test_what_sepo_did_not_write_is_not_replaced(
     hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType, file: str
 ) -> None:
     hub.add(kind, repo_id, {"README.md": b"", file: b"theirs"})
-    with pytest.raises(HubError, match=rf"{repo_id}: holds {file}, which sepo did not write"):
+    with pytest.raises(HubError, match=rf"{repo_id}: contains {file}, which sepo did not write"):
         check_push_target(repo_id, ARTIFACTS[kind], private=False)
-    with pytest.raises(HubError, match=rf"{repo_id}: holds {file}, which sepo did not write"):
+    with pytest.raises(HubError, match=rf"{repo_id}: contains {file}, which sepo did not write"):
         PUSH[kind](WRITE[kind](tmp_path / "out"), repo_id)
 
 

@@ -70,7 +70,7 @@ MISTAKES = [
     (f"{DPO.replace('{new}', 'taken')}", 1, "Choose another --output."),
     ("inspect {demo}/oracle", 1, "{demo}/oracle"),
     ("push {demo}/oracle me/x", 1, "{demo}/oracle"),
-    ("merge {demo}", 1, "holds no run of sepo"),
+    ("merge {demo}", 1, "contains no run of sepo"),
 ]  # fmt: skip
 
 

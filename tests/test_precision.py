@@ -52,9 +52,9 @@ def test_a_poor_overlap_is_warned_of() -> None:
     assert lines == [
         "bfloat16 against float32, on 32 pairs: 47.0% of the selected tokens are the same; a reward differs "
         "by 0.0450 nats, and rewards spread by 0.0200",
-        "warning: bfloat16 selects other tokens than float32 would: 47.0% are the same, since the rounding "
-        "of a reward (0.0450 nats) is large beside the rewards (0.0200 nats). Pass `dtype=float32`, or "
-        "train the oracle longer.",
+        "warning: bfloat16 selects different tokens than float32: 47.0% are the same, since the rounding "
+        "of a reward (0.0450 nats) is large compared with the rewards (0.0200 nats). Pass `dtype=float32`, "
+        "or train the oracle longer.",
     ]
     assert "NVIDIA_TF32_OVERRIDE=0" in describe_precision(poor, "float32")[1]
     fine = Precision(pairs=32, tokens=900, reward_spread=0.2, noise=0.001, overlap=0.99)

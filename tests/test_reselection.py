@@ -183,7 +183,7 @@ def test_an_interrupted_call_is_written_over_and_another_dataset_is_not(
         (("--include-tokens", "nowhere", "--selection", "global"), "no token may be selected"),
         (("--ratio-by", "topic=history:0.5"), 'has "history" in column topic. It holds chat, maths'),
         (("--ratio-by", "subject=history:0.5"), "no column subject"),
-        (("--threshold", "1"), "a threshold says nothing to ratio"),
+        (("--threshold", "1"), "a threshold has no effect with ratio"),
     ],
 )
 def test_what_cannot_be_selected_is_refused_in_one_line(

@@ -135,7 +135,7 @@ def test_groups_need_a_rule_with_a_ratio_for_each_response(rule: Selection) -> N
 def test_a_threshold_belongs_to_its_rule_only() -> None:
     with pytest.raises(SettingsError, match="Pass `threshold"):
         SelectionChange(selection="threshold").of(SelectionRule())
-    with pytest.raises(SettingsError, match="a threshold says nothing to ratio"):
+    with pytest.raises(SettingsError, match="a threshold has no effect with ratio"):
         SelectionChange(threshold=0.5).of(SelectionRule())
 
 

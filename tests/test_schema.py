@@ -33,7 +33,7 @@ def test_a_table_that_keeps_the_contract_passes() -> None:
             'row 1, column "rejected_token_end": is not behind',
         ),
         ({"rejected_token_start": [0, 1, 3]}, 'row 1, column "rejected_token_start": leaves a gap'),
-        ({"chosen_token_end": [1, 3]}, 'row 1, column "chosen_token_end": lies behind'),
+        ({"chosen_token_end": [1, 3]}, 'row 1, column "chosen_token_end": lies after'),
         ({"chosen": "abc"}, 'row 1, column "chosen_token_end": stops before'),
         (
             {"chosen_token_rewards": [float("nan"), 1.0]},

@@ -405,7 +405,7 @@ def test_a_token_with_a_stray_character_is_refused_and_not_printed(
         "huggingface_hub.utils._headers.get_token", lambda: broken
     )  # no environment has a NUL
     assert get("HF_TOKEN") != broken
-    with pytest.raises(SepoError, match="token holds a character that no token has") as error:
+    with pytest.raises(SepoError, match="token contains an invalid character") as error:
         model_revision(repo_id, None)
     assert SECRET not in str(error.value) + caplog.text
     assert not caplog.text  # and was not tried again

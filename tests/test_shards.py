@@ -157,7 +157,7 @@ def test_other_versions_take_a_run_up_and_another_licence_is_written_down(tmp_pa
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match="is not empty and holds no run"):
+    with pytest.raises(OutputError, match="is not empty and no run"):
         open_run(tmp_path, run_record())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

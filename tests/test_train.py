@@ -406,7 +406,7 @@ def refused(*extra: object, stage: str = "sepo", dataset: str | None = None) -> 
         (refused("--set", "weight_decay"), 2, "is not field=value"),
         (refused("--set", "output_dir=x"), 1, "use --output"),
         (refused("--projection", "majority", "--ratio", 0.3), 1, "carries the masks of the dataset"),
-        (refused("--threshold", 0.5), 1, "a threshold says nothing to ratio"),
+        (refused("--threshold", 0.5), 1, "a threshold has no effect with ratio"),
         (refused("--exclude-tokens", "("), 1, "neither a token id nor a regular expression"),
         (refused("--ratio-by", "id=0:1.5"), 1, 'ratio of "0" must be in (0, 1]'),
         (refused("--ratio-by", "id=many:0.5"), 1, 'has "many" in column id'),

@@ -47,9 +47,9 @@ def test_the_shards_of_an_array_of_nodes_are_all_there_once() -> None:
     [
         ({}, "neither a SLURM array nor torchrun has started this process"),
         (torchrun(4, 4), "the environment says shard 4 of 4"),
-        ({"RANK": "x", "WORLD_SIZE": "2"}, 'RANK is "x", which is no number'),
-        ({"WORLD_SIZE": "2"}, 'RANK is "", which is no number'),
-        ({"SLURM_ARRAY_TASK_ID": "3"}, 'SLURM_ARRAY_TASK_MAX is "", which is no number'),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, 'RANK is "x", which is not a number'),
+        ({"WORLD_SIZE": "2"}, 'RANK is "", which is not a number'),
+        ({"SLURM_ARRAY_TASK_ID": "3"}, 'SLURM_ARRAY_TASK_MAX is "", which is not a number'),
     ],
 )
 def test_an_environment_that_cannot_be_is_refused(environment: dict[str, str], message: str) -> None:

@@ -27,11 +27,11 @@ Numbers = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Annotation:
-    """What the dataset stores of one response, see `schema`: ``S`` tokens of the oracle, and the end.
+    """What the dataset stores for one response, see `schema`: ``S`` tokens of the oracle, and the end.
 
     Attributes:
         pieces: The texts that its tokens are in.
-        bounds: Where its tokens begin and end in those, one behind the other, ``(S + 1,)``, from
+        bounds: Where its tokens begin and end in their concatenation, ``(S + 1,)``, from
             `projection.partition`.
         token_rewards: ``(S,)``, nats.
         token_mask: ``(S,)``.
@@ -47,9 +47,9 @@ class Annotation:
     eos_mask: bool | None
 
     def over(self, pieces: Sequence[Piece]) -> "Annotation":
-        """The same rewards in other texts of the response, one behind the other.
+        """The same rewards on another selection of the response's texts, concatenated.
 
-        What it has in none of them is left out; where it has nothing stands one token whose reward is NaN.
+        Rewards in none of them are left out; texts without rewards become one token whose reward is NaN.
         """
         if all(mine[:3] == other[:3] for mine, other in zip(self.pieces, pieces, strict=False)):
             return self  # one of the two was cut earlier, if they differ
@@ -90,7 +90,7 @@ class Annotation:
 
 
 def _starts(pieces: Sequence[Piece]) -> list[int]:
-    """Where each begins if they stand one behind the other."""
+    """Where each begins when they are concatenated."""
     return [0, *accumulate(piece.size for piece in pieces)][:-1]
 
 
@@ -118,7 +118,7 @@ def _read_side(table: pa.Table, side: Side) -> list[Annotation]:
 def spans_as_one(
     table: pa.Table, side: Side, starts: Sequence[Numbers], ends: Sequence[Numbers]
 ) -> Iterator[tuple[tuple[Piece, ...], Numbers, Numbers]]:
-    """Each row's pieces, and its tokens' spans in those, one behind the other.
+    """Each row's pieces, and its tokens' spans in their concatenation.
 
     Args:
         table: Rows of an annotated dataset.
@@ -144,7 +144,7 @@ def spans_as_one(
 
 
 def scored_texts(table: pa.Table, side: Side) -> Iterator[OneText]:
-    """Each row's scored texts, one behind the other, and its tokens' spans in them."""
+    """Each row's scored texts, concatenated, and its tokens' spans in them."""
     names = [field.name for field in piece_fields(side) if field.name in table.column_names]
     places = [table[name].to_pylist() for name in names] or [[None] * table.num_rows] * 2
     columns = [table[name].to_pylist() for name in (side, f"{side}_token_start", f"{side}_token_end")]
@@ -153,7 +153,7 @@ def scored_texts(table: pa.Table, side: Side) -> Iterator[OneText]:
 
 
 def group_values(table: pa.Table, selection: SelectionRule) -> list[object]:
-    """What each row has in the column that decides on its ratio; None where none does."""
+    """Each row's value in the column that decides its ratio; None if no column does."""
     if selection.ratio_by is None:
         return [None] * table.num_rows
     values: list[object] = table[selection.ratio_by.column].to_pylist()
@@ -161,7 +161,7 @@ def group_values(table: pa.Table, selection: SelectionRule) -> list[object]:
 
 
 def check_groups(rows: "datasets.Dataset", ratio_by: RatioBy, name: str) -> None:
-    """Make sure that the column is there and every group occurs; ``name`` is what a message calls the rows.
+    """Check that the column exists and every group occurs; ``name`` is the dataset's name in messages.
 
     Raises:
         SettingsError: Naming what does not.

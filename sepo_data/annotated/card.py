@@ -1,7 +1,7 @@
-"""The dataset card: YAML that the Hub accepts, and a page that says how the dataset was made.
+"""The dataset card: YAML that the Hub accepts, and a page about how the dataset was made.
 
 Licence and language are carried over from the source's card, never invented. The
-short facts stand in the custom ``sepo:`` block, all of them in the manifest.
+short facts are in the custom ``sepo:`` block, all of them in the manifest.
 """
 
 from typing import Any
@@ -38,11 +38,11 @@ def render_card(manifest: Manifest) -> str:
 def markdown_templates(
     package: str, undefined: type[jinja2.Undefined] = jinja2.StrictUndefined
 ) -> jinja2.Environment:
-    """The card templates in a package.
+    """The environment of a package's card templates.
 
     Args:
-        package: Where they lie.
-        undefined: What becomes of a name that is not given.
+        package: Where the templates are.
+        undefined: How to handle a name that is not given.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package, "."),
@@ -50,20 +50,20 @@ def markdown_templates(
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown: names go through `code`, and no text of a row ever reaches it
+        autoescape=False,  # Markdown: names pass through `code`, and no text of a row is ever rendered
     )
     environment.filters["code"] = code
     return environment
 
 
 def yaml_header(metadata: dict[str, Any]) -> str:
-    """The YAML of a card, readable where that is exact: of a line break U+0085 it would make a blank."""
+    """The YAML of a card, in readable style where that is exact: it would turn U+0085 into a blank."""
     readable = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
     return readable if yaml.safe_load(readable) == metadata else yaml.safe_dump(metadata, sort_keys=False)
 
 
 def code(text: object) -> str:
-    """A code span on one line that keeps a table's cell whole, whatever stands in it.
+    """A one-line code span that is safe in a table cell, whatever its content.
 
     Example:
         >>> code("a|`b`")
@@ -87,7 +87,7 @@ def _metadata(manifest: Manifest) -> dict[str, Any]:
         "configs": [
             {
                 "config_name": "default",
-                # `datasets` caches a local folder under its name and this entry: without something of the
+                # `datasets` caches a local folder under its name and this entry: without something from the
                 # content it would show the rows of an earlier dataset in a folder of the same name
                 "description": f"sha256 of the data files' sha256: {_content_hash(manifest)}",
                 "data_files": [{"split": scored.split, "path": f"data/{scored.split}-*.parquet"}],

@@ -1,8 +1,8 @@
-"""Dataclasses from JSON that may come from anywhere: their annotations are what is checked.
+"""Dataclasses from untrusted JSON, checked against their type annotations.
 
 A field may be text, a flag, a number, a dataclass, ``None``, a list or a mapping of these, a choice of
-literals, or ``Annotated`` with a `Check`. A field with a default may be missing or null; what no field
-names is ignored, so that a newer minor version can be read.
+literals, or ``Annotated`` with a `Check`. A field with a default may be missing or null; unknown keys
+are ignored, so that a newer minor version can be read.
 """
 
 import re
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 class NotAsItMustBeError(Exception):
-    """One line: the place in the JSON, what stands there, what must."""
+    """One line: the place in the JSON, the value found, what was expected."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What a value must be.
+    """A condition on a value.
 
     Attributes:
-        words: For the message.
-        holds: Whether a value, of any type, is it.
+        words: The condition, for the message.
+        holds: Whether a value, of any type, meets it.
     """
 
     words: str
@@ -35,24 +35,24 @@ class Check:
 
 
 def matching(words: str, pattern: re.Pattern[str]) -> Check:
-    """A text that a pattern matches whole."""
+    """A text that fully matches a pattern."""
     return Check(words, lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None)
 
 
-# 2**53 is what every JSON reader keeps
+# every JSON reader keeps integers up to 2**53
 Count = Annotated[int, Check("a whole number", lambda value: type(value) is int and 0 <= value < 2**53)]
 
 
 def from_json(kind: type[T], value: object, place: str = "") -> T:
-    """Make a dataclass of a JSON object.
+    """Make a dataclass from a JSON object.
 
     Args:
         kind: The dataclass.
         value: What `json.loads` returned.
-        place: Where it stands in a larger object, for the message.
+        place: Its place in a larger object, for the message.
 
     Raises:
-        NotAsItMustBeError: Naming the first value that is not as it must be.
+        NotAsItMustBeError: Naming the first invalid value.
     """
     if not isinstance(value, Mapping):
         raise NotAsItMustBeError(f"{place or 'it'} is {_shown(value)}, it must be an object")

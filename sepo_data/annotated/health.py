@@ -1,8 +1,8 @@
-"""How good the oracle was on this data: figures that say whether the rewards are worth training on.
+"""How good the oracle was on this data: metrics that tell whether the rewards are worth training on.
 
 DPO's implicit rewards are guaranteed in their sum only and generalise badly out of
 distribution (arXiv 2409.03650), so every run measures them: does the sum order the
-pairs as people did, does it follow length, do the selected tokens carry the reward?
+pairs like the labels, does it track length, do the selected tokens carry the reward?
 """
 
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ from ..schema import SIDES
 
 Numbers = npt.NDArray[np.float64]
 
-# Below these a run warns. One half is what tossing a coin gives, and 0.01 nats a token
-# is what a checkpoint that was hardly trained gives.
+# Below these a run warns. A coin toss gives one half, and a barely trained checkpoint
+# 0.01 nats per token.
 WEAK_ACCURACY = 0.55
 WEAK_REWARD = 0.01
 LENGTH_BIAS = 0.8
@@ -33,7 +33,7 @@ class SideHealth:
         selected: Share of them that are selected.
         reward_carried: Share of the sum of |reward| that the selected tokens carry.
         eos_selected: Share of the selected tokens that end a turn.
-        truncated: Responses without an end of turn: cut at the maximum length, or where they were made.
+        truncated: Responses without an end of turn: cut at the maximum length, or at generation.
     """
 
     tokens: int
@@ -71,7 +71,7 @@ class Health:
     rejected: SideHealth
 
     def warnings(self) -> list[str]:
-        """What a user should know before paying for training."""
+        """Warnings to read before training."""
         found = []
         if self.accuracy < 1 - WEAK_ACCURACY:
             found.append(
@@ -80,14 +80,14 @@ class Health:
             )
         elif self.accuracy < WEAK_ACCURACY:
             found.append(
-                f"the oracle orders {self.accuracy:.0%} of the pairs as the data does, about what chance "
-                "gives. Use an oracle trained on data like this before you train on these masks."
+                f"the oracle orders {self.accuracy:.0%} of the pairs like the labels, which is about "
+                "chance. Use an oracle trained on data like this before you train on these masks."
             )
         for name in SIDES:
             truncated = getattr(self, name).truncated
             if truncated > MUCH_TRUNCATED * self.pairs:
                 found.append(
-                    f"{truncated:,} of {self.pairs:,} {name} responses were cut, and nothing behind the cut "
+                    f"{truncated:,} of {self.pairs:,} {name} responses were cut, and nothing after the cut "
                     "has a reward. If the dataset has them whole, raise `max_length`, or use models with a "
                     "longer context."
                 )
@@ -98,7 +98,7 @@ class Health:
             )
         if abs(self.length_correlation) > LENGTH_BIAS:
             found.append(
-                f"the rewards follow length (correlation {self.length_correlation:+.2f}): the oracle may "
+                f"the rewards track length (correlation {self.length_correlation:+.2f}): the oracle may "
                 "judge little else. Compare its accuracy with that of judging by length alone."
             )
         return found
@@ -106,7 +106,7 @@ class Health:
 
 @dataclass
 class HealthMeter:
-    """Adds up the figures batch by batch, so that memory does not grow with the data."""
+    """Adds up the metrics batch by batch, in constant memory."""
 
     pairs: int = 0
     right: int = 0

@@ -1,7 +1,7 @@
-"""The manifest of an annotated dataset: everything that made it. Reading it is checking it.
+"""The manifest of an annotated dataset: everything that made it. Reading it checks it.
 
-It may come from anywhere, so nothing in it is believed before its type is checked, and what becomes
-a part of a path can lead nowhere else.
+It is untrusted: nothing in it is used before its type is checked, and no path in it can leave
+the folder.
 """
 
 import json
@@ -28,7 +28,7 @@ DataFile = Annotated[str, matching("like data/train-*.parquet", _DATA_FILE)]
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model.
+    """The facts about a model.
 
     Attributes:
         name: Name on the Hub, or of the folder, without its parents.
@@ -43,7 +43,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class ModelRevision:
-    """What decides on a model's numbers: revisions, not the names of folders; ``base`` for an adapter."""
+    """What determines a model's outputs: revisions, not folder names; ``base`` for an adapter."""
 
     revision: str
     base: str | None
@@ -55,12 +55,12 @@ class ScoredRows:
 
     Attributes:
         revision: Commit on the Hub, or ``sha256:…`` of the local content.
-        config: Configuration, of a dataset that has several.
+        config: Configuration, if the dataset has several.
         split: Which split.
         rows: How many rows of it.
         columns: Where the source keeps its pair.
-        pairs: What pairs were made of, or by which columns, if the source does not name chosen and rejected.
-        part: The split as it was asked for, if it is not a whole one.
+        pairs: How pairs were made, or from which columns, if the source has no chosen and rejected.
+        part: The split as requested, if it is not a whole one.
     """
 
     revision: str
@@ -94,11 +94,11 @@ class SourceRecord:
 
     Attributes:
         name: Hub id, or the name of the file or folder without its parents.
-        config: Configuration, of a dataset that has several.
+        config: Configuration, if the dataset has several.
         on_hub: Whether it is on the Hub.
         card: What a derived dataset keeps of its card.
         restricted: Private or gated on the Hub.
-        repairs: What was changed in its texts and how often.
+        repairs: What was changed in its texts, with counts.
     """
 
     name: str
@@ -111,7 +111,7 @@ class SourceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What is known of a run before its first row; see `docs/dataset_format.md`."""
+    """The facts about a run before its first row; see `docs/dataset_format.md`."""
 
     schema_version: str
     sepo_version: str
@@ -129,7 +129,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows of the source, those annotated, those dropped by reason, and what happened how often."""
+    """Counts: rows of the source, annotated, dropped by reason, and notes."""
 
     rows: Count
     annotated: Count
@@ -149,7 +149,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Origin:
-    """The annotated dataset whose rewards were selected from again.
+    """The annotated dataset whose rewards were reselected.
 
     Attributes:
         name: Hub id, or the name of the folder without its parents.
@@ -176,12 +176,12 @@ class Manifest(RunRecord):
     reselected_from: Origin | None = None
 
     def warnings(self) -> list[str]:
-        """What a user should know before paying for training."""
+        """Warnings to read before training."""
         of_precision = self.precision.warnings(self.scoring.dtype) if self.precision is not None else []
         return [*self.health.warnings(), *of_precision]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON; without an origin, where there is none."""
+        """Plain JSON, without an empty origin."""
         stored = super().as_dict()
         origin = stored.pop("reselected_from")
         if self.reselected_from is None:
@@ -198,7 +198,7 @@ def completed(record: RunRecord, **finished: Any) -> Manifest:
 
 
 def check_content(folder: Path, manifest: Manifest) -> None:
-    """Make sure that the data files are those that the manifest describes.
+    """Check that the data files match the manifest.
 
     Raises:
         SchemaError: Naming the first one that is not.
@@ -213,18 +213,17 @@ def check_content(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path, name: str) -> Manifest:
-    """The manifest of an annotated dataset; ``name`` is what a message calls the folder.
+    """The manifest of an annotated dataset; ``name`` is the folder's name in messages.
 
     Raises:
-        SchemaError: If there is none, or of a version that this sepo cannot read, or something in it is not
-            as it must be.
+        SchemaError: If it is missing, of a version that this sepo cannot read, or invalid.
     """
     try:
         manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
         version = manifest["schema_version"]
     except FileNotFoundError as error:
         problem = f"not an annotated dataset (no {MANIFEST_NAME})"
-        raise SchemaError(f"{name}: {problem}. Make one of it with sepo-annotate.") from error
+        raise SchemaError(f"{name}: {problem}. Annotate it with sepo-annotate first.") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         problem = f"{MANIFEST_NAME} has no schema version ({line_of(error)})"
         raise SchemaError(f"{name}: {problem}. Annotate again, or copy it again.") from error

@@ -1,8 +1,8 @@
 """Talk to the Hugging Face Hub: push a dataset or a model in one commit, load a dataset, find revisions.
 
-The Hub answers 429, 409, 412 and 5xx now and then, drops connections, and at times does what it was
-asked while the answer is lost. So every call is repeated until it succeeds or cannot, and each try looks
-at the Hub anew: what a lost answer has done is not done again. No torch, no models.
+The Hub answers 429, 409, 412 and 5xx now and then, drops connections, and sometimes executes a
+request whose response is lost. So every call is repeated until it succeeds or cannot, and each try checks
+the state of the Hub: a request whose response was lost is not repeated. No torch, no models.
 """
 
 import logging
@@ -48,7 +48,7 @@ class Annotated:
 
 
 def load_annotated(name_or_folder: str, *, revision: str | None = None) -> "datasets.DatasetDict":
-    """Load an annotated dataset and check that it keeps the contract.
+    """Load an annotated dataset and check its contract.
 
     Args:
         name_or_folder: A folder of ``sepo-annotate``, or a name on the Hub; a folder wins.
@@ -58,8 +58,8 @@ def load_annotated(name_or_folder: str, *, revision: str | None = None) -> "data
         Its splits by name.
 
     Raises:
-        SchemaError: If it is not an annotated dataset, of an unknown version, or breaks the contract; or
-            if a folder is not of this revision.
+        SchemaError: If it is not an annotated dataset, has an unknown version, or violates the contract; or
+            if a folder has another revision.
         HubError: If the Hub does not have it, or cannot be reached.
     """
     return open_annotated(name_or_folder, revision=revision).splits
@@ -76,14 +76,14 @@ def open_annotated(name_or_folder: str, *, revision: str | None = None) -> Annot
         lambda cause: source_error("datasets/", name_or_folder, commit, cause, HubError),
     )
     manifest = read_manifest(folder, name_or_folder)
-    # datasets would go by the card, and serve the rows of before from its cache
+    # datasets goes by the card, and would serve the old rows from its cache
     check_content(folder, manifest)
     try:
         _check_card(datasets.load_dataset_builder(str(folder)).config.data_files, folder)
         splits = datasets.load_dataset(str(folder))
     except SchemaError:
         raise
-    except Exception as error:  # datasets lets through whatever its readers raise
+    except Exception as error:  # datasets does not wrap the exceptions of its readers
         raise SchemaError(f"{name_or_folder}: cannot be read: {line_of(error)}.") from error
     validate(splits)
     name = name_of(local) if local else name_or_folder
@@ -91,23 +91,23 @@ def open_annotated(name_or_folder: str, *, revision: str | None = None) -> Annot
 
 
 def _check_card(data_files: Mapping[str, Sequence[str]], folder: Path) -> None:
-    """Its YAML says what ``datasets`` reads: nothing that is not in the folder."""
+    """Check that the card's YAML, which ``datasets`` follows, names only files in the folder."""
     for path in paths_outside(chain.from_iterable(data_files.values()), f"{folder.absolute()}/"):
         raise SchemaError(f"{folder / 'README.md'} names {path}, which is not in the folder. Correct it.")
 
 
 def annotated_revision(name_or_folder: str, revision: str | None = None) -> str:
-    """What exactly an annotated dataset's name stands for now, to load the same one again later.
+    """The current revision of an annotated dataset, to load exactly the same one later.
 
     Args:
         name_or_folder: As for `load_annotated`.
         revision: Branch, tag or commit on the Hub; for a folder, what this function has returned for it.
 
     Returns:
-        The commit on the Hub, or ``sha256:…`` of a folder's manifest, which holds the hashes of its data.
+        The commit on the Hub, or ``sha256:…`` of a folder's manifest, which contains the hashes of its data.
 
     Raises:
-        SchemaError: If a folder holds no annotated dataset, or another one than ``revision``.
+        SchemaError: If a folder is not an annotated dataset, or not of this ``revision``.
         HubError: If the Hub does not have it, or cannot be reached.
     """
     folder = _local_folder(name_or_folder)
@@ -125,7 +125,7 @@ def annotated_revision(name_or_folder: str, revision: str | None = None) -> str:
 
 
 def _local_folder(name_or_folder: str) -> Path | None:
-    """The folder that is meant; None for a name on the Hub."""
+    """The folder; None for a name on the Hub."""
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         return folder.resolve()
@@ -144,5 +144,5 @@ def _download(name: str, commit: str) -> Path:
     def download(*patterns: str) -> Path:
         return Path(snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=[*patterns]))
 
-    read_manifest(download(MANIFEST_NAME), name)  # before gigabytes of something else arrive
+    read_manifest(download(MANIFEST_NAME), name)  # before downloading gigabytes of something else
     return download(MANIFEST_NAME, "README.md", "data/*")

@@ -1,7 +1,7 @@
-"""What computing in less than float32 does to a run's rewards and masks, measured on rows of its own.
+"""How computing in less than float32 changes a run's rewards and masks, measured on its own rows.
 
-A reward is a small difference of two nearly equal numbers, so rounding that no one would
-notice in a log-prob can decide which tokens are selected. A run in bfloat16, float16 or
+A reward is a small difference of two nearly equal numbers, so rounding that is negligible
+in a log-prob can decide which tokens are selected. A run in bfloat16, float16 or
 TF32 scores a few of its rows in float32 too. No models here.
 """
 
@@ -29,7 +29,7 @@ class Precision:
     overlap: float
 
     def warnings(self, dtype: str) -> list[str]:
-        """What a user should know before training on these masks; ``dtype`` is the run's setting."""
+        """A warning to read before training on these masks, or nothing; ``dtype`` is the run's setting."""
         if self.overlap >= ENOUGH_OVERLAP:
             return []
         exact = (
@@ -38,9 +38,9 @@ class Precision:
             else "Pass `dtype=float32`"
         )
         return [
-            f"{compute_dtype(dtype)} selects other tokens than float32 would: {self.overlap:.1%} are the "
-            f"same, since the rounding of a reward ({self.noise:.4f} nats) is large beside the rewards "
-            f"({self.reward_spread:.4f} nats). {exact}, or train the oracle longer."
+            f"{compute_dtype(dtype)} selects different tokens than float32: {self.overlap:.1%} are the "
+            f"same, since the rounding of a reward ({self.noise:.4f} nats) is large compared with the "
+            f"rewards ({self.reward_spread:.4f} nats). {exact}, or train the oracle longer."
         ]
 
     def as_dict(self) -> dict[str, object]:
@@ -49,5 +49,5 @@ class Precision:
 
 
 def compute_dtype(dtype: str) -> str:
-    """What a run that this module is asked about computes in: float32 is TF32 then."""
+    """The compute dtype of such a run; float32 means TF32 here."""
     return "TF32" if dtype == "float32" else dtype

@@ -1,4 +1,4 @@
-"""Push an annotated dataset to the Hub: which files go there, once the folder is finished and sound."""
+"""Push an annotated dataset to the Hub: check the folder, collect its files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,22 +24,22 @@ def push_annotated(
 ) -> str:
     """Push a finished folder of ``sepo-annotate``: data, card and manifest in one commit.
 
-    Data files of an earlier push that the folder does not have are deleted in the same commit. A folder
-    that is already there makes no second commit.
+    Data files of an earlier push that the folder no longer has are deleted in the same commit. Pushing an
+    unchanged folder makes no second commit.
 
     Args:
         folder: What ``sepo-annotate`` or ``sepo merge`` has written.
         repo_id: ``user/name`` or ``organization/name``; created if it does not exist.
-        private: Create it private, and refuse one that is public; so is done anyway if the source of the
+        private: Create it private, and refuse a public one; always done if the source of the
             dataset is private or gated.
         pictures: More files, by path in the repository; a card among them replaces the folder's.
 
     Returns:
-        The SHA of the commit that holds the folder, for ``load_annotated(repo_id, revision=sha)``.
+        The SHA of the commit with the folder, for ``load_annotated(repo_id, revision=sha)``.
 
     Raises:
         OutputError: If the folder is not finished.
-        SchemaError: If its data does not keep the contract of an annotated dataset.
+        SchemaError: If its data violates the contract of an annotated dataset.
         HubError: If the Hub refuses, or cannot be reached.
     """
     files = annotated_files(folder)
@@ -48,11 +48,11 @@ def push_annotated(
 
 
 def annotated_files(folder: Path) -> dict[str, Path]:
-    """What a push of an annotated dataset consists of, by path in the repository; work files stay behind.
+    """The files of a push of an annotated dataset, by path in the repository, without work files.
 
     Raises:
         OutputError: If the folder is not finished.
-        SchemaError: If its data does not keep the contract of an annotated dataset.
+        SchemaError: If its data violates the contract of an annotated dataset.
     """
     shards = sorted(folder.glob("data/*.parquet"))
     files = [*shards, folder / "README.md", folder / MANIFEST_NAME]

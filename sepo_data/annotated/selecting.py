@@ -1,4 +1,4 @@
-"""A rule on the tokens that an annotated dataset stores: its masks, made or checked without any model."""
+"""Apply a rule to the tokens stored in an annotated dataset, to make or check masks without models."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ def stored_rewards(annotation: Annotation) -> npt.NDArray[np.float64]:
 
 
 def with_end(values: npt.NDArray[Any], end: float | bool | None) -> npt.NDArray[Any]:
-    """The values of a response's tokens and, if there is one, that of the token that ends the turn."""
+    """The values of a response's tokens and, if there is one, of the token that ends the turn."""
     return values if end is None else np.append(values, end)
 
 
@@ -35,12 +35,12 @@ def rule_masks(
     selection: SelectionRule,
     numbers: Sequence[int],
 ) -> list[Mask]:
-    """What a rule selects in every row.
+    """The masks of a rule, row by row.
 
     Args:
         table: Rows of an annotated dataset.
         side: Which responses.
-        token_rewards: Their rewards, as `stored_rewards` gives them, ``(T,)`` a row.
+        token_rewards: Their rewards from `stored_rewards`, ``(T,)`` per row.
         selection: The rule, with cutoffs if it needs any.
         numbers: The rows' numbers in the dataset's source, on which ``random`` depends.
 
@@ -83,12 +83,12 @@ def stored_cutoffs(tables: Iterable[pa.Table], selection: SelectionRule) -> Cuto
 
 
 def source_rows(made: Manifest, kept: int, name: str) -> npt.NDArray[np.int64]:
-    """Numbers of the dataset's rows in its source: the rule ``random`` draws by them.
+    """Numbers of the dataset's rows in its source, which seed the rule ``random``.
 
     Args:
         made: The dataset's manifest.
         kept: How many rows it has.
-        name: What a message calls it.
+        name: Its name in messages.
 
     Raises:
         SchemaError: If the manifest does not fit the rows.

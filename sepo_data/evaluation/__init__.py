@@ -1,1 +1,1 @@
-"""What can be said of a policy without a judge: on preference pairs, and on answers that it samples."""
+"""Measure a policy without a judge: on preference pairs and on sampled answers."""

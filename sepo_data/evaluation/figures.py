@@ -1,7 +1,7 @@
 """The figures of an evaluation, and the arithmetic that makes them: no models here.
 
 DPO's implicit reward of a response is the log-ratio of policy and reference (arXiv 2305.18290), SimPO's
-is the policy's log-prob per token (arXiv 2405.14734). Both are asked whether they order pairs as people did.
+is the policy's log-prob per token (arXiv 2405.14734). Both are checked for ordering pairs like the labels.
 """
 
 import math
@@ -22,7 +22,7 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class WinRate:
-    """How often one beats another, and Wilson's 95% interval of it.
+    """A win rate with Wilson's 95% interval.
 
     Attributes:
         rate: Wins and half of the ties, over all.
@@ -39,7 +39,7 @@ class WinRate:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many pairs are ordered as people did; a tie counts half.
+    """Share of pairs ordered like the labels; a tie counts half.
 
     Attributes:
         pairs: How many there are.
@@ -126,13 +126,13 @@ def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> WinRate:
 
 
 def is_degenerate(token_ids: npt.NDArray[np.integer]) -> bool:
-    """Whether an answer is empty, or goes round in circles.
+    """Whether an answer is empty or repeats itself.
 
     Args:
         token_ids: Of the answer, ``(T,)``.
 
     Returns:
-        True without tokens, or if more than half of its 4-grams were there before.
+        True without tokens, or if more than half of its 4-grams are repetitions.
 
     Example:
         >>> is_degenerate(np.array([5, 6] * 10)), is_degenerate(np.arange(20))

@@ -15,15 +15,15 @@ class EvaluateSettings(DatasetSpec):
         by: Column whose values the accuracies are broken down by.
         limit: The first pairs only.
         samples: How many prompts, evenly spread, to sample answers to; 0: none.
-        max_new_tokens: Most tokens of a sampled answer.
+        max_new_tokens: Maximum tokens of a sampled answer.
         temperature: To sample at; the KL divergence is that of the policy at 1.
         batch_size: Answers at once.
         seed: For sampling.
-        max_length: Most tokens of prompt and response of a pair.
+        max_length: Maximum tokens of prompt and response of a pair.
         dtype: What the models compute in.
         device: ``auto``, or a torch device.
-        allow_pickle: Open weights that are pickles, which can run code.
-        trust_remote_code: Run Python code that comes with a model.
+        allow_pickle: Load pickled weights, which can run code.
+        trust_remote_code: Run Python code shipped with a model.
     """
 
     by: str | None = None
@@ -40,10 +40,10 @@ class EvaluateSettings(DatasetSpec):
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Refuse invalid settings.
 
         Raises:
-            SettingsError: Naming the setting, its value and what it may be.
+            SettingsError: Naming the setting, its value and the valid ones.
         """
         for name, least in (("limit", 1), ("samples", 0), ("max_new_tokens", 1), ("batch_size", 1)):
             value = getattr(self, name)

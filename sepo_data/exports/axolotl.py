@@ -1,4 +1,4 @@
-"""Axolotl: the chosen responses, tokenised, with labels for their key tokens only.
+"""Axolotl: the tokenised chosen responses, with labels for their key tokens only.
 
 Source: axolotl 0.19.0, ``utils/data/wrappers.py``: a dataset with these three columns is taken as tokenised.
 """
@@ -28,7 +28,7 @@ RECIPE = """
 
 
 def records(pair: ProjectedPair) -> list[Record]:
-    """One row a pair: its chosen response."""
+    """One row per pair: its chosen response."""
     return [sequence(pair.chosen)]
 
 

@@ -29,7 +29,7 @@ RECIPE = """
 
 
 def records(row: SelectedText) -> list[Record]:
-    """One row a pair: its prompt, which does not train, and its chosen response."""
+    """One row per pair: its prompt, which does not train, and its chosen response."""
     context = [
         {"role": turn["role"], "content": turn["content"], "train": False, "train_detail": None}
         for turn in row.prompt

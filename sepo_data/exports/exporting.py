@@ -1,4 +1,4 @@
-"""An annotated dataset written as another trainer reads it, with a card that says how to train.
+"""Write an annotated dataset in another trainer's format, with a card that explains how to train.
 
 Rewards are projected and tokens selected as in training; memory holds one range of rows.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def export(dataset: str, settings: ExportSettings) -> ExportReport:
-    """Write an annotated dataset in the shape that another trainer reads.
+    """Write an annotated dataset in the format of another trainer.
 
     Args:
         dataset: Annotated dataset, Hub id or folder.

@@ -41,7 +41,7 @@ RECIPE = """
 
 
 def records(pair: ProjectedPair) -> list[Record]:
-    """One row a pair."""
+    """One row per pair."""
     sides = (("chosen", pair.chosen), ("rejected", pair.rejected))
     columns = {f"{name}_{key}": value for name, side in sides for key, value in sequence(side).items()}
     return [{**columns, **dict.fromkeys(MEDIA)}]

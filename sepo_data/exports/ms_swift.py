@@ -18,7 +18,7 @@ RECIPE = """
 
 
 def records(pair: ProjectedPair) -> list[Record]:
-    """One row a pair: its chosen response."""
+    """One row per pair: its chosen response."""
     content = {
         "token_ids": pair.chosen.input_ids.tolist(),
         "loss_scale": token_weights(pair.chosen).tolist(),

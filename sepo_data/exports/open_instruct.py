@@ -19,7 +19,7 @@ RECIPE = """
 
 
 def records(pair: ProjectedPair) -> list[Record]:
-    """One row a pair."""
+    """One row per pair."""
     sides = (("chosen", pair.chosen), ("rejected", pair.rejected))
     return [{f"{name}_{key}": value for name, side in sides for key, value in sequence(side).items()}]
 

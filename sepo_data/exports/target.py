@@ -1,4 +1,4 @@
-"""What a target of an export is, and what several of them share."""
+"""The definition of an export target, and helpers shared by several."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,14 +21,14 @@ IDS, MASK = pa.list_(pa.int32()), pa.list_(pa.int8())
 
 @dataclass(frozen=True)
 class Target(Generic[RowT]):
-    """A shape that a trainer reads.
+    """The format of a trainer.
 
     Attributes:
         records: What is written of a row: of a `ProjectedPair`, or of a `SelectedText` where the trainer
             tokenises itself.
         file: Where the records go, in the exported folder.
         schema: Their columns; None for JSON lines.
-        weighted: Whether they can hold weights, or masks only.
+        weighted: Whether they support weights, or only masks.
         recipe: How to train from them: Markdown, in which ``$DATA`` is the file, ``$MODEL`` the policy and
             ``$LENGTH`` the most tokens of a sequence.
         adds_bos: Whether the trainer itself puts the tokenizer's BOS in front.
@@ -58,7 +58,7 @@ class SelectedText:
 
 
 def without_bos(side: ProjectedSide, bos_ids: tuple[int, ...]) -> ProjectedSide:
-    """The response in its context, without these ids where it begins with them."""
+    """The response in its context, without these ids if it begins with them."""
     count = len(bos_ids)
     if not count or tuple(side.input_ids[:count].tolist()) != bos_ids:
         return side

@@ -34,13 +34,13 @@ class ExportSettings:
         output: A new folder.
         tokenizer: The policy's, Hub id or folder; None for a target that tokenises itself.
         revision: Branch, tag or commit of a dataset on the Hub.
-        change: What is to be selected otherwise than in the dataset.
+        change: Changes to the dataset's selection.
         projection: As in `ProjectionSettings`.
-        weights: As in `ProjectionSettings`; ``mask`` only, where the target holds no weights.
-        max_length: Most tokens of prompt and response together.
+        weights: As in `ProjectionSettings`; ``mask`` only, if the target does not support weights.
+        max_length: Maximum tokens of prompt and response together.
         chat_template: A Jinja file for the tokenizer; True: its own, or for messages a default one;
             False: none.
-        trust_remote_code: Run Python code that comes with a tokenizer.
+        trust_remote_code: Run Python code shipped with a tokenizer.
     """
 
     target: str
@@ -55,10 +55,10 @@ class ExportSettings:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Refuse invalid settings.
 
         Raises:
-            SettingsError: Naming the setting, its value and what it may be.
+            SettingsError: Naming the setting, its value and the valid ones.
         """
         names = [*TOKEN_TARGETS, *TEXT_TARGETS]
         if self.target not in names:
@@ -80,11 +80,11 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What came of an export.
+    """The result of an export.
 
     Attributes:
         output: The folder.
-        data: What the trainer is to be pointed at.
+        data: The path for the trainer.
         rows: Rows of the dataset.
         records: Records written.
         dropped: Rows left out, by reason.

@@ -41,7 +41,7 @@ RECIPE = """
 
 
 def records(pair: ProjectedPair) -> list[Record]:
-    """Two rows a pair."""
+    """Two rows per pair."""
     return [_datum(pair.chosen), _datum(pair.rejected)]
 
 

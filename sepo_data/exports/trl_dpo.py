@@ -33,7 +33,7 @@ RECIPE = """
 
 
 def records(pair: ProjectedPair) -> list[Record]:
-    """One row a pair; what both sequences begin with, up to the responses, is the prompt."""
+    """One row per pair; the common beginning of both sequences, up to the responses, is the prompt."""
     length = min(int(pair.chosen.positions[0]), int(pair.rejected.positions[0]))
     differ = np.flatnonzero(pair.chosen.input_ids[:length] != pair.rejected.input_ids[:length])
     prompt = int(differ[0]) if differ.size else length

@@ -21,7 +21,7 @@ RECIPE = """
 
 
 def records(pair: ProjectedPair) -> list[Record]:
-    """One row a pair: its chosen response."""
+    """One row per pair: its chosen response."""
     return [{"input_ids": pair.chosen.input_ids.tolist(), "labels": labels(pair.chosen)}]
 
 

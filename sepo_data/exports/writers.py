@@ -1,4 +1,4 @@
-"""Records to files, one range after the other, so that memory does not grow with the data."""
+"""Write records to files, one range after the other, in constant memory."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ def write_records(records: Iterator[Record], output: Path, target: Target) -> tu
     """Write a target's records into a folder.
 
     Returns:
-        What the trainer is to be pointed at, and how many records it holds.
+        The path for the trainer, and the number of records.
     """
     data = output / target.file
     data.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ def generate(
 ) -> int:
     """Answer a benchmark's questions.
 
-    The same call goes on where an earlier one stopped.
+    The same call resumes where an earlier one stopped.
 
     Args:
         model: Hub id or folder; with a server, what it calls the model.

@@ -20,7 +20,7 @@ class GenerateSettings:
         server: Address of a server that speaks OpenAI's chat protocol; None: in this process.
         temperature: Of questions whose benchmark says none.
         top_p: Sample from the most likely tokens that have this probability together.
-        max_new_tokens: Most tokens of an answer.
+        max_new_tokens: Maximum tokens of an answer.
         seed: For sampling.
         batch_size: Questions in a chunk, answered at once.
         limit: The first questions only.
@@ -28,8 +28,8 @@ class GenerateSettings:
         device: ``auto``, or a torch device.
         chat_template: As in training.
         revision: Branch, tag or commit of a model on the Hub.
-        allow_pickle: Open weights that are pickles.
-        trust_remote_code: Run Python code that comes with a model.
+        allow_pickle: Load pickled weights.
+        trust_remote_code: Run Python code shipped with a model.
     """
 
     prompts: Path
@@ -51,10 +51,10 @@ class GenerateSettings:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Refuse invalid settings.
 
         Raises:
-            SettingsError: Naming the setting, its value and what it may be.
+            SettingsError: Naming the setting, its value and the valid ones.
         """
         for name, known in (("format", FORMATS), ("dtype", DTYPES)):
             if getattr(self, name) not in known:

@@ -1,7 +1,7 @@
-"""Ask the Hugging Face Hub for commits, files and cards, and try again where that helps.
+"""Ask the Hugging Face Hub for commits, files and cards, with retries.
 
-The Hub answers 429, 409, 412 and 5xx now and then, drops connections, and at times does what it was
-asked while the answer is lost. So every call is repeated until it succeeds or cannot. No datasets or
+The Hub answers 429, 409, 412 and 5xx now and then, drops connections, and sometimes executes a
+request whose response is lost. So every call is repeated until it succeeds or cannot. No datasets or
 models of ours here.
 """
 
@@ -28,7 +28,7 @@ BACKOFF_S = 1.0  # before the second try, then doubled; the client waits inside 
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What the Hub says of a dataset: its commit, who may see it, and the YAML of its card."""
+    """Facts about a dataset on the Hub: its commit, visibility, and the YAML of its card."""
 
     revision: str
     private: bool
@@ -37,7 +37,7 @@ class SourceFacts:
 
 
 def dataset_revision(name: str, revision: str | None) -> SourceFacts:
-    """Find the commit behind a dataset's name, and what its card says at that commit.
+    """Find the commit of a dataset's name and revision, and its card at that commit.
 
     Raises:
         PreferenceError: If there is no such dataset or revision, or the token may not see it.
@@ -55,7 +55,7 @@ def dataset_revision(name: str, revision: str | None) -> SourceFacts:
 
 
 def model_revision(name: str, revision: str | None) -> str:
-    """Find the commit behind a model's name; with HF_HUB_OFFLINE, the one in the cache.
+    """Find the commit of a model's name and revision; with HF_HUB_OFFLINE, the one in the cache.
 
     Raises:
         ModelError: If there is no such model or revision, or the token may not see it.
@@ -92,7 +92,7 @@ def model_files(name: str, commit: str, telling: Sequence[str]) -> frozenset[str
 
 
 def commit_of(name: str, repo_type: str, revision: str | None) -> str:
-    """The commit that a revision stands for now; with HF_HUB_OFFLINE, the one in the cache. One try."""
+    """The current commit of a revision; with HF_HUB_OFFLINE, the one in the cache. One try."""
     api = HfApi()
     try:
         return str(api.repo_info(name, repo_type=repo_type, revision=revision).sha)
@@ -107,19 +107,19 @@ def _card(name: str, sha: str) -> dict[str, Any]:
         return {}
     try:
         return metadata_load(path) or {}
-    except Exception as error:  # whatever the YAML parser raises
+    except Exception as error:  # YAML parsers raise many types
         log.warning("%s: the YAML of its card cannot be read (%s); it is left out.", name, line_of(error))
         return {}
 
 
 def with_retries(call: Callable[[], T], error_of: Callable[[BaseException], SepoError]) -> T:
-    """Call until it succeeds; what cannot succeed, or has failed `TRIES` times, becomes one line."""
+    """Call until it succeeds; permanent failures, or `TRIES` failures in a row, raise an error."""
     for tried in range(1, TRIES + 1):
         try:
             return call()
         except SepoError:
             raise
-        except Exception as error:  # the clients let through what HTTP, JSON, files and Xet raise
+        except Exception as error:  # the clients do not wrap exceptions of HTTP, JSON, files and Xet
             cause = cause_of(error)
             if tried == TRIES or not is_transient(cause):
                 raise error_of(cause) from error

@@ -1,7 +1,7 @@
 """What the Hub's failures mean: whether to try again, how long to wait, and the line for the user.
 
-The clients wrap answers in errors of their own, and let through what HTTP, JSON, files and Xet raise;
-here is the one place that knows them. No request is made here.
+The clients wrap responses in their own errors, and pass on those of HTTP, JSON, files and Xet;
+only this module knows them. No request is made here.
 """
 
 import json
@@ -24,12 +24,12 @@ from ..errors import HubError, SepoError, first_line
 
 LONGEST_WAIT_S = 300.0  # the Hub counts requests in windows of five minutes
 
-# An answer that is no JSON is the error page of a gateway.
+# A response that is not JSON is the error page of a gateway.
 NO_ANSWER = (httpx.TransportError, ConnectionError, TimeoutError, json.JSONDecodeError)
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The answer, or the lack of one, behind what the clients have wrapped around it."""
+    """The HTTP response, or its absence, inside the clients' exceptions."""
     link: BaseException | None = error
     while link is not None and not isinstance(link, (HfHubHTTPError, *NO_ANSWER)):
         link = link.__cause__ or link.__context__
@@ -49,7 +49,7 @@ def is_transient(cause: BaseException) -> bool:
 
 
 def retry_after_s(cause: BaseException) -> float:
-    """How long the Hub has asked to wait, by either of its headers."""
+    """How long the Hub asks to wait, from either of its headers."""
     if not isinstance(cause, HfHubHTTPError):
         return 0.0
     headers = cause.response.headers
@@ -61,7 +61,7 @@ def retry_after_s(cause: BaseException) -> float:
 
 
 def push_error(repo_id: str, cause: BaseException) -> SepoError:
-    """Why a push cannot work."""
+    """The error for a failed push."""
     status = _status(cause)
     if isinstance(cause, LocalTokenNotFoundError):
         return HubError("no Hugging Face token to push with. Log in with `hf auth login`, or set HF_TOKEN.")
@@ -86,7 +86,7 @@ def page_of(prefix: str, name: str) -> str:
 def source_error(
     prefix: str, name: str, revision: str | None, cause: BaseException, kind: type[SepoError]
 ) -> SepoError:
-    """Why a dataset (``prefix`` "datasets/") or a model (no prefix) cannot be read."""
+    """The error for an unreadable dataset (``prefix`` "datasets/") or model (no prefix)."""
     if isinstance(cause, GatedRepoError):
         page = page_of(prefix, name)
         return kind(f"{name}: access is restricted. Ask for it at {page}, then log in with `hf auth login`.")
@@ -106,7 +106,7 @@ def _no_answer(name: str, cause: BaseException) -> SepoError:
         return HubError(f"{name}: no folder here, and HF_HUB_OFFLINE is set. Check the path, or unset it.")
     if isinstance(cause, httpx.LocalProtocolError) and "Bearer" in str(cause):
         return HubError(
-            "the Hugging Face token holds a character that no token has. Log in with `hf auth login`, or "
+            "the Hugging Face token contains an invalid character. Log in with `hf auth login`, or "
             "correct HF_TOKEN."
         )
     if is_transient(cause):

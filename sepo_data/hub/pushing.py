@@ -1,6 +1,6 @@
-"""Push files to the Hub in one commit, after making sure that they may go there.
+"""Push files to the Hub in one commit, after checking that this is allowed.
 
-Each try looks at the Hub anew: what a lost answer has done is not done again.
+Each try checks the state of the Hub: a commit whose response was lost is not repeated.
 """
 
 from collections.abc import Iterable
@@ -23,12 +23,12 @@ ANYBODYS = {".gitattributes", "README.md", "LICENSE"}
 
 @dataclass(frozen=True)
 class Artifact:
-    """A kind of folder that is pushed.
+    """A kind of folder to push.
 
     Attributes:
         repo_type: What it is on the Hub.
-        marker: The file that every push of it holds: a repository without it is somebody else's.
-        replaced: Patterns of the files that a later push deletes if it no longer has them; ``*`` stays
+        marker: The file in every push of this kind; a repository without it belongs to something else.
+        replaced: Patterns of files that a later push deletes if it no longer has them; ``*`` stays
             within one folder.
         commit_message: The title of its commits.
     """
@@ -40,7 +40,7 @@ class Artifact:
 
 
 def check_push_target(repo_id: str, artifact: Artifact, *, private: bool) -> None:
-    """Make sure that a push can work, before any work is done for it; creates the repository.
+    """Check that a push can work, before any work is done; creates the repository.
 
     Args:
         repo_id: ``user/name`` or ``organization/name``.
@@ -66,26 +66,26 @@ def push_files(files: dict[str, Path], repo_id: str, artifact: Artifact, *, priv
 def _open_target(repo_id: str, artifact: Artifact, *, private: bool) -> None:
     api, repo_type = HfApi(), artifact.repo_type
     api.whoami()
-    # None, not False: an organization may create everything private unless it is told otherwise
+    # None, not False: an organization may default to private
     api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
-    try:  # create_repo is content with a repository that is somebody else's
+    try:  # create_repo accepts an existing repository of somebody else
         api.auth_check(repo_id, repo_type=repo_type, write=True)
     except HfHubHTTPError as error:
-        if error.response.status_code != 404:  # a mirror that does not know this question
+        if error.response.status_code != 404:  # a mirror without this endpoint
             raise
     info = api.repo_info(repo_id, repo_type=repo_type)
     if private and not info.private:
-        raise HubError(f"{repo_id}: is public, you asked for private. Change its settings, or the name.")
+        raise HubError(f"{repo_id}: is public, you asked for private. Change that, or push to another name.")
     refuse_foreign(repo_id, artifact, _paths(info))
 
 
 def _commit(files: dict[str, Path], repo_id: str, artifact: Artifact) -> str:
-    """One try. Operations are made anew: they remember what the Hub had when they were first used."""
+    """One try. Operations are rebuilt each time: they remember the Hub's state of their first use."""
     api = HfApi()
     info = api.repo_info(repo_id, repo_type=artifact.repo_type)
     additions = [CommitOperationAdd(path, local) for path, local in files.items()]
     deletions = [CommitOperationDelete(path) for path in stale_files(artifact, _paths(info), files)]
-    commit = api.create_commit(  # with nothing to change it makes no commit and returns the head
+    commit = api.create_commit(  # without changes it makes no commit and returns the head
         repo_id,
         [*additions, *deletions],
         commit_message=artifact.commit_message,
@@ -100,18 +100,18 @@ def _paths(info: Any) -> set[str]:
 
 
 def refuse_foreign(repo_id: str, artifact: Artifact, paths: set[str]) -> None:
-    """Make sure that a repository is empty, or holds what sepo has pushed.
+    """Check that a repository is empty or was pushed by sepo.
 
     Raises:
         HubError: If a push would replace something else.
     """
     strange = paths - ANYBODYS
     if strange and artifact.marker not in paths:
-        raise HubError(f"{repo_id}: holds {min(strange)}, which sepo did not write. Push to another name.")
+        raise HubError(f"{repo_id}: contains {min(strange)}, which sepo did not write. Push to another name.")
 
 
 def stale_files(artifact: Artifact, on_hub: set[str], pushed: Iterable[str]) -> list[str]:
-    """Files of an earlier push that this one has to delete; what others have added stays."""
+    """Files of an earlier push that this one deletes; files added by others stay."""
     return sorted(
         path for path in on_hub - set(pushed) if any(_matches(path, pattern) for pattern in artifact.replaced)
     )
@@ -122,5 +122,5 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def sorted_by_path(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
-    """Files by their path in the repository, which is that below the folder."""
+    """Files by their path in the repository, relative to the folder."""
     return {path.relative_to(folder).as_posix(): path for path in files}

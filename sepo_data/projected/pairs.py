@@ -1,10 +1,10 @@
 """Annotated rows on the tokens of a policy, whatever its tokenizer.
 
-Reading, rendering and encoding are those of annotation (`pairs.encode_pairs`), so that a
-policy with the oracle's tokenizer sees the oracle's tokens and, with the same settings,
-its rewards and masks bit for bit. For any other the rewards are projected (`projection`)
-and the key tokens selected again among its own tokens, or the oracle's selection is
-carried over. The end of a turn goes to the end of the turn only.
+Reading, rendering and encoding are those of annotation (`pairs.encode_pairs`), so a
+policy with the oracle's tokenizer gets the oracle's tokens and, with the same settings,
+its rewards and masks bit for bit. For other tokenizers, rewards are projected (`projection`)
+and key tokens selected again among the policy's tokens, or the oracle's selection is
+projected. The end of a turn goes to the end of the turn only.
 """
 
 from collections.abc import Mapping
@@ -45,12 +45,12 @@ class ProjectedSide:
     """One response on the policy's tokens: ``T`` of them, and ``n = T + 1`` with the end of the turn.
 
     Attributes:
-        input_ids: Prompt and response, ``(S,)``, cut behind the last position.
-        positions: Where the tokens stand in ``input_ids``, ``(n,)``: the response's ``T`` and, if it
+        input_ids: Prompt and response, ``(S,)``, cut after the last position.
+        positions: Positions of the tokens in ``input_ids``, ``(n,)``: the response's ``T`` and, if it
             was reached, the token that ends the turn.
         token_ids: Ids of the response's tokens, ``(T,)``.
-        pieces: The texts that they are in, most often one.
-        token_start: First code point of each in those texts, one behind the other, ``(T,)``.
+        pieces: The texts that they are in, usually one.
+        token_start: First code point of each in the concatenated texts, ``(T,)``.
         token_end: One past the last code point, ``(T,)``.
         token_rewards: Projected rewards in nats, ``(T,)``; NaN where the oracle saw nothing.
         token_mask: Which of them are selected, ``(T,)``.
@@ -58,7 +58,7 @@ class ProjectedSide:
             None if ``max_length`` cuts it off here.
         eos_mask: Whether it is selected; None if it is cut off.
         weights: Weight of each position in the loss, 0 or more, ``(n,)``; 0 where not selected.
-        dropped_reward: Sum of |reward| of what ``max_length`` cuts off here, or the template leaves out.
+        dropped_reward: Sum of |reward| that ``max_length`` cuts off here, or the template leaves out.
     """
 
     input_ids: Ids
@@ -84,12 +84,12 @@ class ProjectedPair(Sides[ProjectedSide]):
 
 @dataclass(frozen=True)
 class ProjectedRows:
-    """What became of a range of annotated rows.
+    """The result of projecting a range of annotated rows.
 
     Attributes:
         pairs: Those that can be trained on, in the dataset's order.
         dropped: The other rows.
-        counts: How often something happened that a user should know, by description.
+        counts: Counts of things a user should know, by description.
     """
 
     pairs: list[ProjectedPair]
@@ -100,7 +100,7 @@ class ProjectedRows:
 def project_rows(
     rows: "datasets.Dataset", encoder: ResponseEncoder, settings: ProjectionSettings, lo: int, hi: int
 ) -> ProjectedRows:
-    """Put the annotated rows ``lo`` to ``hi`` on a policy's tokens.
+    """Project the annotated rows ``lo`` to ``hi`` onto a policy's tokens.
 
     Args:
         rows: One split of an annotated dataset.
@@ -136,7 +136,7 @@ def project_row(
     row_number: int = 0,
     chat_template: bool = True,
 ) -> ProjectedPair:
-    """Put one annotated row on a policy's tokens.
+    """Project one annotated row onto a policy's tokens.
 
     Args:
         row: A row of an annotated dataset.
@@ -150,7 +150,7 @@ def project_row(
 
     Raises:
         PreferenceError: If the row cannot be used, with the reason.
-        SchemaError: If it does not keep the contract of an annotated dataset.
+        SchemaError: If it violates the contract of an annotated dataset.
         TokenizerError: If the tokenizer reports no character offsets, or renders no messages.
 
     Example:
@@ -162,7 +162,7 @@ def project_row(
 
     table = _one_row(row)
     encoder = _encoder(tokenizer, chat_template, f"{tokenizer!r}{tokenizer.chat_template}")
-    rows = datasets.Dataset(table, fingerprint="row")  # to hash it takes longer
+    rows = datasets.Dataset(table, fingerprint="row")  # hashing it takes longer
     columns = annotated_columns(table.column_names)
     encoded = encode_pairs(rows, columns, encoder, settings.max_length, 0, 1, settings.reasoning)
     (annotation,) = read_annotations(table)
@@ -227,7 +227,7 @@ def _selected(
     row: int,
     settings: ProjectionSettings,
 ) -> Mask:
-    """The mask of the response's tokens and of its end; nothing is selected where nothing is known."""
+    """The mask of the response's tokens and of its end; unknown tokens are never selected."""
     if settings.projection == "majority":
         covered = project_mask(annotation.token_mask, annotation.bounds, bounds)
         return np.append(covered, float(annotation.eos_mask or False))[: rewards.size] >= 0.5
@@ -264,7 +264,7 @@ def _one_row(row: Mapping[str, Any]) -> pa.Table:
             field.name: pa.array([row[field.name]], field.type) for field in fields if field.name in row
         }
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise SchemaError(f"not a row of an annotated dataset: {error}. Give one as it is loaded.") from error
+        raise SchemaError(f"not a row of an annotated dataset: {error}. Pass a row as loaded.") from error
     table = pa.table(arrays)
     validate(table)
     return table

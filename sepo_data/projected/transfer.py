@@ -1,9 +1,9 @@
-"""What of an annotation arrives on a policy's tokens: figures to read before paying for training.
+"""How much of an annotation survives on a policy's tokens: metrics to read before training.
 
-Whole tokens of the oracle carry over exactly; where the policy's are finer, their
-rewards are a guess, an even one. So every policy with its own vocabulary is measured:
-how its tokens lie on the oracle's, how much of the text that the oracle's selection
-marks is still selected, what is cut, unknown or lost.
+Whole tokens of the oracle are projected exactly; where the policy's tokens are finer, their
+rewards are guessed as even shares. So every policy with another vocabulary is measured:
+how its tokens relate to the oracle's, how much of the text selected by the oracle
+is still selected, and what is cut, unknown or lost.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ CHUNK_ROWS = 500
 # Beyond these a run warns. At a ratio of 0.3 chance keeps 30% of the text; 93 to 99% was kept on English and
 # 62 to 91% on Chinese (docs/measured_transfer.md), the least where the policy's tokens are much coarser.
 LOW_RECALL = 0.7
-MANY_UNKNOWN = 0.01  # an unknown token stands for any text: vocabularies that cover a text have none at all
+MANY_UNKNOWN = 0.01  # an unknown token can stand for any text: vocabularies that cover a text produce none
 MUCH_CUT = 0.10  # the end of a response carries less than a tenth of its reward only if a tenth is cut
 MANY_LOST = 0.05
 
@@ -40,7 +40,7 @@ MANY_LOST = 0.05
 class SideTransfer:
     """Figures of the chosen or the rejected responses.
 
-    The four shares of how tokens lie are of those with a reward, without the ends of turns.
+    The four shares of token relations count tokens with a reward, without the ends of turns.
 
     Attributes:
         tokens: The policy's tokens, the ends of turns included.
@@ -53,7 +53,7 @@ class SideTransfer:
         precision: Share of the characters in the policy's selection that are in the dataset's.
         iou: Characters in both selections over those in either.
         reward_cut: Share of the sum of |reward| that the maximum length cuts off here.
-        without_reward: Share of the tokens behind the place where the oracle was cut.
+        without_reward: Share of the tokens after the place where the oracle was cut.
         unknown: Share of the response's tokens that are the unknown token; None where there is none.
     """
 
@@ -79,7 +79,7 @@ class Transfer(Sides[SideTransfer]):
         rows: Annotated rows.
         pairs: Those that can be trained on.
         dropped: How many of the others, by reason.
-        random: Whether the policy's selection is random, so that its recall says nothing.
+        random: Whether the policy's selection is random, so its recall is meaningless.
     """
 
     rows: int = field(kw_only=True)
@@ -100,10 +100,10 @@ class Transfer(Sides[SideTransfer]):
         )
 
     def warnings(self, *, by_policy: bool = False) -> list[str]:
-        """What a user should know before paying for training.
+        """Warnings to read before training.
 
         Args:
-            by_policy: The policy's context is what cuts, not ``max_length``.
+            by_policy: The policy's context cuts, not ``max_length``.
         """
         found = []
         for name, side in self.items():
@@ -112,24 +112,24 @@ class Transfer(Sides[SideTransfer]):
                 found.append(
                     f"{name}: the policy's selection and the dataset's share {kept:.0%} of their text. "
                     f"{side.merged:.0%} of the policy's tokens merge several of the oracle's (exact, but a "
-                    f"coarser choice), {side.split + side.crossing:.0%} cut one (a guess). Compare "
-                    "`projection=sum` with `projection=majority`, or take an oracle whose tokens are more "
-                    "like these."
+                    f"coarser choice), {side.split + side.crossing:.0%} split one (a guess). Compare "
+                    "`projection=sum` with `projection=majority`, or use an oracle with a more similar "
+                    "vocabulary."
                 )
             if side.unknown is not None and side.unknown > MANY_UNKNOWN:
                 found.append(
                     f"{name}: {side.unknown:.1%} of the policy's tokens are its unknown token: it cannot "
-                    "read this text. Use a policy whose vocabulary covers it."
+                    "represent this text. Use a policy whose vocabulary covers it."
                 )
             if side.reward_cut > MUCH_CUT:
                 found.append(
                     f"{name}: {side.reward_cut:.0%} of the |reward| is cut off. "
-                    + ("Use a policy that reads more." if by_policy else "Raise `max_length`.")
+                    + ("Use a policy with a longer context." if by_policy else "Raise `max_length`.")
                 )
             if side.without_reward > MUCH_CUT:
                 found.append(
                     f"{name}: {side.without_reward:.0%} of the tokens have no reward, because the annotation "
-                    "was cut there. Annotate with a longer `max_length`."
+                    "was cut there. Annotate with a larger `max_length`."
                 )
         if self.rows - self.pairs > MANY_LOST * self.rows:
             found.append(
@@ -147,7 +147,7 @@ _SUMS = (  # what is added up for a side, in this order
 
 @dataclass
 class TransferMeter:
-    """Adds up the figures batch by batch, so that memory does not grow with the data.
+    """Adds up the metrics batch by batch, in constant memory.
 
     Attributes:
         settings: As given to `policy_rows.project_rows`.
@@ -193,13 +193,13 @@ def transfer_report(
     settings: ProjectionSettings,
     on_rows: Callable[[ProjectedRows], object] = lambda rows: None,
 ) -> Transfer:
-    """Project a whole annotated dataset onto a policy's tokens, and measure what arrives.
+    """Project a whole annotated dataset onto a policy's tokens, and measure what survives.
 
     Args:
         rows: One split of an annotated dataset.
         encoder: The policy's tokenizer, from `encoding.response_encoder`.
         settings: How to project and select.
-        on_rows: Told what became of the rows, chunk by chunk.
+        on_rows: Called with the result of each chunk of rows.
 
     Raises:
         TokenizerError: If the tokenizer cannot serve this dataset at all.

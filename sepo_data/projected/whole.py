@@ -1,4 +1,4 @@
-"""What a selection has to know of the whole dataset before it selects in the first row."""
+"""What a selection needs to know about the whole dataset before selecting in its first row."""
 
 import logging
 from dataclasses import replace
@@ -25,13 +25,13 @@ ROWS_AT_ONCE = 500
 def settled(
     rows: "datasets.Dataset", name: str, encoder: ResponseEncoder, settings: ProjectionSettings
 ) -> ProjectionSettings:
-    """The settings with the cutoffs of ``global`` at the policy's own tokens, and groups that do occur.
+    """The settings with the cutoffs of ``global`` at the policy's own tokens, once all groups are found.
 
-    ``global`` projects the dataset once more for it, in memory that does not grow.
+    ``global`` projects the dataset once more for it, in constant memory.
 
     Args:
         rows: One split of an annotated dataset.
-        name: What messages call it.
+        name: The dataset's name in messages.
         encoder: The policy's tokenizer, from `encoding.response_encoder`.
         settings: How to project and select.
 

@@ -1,4 +1,4 @@
-"""The reward that a share of all tokens reaches, found in one pass and in memory that does not grow.
+"""The reward that a share of all tokens reaches, found in one pass and in constant memory.
 
 Rewards are float32, whose bits, read as whole numbers, have the order of the values. So they are
 counted by their leading 22 bits: sign, exponent and 13 bits of the mantissa, a bin of 2**-13 of its value.
@@ -48,7 +48,7 @@ class RewardCounts:
         """
         from_top = np.cumsum(self.counts[::-1])
         if not from_top[-1]:
-            raise SelectionError("no token may be selected. Filter fewer of them.")
+            raise SelectionError("no token may be selected. Exclude fewer tokens.")
         wanted = tokens_in_share(ratio, from_top[-1])
         return _lower_end(self.counts.size - 1 - int(np.searchsorted(from_top, wanted)))
 

@@ -1,4 +1,4 @@
-"""A ratio of its own for groups of rows: more of the tokens of maths, fewer of chat."""
+"""Separate ratios for groups of rows: more of the tokens of maths, fewer of chat."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class RatioBy:
     ratios: dict[str, float]
 
     def __post_init__(self) -> None:
-        """Refuse shares that are none.
+        """Refuse invalid shares.
 
         Raises:
             SelectionError: Naming the group.
@@ -33,7 +33,7 @@ class RatioBy:
         """Read ``column=value:ratio,value:ratio``.
 
         Raises:
-            SettingsError: If it is something else.
+            SettingsError: If the text has another form.
             SelectionError: If a ratio is out of range.
 
         Example:
@@ -53,7 +53,7 @@ class RatioBy:
         return cls(column.strip(), ratios)
 
     def check_groups(self, values: Iterable[object], name: str) -> None:
-        """Make sure that every group occurs; ``name`` is what a message calls the dataset.
+        """Check that every group occurs; ``name`` is the dataset's name in messages.
 
         Raises:
             SettingsError: Naming the first that does not, and some that do.

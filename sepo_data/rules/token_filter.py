@@ -29,7 +29,7 @@ class TokenFilter:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what is no regular expression.
+        """Refuse invalid regular expressions.
 
         Raises:
             SettingsError: Naming it.
@@ -40,11 +40,11 @@ class TokenFilter:
             except re.error as error:
                 problem = f'"{pattern}" is neither a token id nor a regular expression ({error})'
                 raise SettingsError(
-                    rf"{problem}. To match it as it stands, put \ before its signs."
+                    rf"{problem}. To match it literally, escape special characters with \."
                 ) from error
 
     def __bool__(self) -> bool:
-        """Whether it says anything."""
+        """Whether it filters anything."""
         return bool(self.include or self.exclude)
 
     def allows(self, texts: Sequence[str], token_ids: Ids | None) -> npt.NDArray[np.bool_]:
@@ -74,7 +74,7 @@ def _matching(entries: tuple[str, ...], texts: Sequence[str], token_ids: Ids | N
         return matching
     if token_ids is None:
         raise SettingsError(
-            f"token id {min(ids)} means nothing here, where no tokenizer is known. Write a regular "
+            f"token id {min(ids)} has no meaning here, where no tokenizer is known. Use a regular "
             "expression for its text."
         )
     return matching | np.isin(token_ids, list(ids))

@@ -1,8 +1,8 @@
-"""What a selected token counts for in the loss, and what a pair counts for, as functions of the rewards.
+"""Weights of selected tokens and of pairs in the loss, as functions of the rewards.
 
 ``tis`` and ``tgdpo`` are formulae of other methods, whose losses are weighted sums: in SePO's weighted
-mean only the ratios of weights matter, so constant factors drop out. With selection ``all`` they weigh
-every token, as the papers do.
+mean only relative weights matter, so constant factors drop out. With selection ``all`` they weight
+every token, as in the papers.
 """
 
 from typing import Literal, get_args
@@ -25,7 +25,7 @@ Numbers = npt.NDArray[np.float64]
 def weigh_tokens(
     token_rewards: npt.ArrayLike, mask: npt.NDArray[np.bool_], weights: Weights, *, highest: bool
 ) -> npt.NDArray[np.float32]:
-    """Weigh the selected tokens of one response by the formula with this name.
+    """Weight the selected tokens of one response by the formula with this name.
 
     Args:
         token_rewards: Rewards of one response's tokens, in nats, ``(T,)``; NaN = unknown.
@@ -34,8 +34,8 @@ def weigh_tokens(
         highest: True for chosen responses, False for rejected ones.
 
     Returns:
-        Weights of 0 or more, ``(T,)``; 0 for tokens that are not selected, and but for ``mask`` for those
-        that are unknown.
+        Weights of 0 or more, ``(T,)``; 0 for tokens that are not selected and, except with ``mask``, for
+        unknown ones.
 
     Raises:
         SettingsError: If the formula is unknown.
@@ -55,7 +55,7 @@ def weigh_tokens(
 
 
 def reward_weights(rewards: Numbers, sign: float) -> Numbers:
-    """How far the oracle is behind a token; ``sign`` is 1 for chosen, -1 for rejected responses.
+    """How strongly the oracle supports a token; ``sign`` is 1 for chosen, -1 for rejected responses.
 
     With a log-ratio ``r`` of oracle to reference, ``sigmoid(r)`` is the probability that
     of the two the oracle wrote the token: p_oracle / (p_oracle + p_ref).
@@ -78,7 +78,7 @@ def tgdpo_weights(rewards: Numbers, sign: float) -> Numbers:
 
     Source:
         TGDPO, arXiv 2506.14574. Below 0, for rewards beyond 20 nats against their side, it is 0 here:
-        a weighted mean knows no negative weights.
+        a weighted mean cannot have negative weights.
     """
     return np.maximum(0, 1 + sign * TGDPO_ALPHA * DPO_BETA * rewards)
 
@@ -105,7 +105,7 @@ PAIR_WEIGHTS: tuple[PairWeight, ...] = get_args(PairWeight)
 
 
 def margin_weight(chosen_reward: float, rejected_reward: float) -> float:
-    """What a pair counts for: the probability that the oracle gives to its label.
+    """The weight of a pair: the probability that the oracle gives to its label.
 
     Args:
         chosen_reward: Sum of the chosen response's rewards, in nats.

@@ -1,8 +1,8 @@
-"""The pending chunks of a run, scored and written.
+"""Score and write the pending chunks of a run.
 
-Beside the scoring of a chunk the one before is written and the next one tokenised. Models
-that memory does not hold together go one after the other: the oracle's log-probs of all
-chunks are kept beside the chunks until the reference has been through them, too.
+While a chunk is scored, the previous one is written and the next one tokenised. If memory
+cannot hold both models, they run one after the other: the oracle's log-probs of all
+chunks are kept next to the chunks until the reference has scored them, too.
 """
 
 import logging
@@ -38,13 +38,13 @@ ORACLE_PART = "oracle"
 
 @dataclass(frozen=True)
 class Work:
-    """What the steps below share.
+    """State shared by the steps below.
 
     Attributes:
         job: What is scored, with what.
         run: Where it goes.
         schema: Of the dataset.
-        own: This process's chunks, those that are done included.
+        own: This process's chunks, including finished ones.
         progress: Told how far it is.
         stop: Asked after every chunk.
         checks: Of chunks that were compared with plain forwards.
@@ -70,7 +70,7 @@ class Work:
         score: Callable[[Chunk, EncodedPairs], T],
         finish: Callable[[Chunk, EncodedPairs, T], None],
     ) -> bool:
-        """Score chunks here, tokenise and finish them beside it; False if asked to stop before the last."""
+        """Score chunks here, tokenise and finish them in threads; False if stopped before the last."""
         with ThreadPoolExecutor(max_workers=1) as beside:
             following = beside.submit(self.encode, pending[0])
             written: Future[None] | None = None
@@ -89,7 +89,7 @@ class Work:
         return done == len(pending)
 
     def start(self, pending: Sequence[Chunk], half_done: Sequence[Chunk] = ()) -> None:
-        """Tell the progress what there is to do."""
+        """Report the total work."""
         rows, left, half = (sum(hi - lo for lo, hi in chunks) for chunks in (self.own, pending, half_done))
         self.progress.start(rows, rows - left + half // 2)
 
@@ -100,7 +100,7 @@ class Work:
         return encode_pairs(job.source.rows, job.columns, job.encoder, job.max_length, *chunk, reasoning)
 
     def on_share(self, chunk: Chunk, encoded: EncodedPairs, share: float = 1.0) -> Callable[[float], None]:
-        """Reports shares of a chunk's work, which is itself a share of the chunk's."""
+        """Reports progress within a part of a chunk's work."""
         rows = share * (chunk[1] - chunk[0])
         if not encoded.pairs:
             self.progress.advance(rows)
@@ -108,13 +108,13 @@ class Work:
 
 
 def annotate_chunks(work: Work, pending: Sequence[Chunk]) -> bool:
-    """Score, select and write the pending chunks; False if asked to stop before the last one.
+    """Score, select and write the pending chunks; False if stopped before the last one.
 
     Raises:
         SepoError: One of its children, see `errors`.
     """
     job, how, in_turn = work.job, work.job.loading, work.job.in_turn
-    # rows of the first chunk, whoever does it: the manifest does not depend on who did what
+    # rows of the first chunk, in every process: the manifest must not depend on who did what
     checked = work.encode(pending[0]).pairs[:PRECISION_PAIRS] if pending[0][0] == 0 and how.rounds else []
     exact = None
     if checked and (in_turn or how.dtype != "float32"):
@@ -123,7 +123,7 @@ def annotate_chunks(work: Work, pending: Sequence[Chunk]) -> bool:
         return _oracle_then_ref(work, pending, partial(_finish, work, exact))
     models = load_pair(job.facts, how)
     work.start(pending)
-    if checked and how.dtype == "float32":  # what computes in TF32 can do better
+    if checked and how.dtype == "float32":  # TF32 can be switched off
         exact = score_rows(models.exact(), checked, job.settings.batch_tokens)
 
     def score(chunk: Chunk, encoded: EncodedPairs) -> Scores:
@@ -140,7 +140,7 @@ def _finish(work: Work, exact: Scores | None, chunk: Chunk, encoded: EncodedPair
     notes: dict[str, Any] = {"dropped": encoded.dropped, "counts": encoded.counts}
     if exact is not None and chunk[0] == 0:
         notes["precision"] = compare(encoded.pairs, exact, scored, work.job.settings.selection).as_dict()
-    ends = chunk[0] == 0 or chunk[1] == work.run.rows  # whoever does them: the manifest does not depend on it
+    ends = chunk[0] == 0 or chunk[1] == work.run.rows  # in every process: the manifest must not depend on it
     if ends and (check := work.checks.get(chunk)):
         notes["self_check"] = check.largest
     write_chunk(work.run, *chunk, table, notes)
@@ -149,7 +149,7 @@ def _finish(work: Work, exact: Scores | None, chunk: Chunk, encoded: EncodedPair
 def _oracle_then_ref(
     work: Work, pending: Sequence[Chunk], finish: Callable[[Chunk, EncodedPairs, Scores], None]
 ) -> bool:
-    """Both models over all pending chunks, one after the other; False if asked to stop before the end."""
+    """Run both models over all pending chunks, one after the other; False if stopped before the end."""
     run, batch_tokens = work.run, work.job.settings.batch_tokens
     by_oracle = [chunk for chunk in pending if not is_done(run, *chunk, part=ORACLE_PART)]
     work.start(pending, half_done=[chunk for chunk in pending if chunk not in by_oracle])
@@ -162,7 +162,7 @@ def _oracle_then_ref(
         try:
             kept, _ = read_chunk(run, *chunk, part=ORACLE_PART)
         except OutputError:
-            if is_finished(run) or is_done(run, *chunk):  # by another worker, which has cleared up behind it
+            if is_finished(run) or is_done(run, *chunk):  # by another worker, which has cleaned up
                 return
             raise
         oracle_logps = Sides.of(lambda side: [row.values.to_numpy() for row in kept[side]])

@@ -1,10 +1,10 @@
-"""Exactly-once work: what a run is, and its finished chunks.
+"""Exactly-once work: the identity of a run, and its finished chunks.
 
-A run is the facts that change its numbers. Work goes in chunks of rows with their
-global range in the name, written aside and renamed when complete, so a finished
-name means done: a killed run repeats at most the chunk in hand and the one being written,
-and two workers on one chunk write the same bytes. A chunk begins with the hash of the rest
-of it, so one that was damaged since counts as not done.
+A run is identified by the facts that determine its numbers. Rows are processed in chunks with their
+global range in the name, written to a temporary file and renamed when complete, so a final
+name means done: a killed run repeats at most the current chunk and the one being written,
+and two workers on one chunk write the same bytes. A chunk begins with the hash of its
+rest, so a damaged one counts as missing.
 """
 
 import contextlib
@@ -37,8 +37,8 @@ class Run:
     """One annotation run and its folder.
 
     Attributes:
-        output: The folder that becomes the dataset.
-        record: Facts of the run. ``scoring`` and ``selection`` make its identity; the rest is for the card.
+        output: The folder of the dataset.
+        record: Facts of the run. ``scoring`` and ``selection`` are its identity; the rest is for the card.
     """
 
     output: Path
@@ -51,12 +51,12 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the numbers, see `fingerprint`."""
+        """Identity of the rewards, see `fingerprint`."""
         return fingerprint(asdict(self.record.scoring))
 
     @property
     def identity(self) -> bytes:
-        """What a chunk must have been made for: its numbers and its masks."""
+        """What identifies a chunk's run: its numbers and its masks."""
         return fingerprint(_identity(self.record)).encode()
 
     @property
@@ -75,62 +75,62 @@ class Run:
 
 
 def fingerprint(scoring: dict[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of everything that changes numbers."""
+    """SHA-256 of the canonical JSON of everything that determines the rewards."""
     canonical = json.dumps(scoring, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def open_run(output: Path, record: RunRecord) -> Run:
-    """Begin a run in a folder, or take up the one that was begun there.
+    """Begin a run in a folder, or resume the one begun there.
 
     Args:
-        output: The folder; made if it is missing.
+        output: The folder; created if missing.
         record: Facts of this run.
 
     Returns:
-        The run with the record that stands in the folder.
+        The run with the record in the folder.
 
     Raises:
-        OutputError: If the folder cannot be written, holds something else, or
-            holds a run that differs in what makes its identity.
+        OutputError: If the folder cannot be written, or contains something else or
+            a run with another identity.
     """
     run = Run(output, record)
     found = read_record(output)
     if found is None:
         with writing(output):
             if output.is_dir() and any(path.name != "_work" for path in output.iterdir()):
-                raise OutputError(f"{output} is not empty and holds no run of sepo. Choose another `output`.")
+                raise OutputError(f"{output} is not empty and no run of sepo. Choose another `output`.")
             run.work.mkdir(parents=True, exist_ok=True)
             with (
                 contextlib.suppress(FileExistsError),
                 renamed(run.work / "run.json", replace=False) as partial,
             ):
                 partial.write_bytes(json_bytes(record.as_dict()))
-        found = read_record(output)  # another worker may have been first, with another run
+        found = read_record(output)  # another worker may have begun another run first
     assert found is not None
     _refuse_other_run(run, found)
     if is_finished(run):  # a kill between the manifest and the end of a merge leaves chunks behind
         clear_work(run)
         return Run(output, found)
-    if _facts(found) != _facts(record):  # what is not identity, like a licence, may change until the end
+    if _facts(found) != _facts(record):  # other facts, like a licence, may change until the end
         try:
             with writing(output):
                 write_atomically(run.work / "run.json", json_bytes(record.as_dict()))
         except OutputError:
-            if not is_finished(run):  # else another worker has just made the dataset
+            if not is_finished(run):  # else another worker has just assembled the dataset
                 raise
     return run
 
 
 def _facts(record: RunRecord) -> dict[str, Any]:
-    """Without the versions of what computes: nodes differ in them, and the first one's stay."""
+    """Without library versions: nodes may differ in them, and the first one's are kept."""
     return {
         key: value for key, value in record.as_dict().items() if key not in ("environment", "sepo_version")
     }
 
 
 def _identity(record: RunRecord) -> dict[str, Any]:
-    """What makes a run: everything that changes numbers or masks."""
+    """The identity of a run: everything that determines rewards or masks."""
     facts = record.as_dict()
     return {part: facts[part] for part in ("scoring", "selection")}
 
@@ -139,10 +139,10 @@ def read_record(output: Path) -> RunRecord | None:
     """The record of the run in a folder, a `Manifest` if it is finished; None if there is none."""
     finished = (output / MANIFEST_NAME, Manifest)
     begun = (output / "_work" / "run.json", RunRecord)
-    for path, kind in (finished, begun, finished):  # another worker may be done between the first two looks
+    for path, kind in (finished, begun, finished):  # another worker may finish between the two checks
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-            json_bytes(stored)  # a lone surrogate could not be written again
+            json_bytes(stored)  # a lone surrogate could not be written back
             return from_json(kind, stored)
         except (FileNotFoundError, NotADirectoryError):
             continue
@@ -159,8 +159,8 @@ def is_finished(run: Run) -> bool:
 def clear_work(run: Run) -> None:
     """Remove the chunks of a finished run.
 
-    Other workers may still be writing or removing there: each does this as its last step,
-    so the last one finds nothing in its way.
+    Other workers may still be writing or removing there; each does this as its last step,
+    so the last one succeeds.
     """
     for _ in range(10):
         shutil.rmtree(run.work, ignore_errors=True)
@@ -169,7 +169,7 @@ def clear_work(run: Run) -> None:
 
 
 def chunk_ranges(num_rows: int, shard: tuple[int, int] = (0, 1)) -> list[tuple[int, int]]:
-    """The half-open row ranges of one shard's chunks, on a grid that no shard count changes.
+    """The half-open row ranges of one shard's chunks, on a grid independent of the number of shards.
 
     Example:
         >>> chunk_ranges(600), chunk_ranges(600, (1, 2))
@@ -182,12 +182,12 @@ def chunk_ranges(num_rows: int, shard: tuple[int, int] = (0, 1)) -> list[tuple[i
 
 
 def missing_chunks(run: Run) -> list[tuple[int, int]]:
-    """The chunks of the whole run that nobody has written yet."""
+    """The chunks of the whole run that are not written yet."""
     return [chunk for chunk in chunk_ranges(run.rows) if not run.chunk(*chunk).is_file()]
 
 
 def is_done(run: Run, lo: int, hi: int, part: str = "rows") -> bool:
-    """Whether a chunk is written whole; a damaged one counts as not done and is written again."""
+    """Whether a chunk is complete; a damaged one counts as missing and is written again."""
     try:
         read_chunk(run, lo, hi, part)
     except OutputError:
@@ -198,14 +198,14 @@ def is_done(run: Run, lo: int, hi: int, part: str = "rows") -> bool:
 def write_chunk(
     run: Run, lo: int, hi: int, table: pa.Table, notes: dict[str, Any], part: str = "rows"
 ) -> None:
-    """Write the annotated rows of one chunk, whole or not at all.
+    """Write the annotated rows of one chunk atomically.
 
     Args:
         run: The run.
         lo: First source row.
         hi: One past the last source row.
         table: The rows that could be annotated, in the final columns.
-        notes: What happened to the others, plain JSON; kept in the file's footer.
+        notes: What happened to the others, as plain JSON in the file's footer.
         part: Names the file, see `Run.chunk`.
 
     Raises:
@@ -220,12 +220,12 @@ def write_chunk(
         with writing(run.output):
             write_atomically(path, hashlib.sha256(content).digest(), content)
     except OutputError:
-        if not is_finished(run):  # else another worker had this chunk too, and has merged the run
+        if not is_finished(run):  # else another worker also had this chunk and has merged the run
             raise
 
 
 def read_chunk(run: Run, lo: int, hi: int, part: str = "rows") -> tuple[pa.Table, dict[str, Any]]:
-    """What `write_chunk` wrote: the rows of a chunk, and its notes.
+    """Read the rows of a chunk and its notes, as written by `write_chunk`.
 
     Raises:
         OutputError: If the chunk is missing, damaged, or another run's.
@@ -238,16 +238,16 @@ def read_chunk(run: Run, lo: int, hi: int, part: str = "rows") -> tuple[pa.Table
     digest, rest = content[:_DIGEST_BYTES], memoryview(content)[_DIGEST_BYTES:]
     if hashlib.sha256(rest).digest() != digest:
         raise OutputError(
-            f"{path} is damaged. The command of its shard, or one without `shard`, makes it anew."
+            f"{path} is damaged. The command of its shard, or one without `shard`, scores it again."
         )
     try:
         table = pq.read_table(pa.BufferReader(pa.py_buffer(rest)))
         footer = table.schema.metadata or {}
         notes = dict(json.loads(footer.get(_NOTES_KEY, b"")))
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-        raise OutputError(f"{path} is no chunk ({first_line(error)}). Delete it and run again.") from error
+        raise OutputError(f"{path} is not a chunk ({first_line(error)}). Delete it and run again.") from error
     if footer.get(_IDENTITY_KEY) != run.identity + path.name.encode():
-        raise OutputError(f"{path} is not what was written there. Delete it and run again.")
+        raise OutputError(f"{path} was changed. Delete it and run again.")
     return table.replace_schema_metadata(None), notes
 
 

@@ -1,4 +1,4 @@
-"""An annotation before weights are loaded: what is scored, with what, and everything that can be wrong."""
+"""An annotation before weights are loaded: what to score, with what, and all checks."""
 
 import logging
 from collections import Counter
@@ -32,7 +32,7 @@ FIRST_ROWS = 32
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that is settled before weights are loaded."""
+    """Everything that is decided before weights are loaded."""
 
     source: Source
     columns: PairColumns
@@ -58,7 +58,7 @@ class Job:
 
 
 def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> Job:
-    """Find out everything that can be wrong before weights are loaded.
+    """Check everything that can be wrong before weights are loaded.
 
     Raises:
         SepoError: One of its children, see `errors`.
@@ -72,7 +72,7 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
         source = replace(source, rows=source.rows.select(range(min(settings.limit, len(source.rows)))))
     if taken := sorted(annotation_columns().intersection(source.rows.column_names)):
         raise PreferenceError(
-            f"{dataset}: has columns of an annotated dataset already ({', '.join(taken)}). Remove them, or "
+            f"{dataset}: already has columns of an annotated dataset ({', '.join(taken)}). Remove them, or "
             "annotate the dataset that it was made from."
         )
     facts = describe_pair(
@@ -103,7 +103,7 @@ def output_schema(job: Job) -> pa.Schema:
 
 
 def _check_first_rows(job: Job) -> None:
-    """Refuse at once what would be wrong, or be refused by the template, in nearly every row."""
+    """Refuse early what would be wrong, or refused by the template, in nearly every row."""
     refused: list[Unusable] = []
     rendered = written = 0
     for content in job.source.rows.select(range(min(FIRST_ROWS, len(job.source.rows)))):

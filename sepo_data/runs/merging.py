@@ -1,7 +1,7 @@
-"""The chunks of a run to a dataset: data files, card and, last of all, the manifest.
+"""Turn the chunks of a run into a dataset: data files, card and, last, the manifest.
 
-The chunks have to tile the source's rows exactly. Memory holds one row group,
-however long the dataset.
+The chunks must tile the source's rows exactly. Memory holds one row group,
+however large the dataset.
 """
 
 from collections import Counter
@@ -39,9 +39,9 @@ MANY_ROWS, MANY_SHARDS = 50_000, 8  # readers share a streamed dataset by file
 
 
 def merge_run(output: Path) -> Manifest:
-    """Turn the chunks of a run, by however many workers, into the annotated dataset.
+    """Turn the chunks of all workers of a run into the annotated dataset.
 
-    A finished dataset is left as it is.
+    A finished dataset is left unchanged.
 
     Args:
         output: The folder of the run.
@@ -50,12 +50,12 @@ def merge_run(output: Path) -> Manifest:
         The dataset's manifest.
 
     Raises:
-        OutputError: If the folder holds no run, rows are missing (the message names
+        OutputError: If the folder contains no run, rows are missing (the message names
             them), a chunk is damaged, or no row could be annotated.
     """
     record = read_record(output)
     if record is None:
-        raise OutputError(f"{output} holds no run of sepo. Annotate into that folder first.")
+        raise OutputError(f"{output} contains no run of sepo. Annotate into that folder first.")
     run = Run(output, record)
     if isinstance(record, Manifest):
         clear_work(run)
@@ -65,7 +65,7 @@ def merge_run(output: Path) -> Manifest:
             if not is_finished(run):
                 return _merge(run)
     except OutputError:
-        if not is_finished(run):  # else another process has cleared the folder under the lock
+        if not is_finished(run):  # else another process has removed the lock's folder
             raise
     return merge_run(output)  # another process was faster
 
@@ -127,7 +127,7 @@ def _check_complete(run: Run) -> None:
 
 def _finish(run: Run, manifest: Manifest) -> None:
     written = {run.output / shard.file for shard in manifest.shards}
-    leftovers = {*(run.output / "data").iterdir(), *run.output.glob("*.tmp.*")}  # of runs that were killed
+    leftovers = {*(run.output / "data").iterdir(), *run.output.glob("*.tmp.*")}  # left by killed runs
     for path in leftovers - written:
         path.unlink()
     write_atomically(run.output / "README.md", render_card(manifest).encode())
@@ -184,7 +184,7 @@ def _rebatched(tables: Iterator[pa.Table], sizes: list[int]) -> Iterator[pa.Tabl
 
 
 def parquet_layout(schema: pa.Schema) -> dict[str, Any]:
-    """How columns lie in a file: spans climb in small steps, rewards share their exponents."""
+    """Column encodings: spans increase in small steps, rewards share their exponents."""
     encodings = {}
     for field in schema:
         if field.name in annotation_columns() and pa.types.is_list(field.type):

@@ -1,17 +1,17 @@
-"""How far a run is, for whoever wants to show it."""
+"""Progress of a run, for callers that show it."""
 
 
 class Progress:
-    """Who wants to know how far a run is; this one does not."""
+    """Receives the progress of a run; this one ignores it."""
 
     def start(self, rows: int, done: int) -> None:
-        """A run over ``rows`` rows, or training steps, begins, ``done`` of them finished earlier."""
+        """A run over ``rows`` rows, or training steps, begins; ``done`` of them were finished earlier."""
 
     def advance(self, rows: float) -> None:
-        """The work of so many rows or steps, or a part of one, was done."""
+        """So many rows or steps, or fractions of one, were finished."""
 
     def finish(self) -> None:
-        """The long part is over; merging, saving and pushing may follow."""
+        """The main part is over; merging, saving and pushing may follow."""
 
 
 NO_PROGRESS = Progress()

@@ -1,4 +1,4 @@
-"""Where numbers come from: the facts of a run that its manifest keeps."""
+"""The facts about a run that its manifest keeps."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def run_record(
     settings: AnnotateSettings,
     max_length: int,
 ) -> RunRecord:
-    """The facts of a run that are known before its first row."""
+    """The facts about a run that are known before its first row."""
     template = encoder.tokenizer.get_chat_template() if encoder.chat_template else None
     oracle, ref = (checkpoint.revisions for checkpoint in facts.checkpoints)
     return RunRecord(
@@ -86,7 +86,7 @@ def _source_record(source: Source, licence: str | None) -> SourceRecord:
 
 
 def carried_over(card: dict[str, Any]) -> dict[str, Any]:
-    """Licence, language and gate of the source's card: what a derived dataset has to keep."""
+    """Licence, language and gating from the source's card, which a derived dataset must keep."""
     return {
         key: _plain(value)
         for key, value in card.items()
@@ -95,7 +95,7 @@ def carried_over(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """YAML as JSON has it: it knows dates, keys that are no texts, and lists that hold themselves."""
+    """Convert YAML to JSON; YAML allows dates, keys that are not text, and lists that contain themselves."""
     if isinstance(value, dict | list) and depth == 6:
         return str(type(value).__name__)
     if isinstance(value, dict):
@@ -108,7 +108,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def tokenizer_hash(encoder: ResponseEncoder) -> str:
-    """Of everything that makes ids: the tokenizer itself, and which tokens begin and end a text."""
+    """Hash of everything that determines token ids: the tokenizer, and which tokens begin and end a text."""
     tokenizer = encoder.tokenizer
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     roles = {"special": special, "control": sorted(encoder.control_ids), "bos_ids": encoder.bos_ids}
@@ -125,7 +125,7 @@ def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, A
 
 
 def described_differences(theirs: Any, ours: Any) -> str:
-    """Where two records differ, for people: settings in backticks, facts by their dotted name."""
+    """Where two records differ, as text: settings in backticks, facts by their dotted name."""
     return "; ".join(f"{_shown(name)} {a!r}, this run has {b!r}" for name, a, b in differences(theirs, ours))
 
 

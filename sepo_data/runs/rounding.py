@@ -1,4 +1,4 @@
-"""Score a few rows of a run in float32 too, and compare: what computing in less changes."""
+"""Also score a few rows of a run in float32, to see what lower precision changes."""
 
 import logging
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ PAIRS = 32  # scored twice
 
 
 def scores_in_float32(job: Job, pairs: Sequence[EncodedPair], *, in_turn: bool) -> Scores | None:
-    """Log-probs in float32 proper, by models that are dropped again; None if they do not fit."""
+    """Log-probs in true float32, from models that are dropped again; None if they do not fit."""
     how = replace(job.loading, dtype="float32", exact=True)
     less = compute_dtype(job.settings.dtype)
     log.info("scoring %s in float32, to see what %s changes", counted(len(pairs), "row"), less)

@@ -1,4 +1,4 @@
-"""Scored pairs to Arrow columns in the schema of an annotated dataset."""
+"""Turn scored pairs into Arrow columns in the schema of an annotated dataset."""
 
 from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from ..tokens.pairs import EncodedPair, EncodedPairs
 
 
 def passthrough_columns(source: pa.Schema, pair: PairColumns, ignored: Container[str] = ()) -> pa.Schema:
-    """The source's columns that stay as they are, without the pair's own and those to leave out."""
+    """The source's columns to copy, without the pair's own and those to leave out."""
     names = {column: name for name, column in pair.context.items()}
     return pa.schema(
         field.with_name(names.get(field.name, field.name))
@@ -33,7 +33,7 @@ def annotated_table(
     schema: pa.Schema,
     selection: SelectionRule,
 ) -> pa.Table:
-    """Put source columns, rewards and masks of a range of rows together.
+    """Combine source columns, rewards and masks of a range of rows.
 
     Args:
         encoded: The rows.
@@ -93,7 +93,7 @@ def _side_columns(
 
 
 class _Places(NamedTuple):
-    """Spans of a response's tokens in their own texts, and which those are; None: the only one."""
+    """Spans of a response's tokens in their own texts, and which texts; None: there is only one."""
 
     start: npt.NDArray[np.int32]
     end: npt.NDArray[np.int32]
@@ -114,7 +114,7 @@ def _in_own_texts(response: EncodedResponse, side: str | list[Message]) -> _Plac
 
 
 def list_array(rows: Sequence[npt.NDArray[Any]], kind: pa.DataType) -> pa.ListArray:
-    """One list a row."""
+    """One list per row."""
     offsets = np.concatenate([[0], np.cumsum([row.size for row in rows])]).astype(np.int32)
     flat = np.concatenate(rows) if rows else np.zeros(0)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind))

@@ -1,7 +1,7 @@
-"""Which part of a run is this process's, and which GPU, from what launchers put into the environment.
+"""This process's shard and GPU, from the environment variables of launchers.
 
-Every process works by itself on rows of its own: torchrun, ``accelerate launch``, SLURM arrays
-and `sepo_cli.executors` only say which one it is. No collectives.
+Every process works independently on its own rows: torchrun, ``accelerate launch``, SLURM arrays
+and `sepo_cli.executors` only tell which one it is. No collectives.
 """
 
 import logging
@@ -21,7 +21,7 @@ def own_shard(environment: Mapping[str, str]) -> tuple[int, int]:
         ``(i, n)``, counted from 0.
 
     Raises:
-        SettingsError: If neither is there, or their numbers cannot be.
+        SettingsError: If neither is set, or their numbers are invalid.
 
     Example:
         >>> array = {"SLURM_ARRAY_TASK_ID": "11", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_MAX": "12"}
@@ -48,16 +48,16 @@ def own_shard(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def num_gpus() -> int:
-    """How many GPUs this process sees; CUDA is not started."""
+    """Number of GPUs visible to this process, without initialising CUDA."""
     import torch
 
     return torch.cuda.device_count()
 
 
 def bind_gpu(environment: MutableMapping[str, str], num_gpus: int) -> None:
-    """Let a process of several on a machine see its own GPU only, the one of its ``LOCAL_RANK``.
+    """Let one of several processes on a machine see only the GPU of its ``LOCAL_RANK``.
 
-    It has to come before CUDA starts. A process that sees one GPU is bound already.
+    Must be called before CUDA is initialised. A process that sees one GPU is already bound.
 
     Args:
         environment: Changed: ``CUDA_VISIBLE_DEVICES`` keeps one of its entries.
@@ -79,7 +79,7 @@ def bind_gpu(environment: MutableMapping[str, str], num_gpus: int) -> None:
     rank = _number(environment, "LOCAL_RANK")
     if rank >= len(visible):
         raise SettingsError(
-            f"process {rank} of this machine has no GPU: it sees {len(visible)}. Start one process a GPU."
+            f"process {rank} of this machine has no GPU: it sees {len(visible)}. Start one process per GPU."
         )
     environment[VISIBLE] = visible[rank]
     log.info("process %d of this machine computes on GPU %s", rank, visible[rank])
@@ -88,5 +88,5 @@ def bind_gpu(environment: MutableMapping[str, str], num_gpus: int) -> None:
 def _number(environment: Mapping[str, str], name: str, default: str = "") -> int:
     value = environment.get(name, default)
     if not value.isdecimal():
-        raise SettingsError(f'{name} is "{value}", which is no number. Pass `shard=i/n` and `device`.')
+        raise SettingsError(f'{name} is "{value}", which is not a number. Pass `shard=i/n` and `device`.')
     return int(value)

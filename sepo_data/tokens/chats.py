@@ -67,7 +67,7 @@ def encode_chats(
         rows: Of a dataset of conversations.
         columns: Where they stand.
         encoder: Made by `encoder.response_encoder`.
-        max_length: Most tokens of a conversation; longer ones lose their end.
+        max_length: Maximum tokens of a conversation; longer ones lose their end.
         lo: First row.
         hi: One past the last row.
         reasoning: Whether the assistant's reasoning is trained, context, or a reason to drop the row.

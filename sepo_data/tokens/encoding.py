@@ -98,7 +98,7 @@ def encode_responses(
     Args:
         encoder: Made by `response_encoder`.
         chats: Rendered prompts, each with its response.
-        max_length: Most tokens of prompt and response together.
+        max_length: Maximum tokens of prompt and response together.
 
     Returns:
         One encoded response per chat, or why it cannot be used.
@@ -124,7 +124,7 @@ def encode_turns(
     Args:
         encoder: Made by `response_encoder`.
         chats: Made by `ResponseEncoder.render` with every turn.
-        max_length: Most tokens of a conversation.
+        max_length: Maximum tokens of a conversation.
 
     Returns:
         One encoding per conversation, or why it cannot be used.

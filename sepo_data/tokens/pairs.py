@@ -76,7 +76,7 @@ def encode_pairs(
         rows: Of a preference dataset, or an annotated one.
         columns: Where they keep the pair.
         encoder: Made by `encoder.response_encoder`.
-        max_length: Most tokens of prompt and response together; longer responses lose their end.
+        max_length: Maximum tokens of prompt and response together; longer responses lose their end.
         lo: First row.
         hi: One past the last row.
         reasoning: Whether the responses' reasoning is scored, context, or a reason to drop the row.
