@@ -88,7 +88,7 @@ def check_apart(output: Path, dataset: str) -> None:
     """
     folder = Path(dataset).expanduser()
     if folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
-        raise OutputError(f"{output} is inside the dataset's folder {dataset}. Choose another --output.")
+        raise OutputError(f"{output} is inside the dataset's folder {dataset}. Choose another `output`.")
 
 
 def flush(path: Path) -> None:

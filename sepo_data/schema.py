@@ -276,7 +276,7 @@ def _check_spans(side: _Side, sizes: npt.NDArray[np.int64], table: pa.Table) -> 
     side.refuse(side.rows_with(side.steps("token_start", "token_start") < 0), "token_start", "goes backwards")
     side.refuse(side.rows_with(side.steps("token_end", "token_end") < 0), "token_end", "goes backwards")
     side.refuse(side.rows_with(side.steps("token_end", "token_start") > 0), "token_start", "leaves a gap")
-    side.refuse(side.rows_with(end <= start), "token_end", "is not behind token_start")
+    side.refuse(side.rows_with(end <= start), "token_end", "is not after token_start")
     last_end = end[side.firsts + side.lengths - 1]
     side.refuse(last_end > sizes, "token_end", "lies after the response's end")
     ended = table[f"{side.name}_eos_reward"].is_valid().to_numpy()

@@ -30,7 +30,7 @@ def test_a_table_that_keeps_the_contract_passes() -> None:
         ({"rejected_token_end": [2, 1, 3]}, 'row 1, column "rejected_token_end": goes backwards'),
         (
             {"rejected_token_start": [0, 1, 1], "rejected_token_end": [1, 1, 3]},
-            'row 1, column "rejected_token_end": is not behind',
+            'row 1, column "rejected_token_end": is not after',
         ),
         ({"rejected_token_start": [0, 1, 3]}, 'row 1, column "rejected_token_start": leaves a gap'),
         ({"chosen_token_end": [1, 3]}, 'row 1, column "chosen_token_end": lies after'),

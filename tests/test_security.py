@@ -148,7 +148,7 @@ def test_an_index_of_safetensors_names_nothing_else(
     Path(oracle, "model.safetensors.index.json").write_text(json.dumps(index))
     if on_hub:
         hub.add("model", repo_id, Path(oracle))
-    with pytest.raises(SepoError, match=f"index.json names {name}, which is no file of safetensors"):
+    with pytest.raises(SepoError, match=f"index.json names {name}, which is not a safetensors file"):
         describe_model(repo_id if on_hub else oracle)
 
 

@@ -43,7 +43,7 @@ class Asked(NamedTuple):
 
 
 class _Sampled(NamedTuple):
-    """A sampled answer behind its prompt, to be scored."""
+    """A sampled answer after its prompt, to be scored."""
 
     input_ids: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]

@@ -41,7 +41,7 @@ class Trust:
 
     Attributes:
         pickle: Weights in pickles may be opened, where there are no others.
-        remote_code: Python code beside the weights may be run.
+        remote_code: Python code next to the weights may be run.
     """
 
     pickle: bool = False
@@ -111,7 +111,7 @@ class Checkpoint:
 
     @property
     def facts(self) -> ModelFacts:
-        """What the manifest says of it."""
+        """Its facts for the manifest."""
         if self.adapter is None:
             return ModelFacts(self.base.name, self.base.revision, None)
         base = f"{self.base.name}@{self.base.revision}"
@@ -119,7 +119,7 @@ class Checkpoint:
 
     @property
     def revisions(self) -> ModelRevision:
-        """What decides on its numbers."""
+        """What determines its outputs."""
         if self.adapter is None:
             return ModelRevision(self.base.revision, None)
         return ModelRevision(self.adapter.revision, self.base.revision)
@@ -137,7 +137,7 @@ def not_causal(place: Snapshot, model_type: str) -> ModelError:
     """The error for a model that does not predict the next token."""
     return ModelError(
         f"{place.location}: a {model_type} model does not predict each token from those before it alone. "
-        "Give a causal (decoder-only) language model."
+        "Use a causal (decoder-only) language model."
     )
 
 
@@ -260,7 +260,7 @@ def _content_hash(folder: Path, trust: Trust) -> str:
 
 
 def _open_base(adapter: Snapshot, trust: Trust, name: str | None) -> Snapshot:
-    """Find the model that an adapter adapts: a folder, perhaps beside the adapter, or a name on the Hub."""
+    """Find the model that an adapter adapts: a folder, perhaps next to the adapter, or a name on the Hub."""
     try:
         from peft import PeftConfig
     except ImportError as error:
@@ -295,20 +295,18 @@ def _check_weights(place: Snapshot, weights: tuple[str, ...], trust: Trust) -> N
         return
     if not pickled and any(name.endswith(".gguf") for name in place.files):
         problem = "only GGUF files in it, which are not read"
-        raise ModelError(
-            f"{place.location}: {problem}. Give the model with {weights[0]} that they were made of."
-        )
+        raise ModelError(f"{place.location}: {problem}. Use the original model with {weights[0]}.")
     if not pickled:
         raise ModelError(f"{place.location}: no {weights[0]} in it. Check that the weights are complete.")
     raise ModelError(
-        f"{place.location}: {pickled[0]} is a pickle, which can run code when it is opened. Load the model "
-        f"where that is no risk and write {weights[0]} with model.save_pretrained(FOLDER), or pass "
-        "`allow_pickle=True` if you trust whoever made it."
+        f"{place.location}: {pickled[0]} is a pickle, which can run code when loaded. Convert it to "
+        f"{weights[0]} with model.save_pretrained(FOLDER) in a safe environment, or pass "
+        "`allow_pickle=True` if you trust its author."
     )
 
 
 def _check_index(place: Snapshot, weights: tuple[str, ...]) -> None:
-    """The index of weights in several files may name pickles, which would be opened all the same."""
+    """The index of sharded weights may name pickles, which would be loaded too."""
     index = next((name for name in weights if name.endswith(".index.json")), None)
     if index is None or weights[0] in place.files:
         return
@@ -319,6 +317,6 @@ def _check_index(place: Snapshot, weights: tuple[str, ...]) -> None:
         str(name) for name in named if not re.fullmatch(r"\w[\w.-]*\.safetensors", str(name))
     ):
         raise ModelError(
-            f"{place.location}: {index} names {strange[0]}, which is no file of safetensors beside it. "
+            f"{place.location}: {index} names {strange[0]}, which is not a safetensors file next to it. "
             "Write the weights with model.save_pretrained(FOLDER)."
         )

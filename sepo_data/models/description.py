@@ -122,7 +122,7 @@ def describe_model(name: str, revision: str | None = None, trust: Trust = NO_TRU
     checkpoint = open_checkpoint(name, revision, trust)
     tokenizer = _load_tokenizer(checkpoint)
     if tokenizer is None:
-        raise TokenizerError(f"{name}: has no tokenizer. Save the one that it was trained with beside it.")
+        raise TokenizerError(f"{name}: has no tokenizer. Save the one that it was trained with next to it.")
     _check_embeds(checkpoint, tokenizer)
     return Description(checkpoint, tokenizer, _max_context(checkpoint.config))
 
@@ -166,7 +166,7 @@ def _check_base(oracle: Checkpoint, ref: Checkpoint) -> None:
 def _common_tokenizer(oracle: Checkpoint, ref: Checkpoint) -> PreTrainedTokenizerBase:
     """The oracle's tokenizer or, where it has none, the reference's; if both have one, they must agree.
 
-    Control tokens that only one of them has, behind all others, are let pass: an added [PAD] is in no text.
+    Control tokens that only one of them has, after all others, are let pass: an added [PAD] is in no text.
     """
     ours, theirs = _load_tokenizer(oracle), _load_tokenizer(ref)
     if ours is None or theirs is None:
@@ -174,7 +174,7 @@ def _common_tokenizer(oracle: Checkpoint, ref: Checkpoint) -> PreTrainedTokenize
         if found is None:
             raise TokenizerError(
                 f"neither {oracle.facts.name} nor {ref.facts.name} has a tokenizer. Save the one that they "
-                "were trained with beside the oracle's weights."
+                "were trained with next to the oracle's weights."
             )
         for checkpoint in (oracle, ref):
             _check_embeds(checkpoint, found)

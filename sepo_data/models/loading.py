@@ -157,7 +157,7 @@ def scorers(facts: PairFacts, how: Loading, *, in_turn: bool) -> Iterator[tuple[
         yield from zip(ROLES, load_pair(facts, how), strict=True)
         return
     oracle, ref = facts.checkpoints
-    ref_probe = _load_alone(ref, how).probe()  # before hours of scoring, not behind them
+    ref_probe = _load_alone(ref, how).probe()  # before hours of scoring, not after them
     scorer = _load_alone(oracle, how)
     probe = scorer.probe()
     _check_causal(oracle, probe)

@@ -194,7 +194,7 @@ def _logps_in_parts(
     """Log-probs whose logits are made a part at a time, and again in the backward pass.
 
     The model's own forward makes them, with the hidden states that its layers gave put in
-    the place of its layers: so scales and soft caps behind the head are kept.
+    the place of its layers: so scales and soft caps after the head are kept.
     """
     causal = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
     layers: nn.Module = causal.get_decoder()

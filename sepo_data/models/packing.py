@@ -61,7 +61,7 @@ class Packed:
 
     Attributes:
         input_ids: ``(T,)``.
-        position_ids: ``(T,)``; they begin anew with every group, and go back behind a shared prompt.
+        position_ids: ``(T,)``; they begin anew with every group, and go back after a shared prompt.
         layout: The rows that attention sees.
         predicting: The packed tokens that predict, ``(N,)``, sequence by sequence.
         labels: The ids of what they predict, ``(N,)``.

@@ -73,7 +73,7 @@ def checked_logps(
 
     Raises:
         ScoringError: If a plain forward does not give the same numbers twice, or other ones with other tokens
-            behind, or it is too late.
+            after, or it is too late.
     """
     few = spread(scorer.model, [tokens_to_read(sequence) for sequence in sequences])
     right = _plain_logps(scorer, [sequences[i] for i in few])
@@ -135,7 +135,7 @@ class _Changed:
 
 
 def _check_behind(scorer: Checked, longest: TokenSequence, right: Logps, most: float) -> None:
-    """The tokens behind a token must not matter; Doge's do, as soon as a row is longer than its window."""
+    """The tokens after a token must not matter; Doge's do, as soon as a row is longer than its window."""
     before = max(1, longest.positions.size // 2)
     middle = int(longest.positions[before - 1]) + 1
     ids = longest.input_ids.copy()
@@ -146,7 +146,7 @@ def _check_behind(scorer: Checked, longest: TokenSequence, right: Logps, most: f
         name = type(bare_model(scorer.model)).__name__
         raise ScoringError(
             f"{name}: in a row of {tokens_to_read(longest):,} tokens log-probs change by {off:.2g} nats with "
-            "what is behind them, so it is not causal there. Use another model, or pass a lower `max_length`."
+            "what is after them, so it is not causal there. Use another model, or pass a lower `max_length`."
         )
 
 

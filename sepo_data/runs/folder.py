@@ -109,7 +109,7 @@ def open_run(output: Path, record: RunRecord) -> Run:
         found = read_record(output)  # another worker may have begun another run first
     assert found is not None
     _refuse_other_run(run, found)
-    if is_finished(run):  # a kill between the manifest and the end of a merge leaves chunks behind
+    if is_finished(run):  # a kill between the manifest and the end of a merge leaves chunks over
         clear_work(run)
         return Run(output, found)
     if _facts(found) != _facts(record):  # other facts, like a licence, may change until the end

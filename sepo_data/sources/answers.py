@@ -236,7 +236,7 @@ def _scalars(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _others(row: Mapping[str, Any], layout: AnswerLayout) -> dict[str, Any]:
-    """What a row says beside its answers."""
+    """What a row says besides its answers."""
     if layout.prompts:
         return {name: row[name] for name in layout.prompts}
     left_out = (layout.answers,) if layout.inside else (layout.answers, layout.score)

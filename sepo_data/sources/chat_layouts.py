@@ -22,7 +22,7 @@ class ChatLayout:
 
     Attributes:
         columns: That of the messages, or those of prompt and completion.
-        input: Column of a text that belongs behind the prompt, as Alpaca's datasets have it.
+        input: Column of a text that belongs after the prompt, as Alpaca's datasets have it.
     """
 
     columns: tuple[Column, ...]

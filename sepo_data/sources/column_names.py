@@ -1,4 +1,4 @@
-"""What people call the columns of a pair or a conversation, beside prompt, chosen, rejected and messages."""
+"""What people call the columns of a pair or a conversation, besides prompt, chosen, rejected and messages."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -100,7 +100,7 @@ def score_of(words: Iterable[str]) -> str:
 
 
 def belongs_behind(prompts: Sequence[str]) -> bool:
-    """Whether the second of two prompts is a text that belongs behind the first: Alpaca's, and Dolly's."""
+    """Whether the second of two prompts is a text that belongs after the first: Alpaca's, and Dolly's."""
     return tuple(prompts) in (("instruction", "input"), ("instruction", "context"))
 
 

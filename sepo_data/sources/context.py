@@ -1,4 +1,4 @@
-"""What a chat template is given beside the messages: a system text, tools, and its own keywords.
+"""What a chat template is given besides the messages: a system text, tools, and its own keywords.
 
 The columns are those that TRL reads (``tools``, ``chat_template_kwargs``) and the ``system`` of
 LLaMA-Factory and axolotl: an oracle that was trained on such a dataset has seen them.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# what `apply_chat_template` takes for itself, or what would put text behind the response
+# what `apply_chat_template` takes for itself, or what would put text after the response
 _RESERVED = {
     "conversation", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
     "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
@@ -30,7 +30,7 @@ _RESERVED = {
 
 @dataclass(frozen=True)
 class Context:
-    """What a row gives its template beside the messages.
+    """What a row gives its template besides the messages.
 
     Attributes:
         system: Text of a system turn before the prompt.

@@ -32,8 +32,8 @@ class Chat:
     Attributes:
         prompt: Everything before that response: a text, or messages.
         response: Its text, or its message.
-        shortened: Whether messages behind it were left out.
-        context: What the chat template is given besides.
+        shortened: Whether messages after it were left out.
+        context: What the chat template is given in addition.
         cut: Whether the response was cut where it was made.
     """
 
@@ -52,7 +52,7 @@ class ChatColumns:
         names: That of the messages, or those of prompt and completion, or a pair's.
         pair: Of a preference dataset, its pair.
         side: Whose response ends the conversation then.
-        context: Of what the chat template is given besides.
+        context: Of what the chat template is given in addition.
         ends: Of what says which responses were cut.
         marks: Of what says whether a row is to be trained on.
     """
@@ -111,7 +111,7 @@ def open_chats(
     Raises:
         PreferenceError: If it cannot be found or read, or its columns hold no conversations.
         HubError: If the Hub refuses, or cannot be reached.
-        SettingsError: If ``side`` is unknown, or missing beside the names of a pair's columns.
+        SettingsError: If ``side`` is unknown, or missing besides the names of a pair's columns.
     """
     if side is None:
         for role in PAIR_COLUMNS:

@@ -126,7 +126,7 @@ def _checked(
 def _find_prompt(
     dataset: str, source: Source, spec: DatasetSpec, names: Sequence[str], sides: Sequence[Column]
 ) -> tuple[Column | None, Column | None]:
-    """The column of the prompt, and of a text behind it."""
+    """The column of the prompt, and of a text after it."""
     if spec.prompt_column is not None or "prompt" in names:
         name = spec.prompt_column or "prompt"
         _check_name(dataset, names, "prompt", name)

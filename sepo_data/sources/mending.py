@@ -1,8 +1,7 @@
 """Rows in another shape → rows as `preferences` and `conversations` read them, in a file of the cache.
 
-Only the columns of the pair or the conversation are written anew; the source's others stay where they are,
-beside them. A row that gives nothing stays a row, with the reason in a column of its own, so that row numbers
-are the source's.
+Only the columns of the pair or the conversation are rewritten; the source's other columns stay where they
+are. An unusable row stays a row, with the reason in a separate column, so row numbers are the source's.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

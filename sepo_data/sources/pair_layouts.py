@@ -21,7 +21,7 @@ class PairLayout:
         prompt: Column of the prompt; None: it is inside the other two.
         chosen: Column of the preferred response.
         rejected: Column of the other.
-        input: Column of a text that belongs behind the prompt, as Alpaca's datasets have it.
+        input: Column of a text that belongs after the prompt, as Alpaca's datasets have it.
         repeats_prompt: Whether the texts of both responses begin with the prompt.
         transcripts: Whether they are transcripts that hold it.
         verdict: What says which is better: the columns of the two responses do not.

@@ -1,7 +1,7 @@
 """Any preference dataset → pairs of one prompt and two responses, or a clear reason why a row gives none.
 
 Formats are told apart by their column types: the prompt in a column of its own or inside ``chosen`` and
-``rejected``; text or lists of messages; and the hybrid of UltraFeedback and Tulu, a text prompt beside whole
+``rejected``; text or lists of messages; and the hybrid of UltraFeedback and Tulu, a text prompt next to whole
 conversations. No tokens here, no models, and not a character of a text is changed.
 """
 
@@ -49,9 +49,9 @@ class Pair:
 
     Attributes:
         prompt: Text, or messages.
-        chosen: Text, or the messages behind the prompt: first and last are the assistant's.
+        chosen: Text, or the messages after the prompt: first and last are the assistant's.
         rejected: The same.
-        context: What the chat template is given besides.
+        context: What the chat template is given in addition.
         cut: Whether the responses were cut where they were made, so that no end of turn follows them.
     """
 
@@ -220,7 +220,7 @@ def pair_types(source: Source, columns: PairColumns) -> dict[str, "pa.DataType"]
 
 
 def _split_transcripts(chosen: str, rejected: str) -> Pair | Unusable:
-    r"""Split Anthropic transcripts ("\n\nHuman: … \n\nAssistant: …") behind the last turn that they share."""
+    r"""Split Anthropic transcripts ("\n\nHuman: … \n\nAssistant: …") after the last turn that they share."""
     turn = chosen.rfind(_ASSISTANT)
     while turn >= 0 and not rejected.startswith(chosen[: turn + len(_ASSISTANT)]):
         turn = chosen.rfind(_ASSISTANT, 0, turn)
@@ -237,7 +237,7 @@ def _split_transcripts(chosen: str, rejected: str) -> Pair | Unusable:
 def _split_conversations(
     prompt: str | list[Message] | None, chosen: list[Message], rejected: list[Message]
 ) -> Pair | Unusable:
-    """Take what both sides begin with as the prompt, and what is behind it as the responses."""
+    """Take what both sides begin with as the prompt, and what is after it as the responses."""
     explicit = prompt if isinstance(prompt, list) else []
     answers = chosen[-1], rejected[-1]
     if any(answer and answer["role"] == "assistant" and not says(answer) for answer in answers):

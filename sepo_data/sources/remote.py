@@ -163,5 +163,5 @@ def _parquet(label: str, url: str) -> Iterator[Any]:
             yield file
     except Exception as error:
         raise HubError(
-            f"{label}: cannot be read from the Hub ({first_line(error)}). The same command goes on."
+            f"{label}: cannot be read from the Hub ({first_line(error)}). The same command resumes."
         ) from error

@@ -31,7 +31,7 @@ SCORES = (
     "winner", "label", "rank",
 )  # fmt: skip
 _SIGNED = ("overall_preference", "preference_strength")  # HelpSteer: from -3, the first is better, to 3
-_OF_TOPICS = ("label", "labels", "choice", "preference")  # may be, beside chosen and rejected
+_OF_TOPICS = ("label", "labels", "choice", "preference")  # may be, besides chosen and rejected
 _LOWER_IS_BETTER = "rank"
 _OURS = "chosen_token_rewards"  # an annotated dataset's chosen_reward is no verdict
 
@@ -178,7 +178,7 @@ def _how(
 
 
 def _label_means(source: Source, name: str, tags: Tags, scores: tuple[str, str] | None) -> str | None:
-    """Whether a label of 1 means the first or the second one: the scores beside it tell."""
+    """Whether a label of 1 means the first or the second one: the scores next to it tell."""
     if scores is None:
         return "index" if set(tags) == {"0", "1"} else None
     labels, *both = (sampled(source.rows, column) for column in (name, *scores))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # what a user should know
 CUT = "conversations cut at the maximum length"
-SHORTENED = "conversations cut behind their last assistant message"
+SHORTENED = "conversations cut after their last assistant message"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class EncodedChat:
 
     Attributes:
         row: Number of its row in the source.
-        input_ids: The conversation, ``(S,)``, cut behind the last trained token.
+        input_ids: The conversation, ``(S,)``, cut after the last trained token.
         positions: Where the trained tokens stand in ``input_ids``, ``(n,)``, increasing,
             all at least 1: those of every assistant turn, and the token that ends it.
     """

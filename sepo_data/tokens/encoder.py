@@ -146,10 +146,10 @@ def _offset_backend(tokenizer: "PreTrainedTokenizerBase", *, literal: bool) -> "
 
 
 def _uncounted(backend: "Tokenizer", added: re.Pattern[str]) -> re.Pattern[str]:
-    """Pattern of what SentencePiece's rules delete where a text, or one behind an added token, begins.
+    """Pattern of what SentencePiece's rules delete where a text, or one after an added token, begins.
 
     The library (tokenizers 0.23) does not count these control characters, and reports all
-    offsets behind them, up to the next added token, too low.
+    offsets after them, up to the next added token, too low.
     """
     rules = backend.normalizer
     if rules is None or b'"Precompiled"' not in rules.__getstate__():

@@ -4,7 +4,7 @@ Prefix, response and suffix are tokenised together, verbatim, and a token is the
 response's if it owns at least one of its characters: tokens that reach over the
 seam are neither lost nor shifted. Spans are code points of the response text,
 half-open, clean (see `projection.clean_spans`); of a response of several texts,
-of all of them one behind the other. Truncation cuts the response's end and never
+of all of them one after the other. Truncation cuts the response's end and never
 invents the token that ends the turn.
 """
 
@@ -29,9 +29,9 @@ class EncodedResponse:
     """One response in its context, ready to be scored.
 
     Attributes:
-        text: Its texts, one behind the other.
+        text: Its texts, one after the other.
         pieces: Which they are; most often one.
-        input_ids: Prompt and response, ``(S,)``, cut behind the last scored token.
+        input_ids: Prompt and response, ``(S,)``, cut after the last scored token.
         positions: Where the scored tokens stand in ``input_ids``, increasing, all
             at least 1: the response's ``T`` tokens and, if ``ended``, the token that
             ends the turn.
@@ -49,7 +49,7 @@ class EncodedResponse:
     ended: bool
 
     def without_end(self) -> "EncodedResponse":
-        """The same response, cut behind its last own token."""
+        """The same response, cut after its last own token."""
         if not self.ended:
             return self
         positions = self.positions[:-1]
@@ -61,7 +61,7 @@ class EncodedTurns:
     """The responses of one conversation, as tokens.
 
     Attributes:
-        input_ids: The conversation, ``(S,)``, cut behind the last of ``positions``.
+        input_ids: The conversation, ``(S,)``, cut after the last of ``positions``.
         positions: Where the tokens of all responses, and the token that ends each
             turn, stand in ``input_ids``: ``(n,)``, increasing, all at least 1.
         ended: Whether the token that ends the last turn was reached.
@@ -72,7 +72,7 @@ class EncodedTurns:
     ended: bool
 
     def without_end(self) -> "EncodedTurns":
-        """The same conversation, its last response cut behind its last own token."""
+        """The same conversation, its last response cut after its last own token."""
         if not self.ended:
             return self
         positions = self.positions[:-1]
@@ -117,8 +117,8 @@ def encode_turns(
 ) -> list[EncodedTurns | Unusable]:
     """Tokenise conversations, and find the tokens of their responses.
 
-    The end of a turn is the first control token behind its last text, before the
-    next turn's; behind the last one EOS stands in if there is none. What stands
+    The end of a turn is the first control token after its last text, before the
+    next turn's; after the last one EOS stands in if there is none. What stands
     between two texts of one turn is trained as well.
 
     Args:
@@ -157,7 +157,7 @@ def _place(
     control = encoder.is_control.take(ids, mode="clip")
     owned = []
     for lo, hi in chat.spans:
-        # some control tokens swallow the blanks beside them: the blanks are the response's, the token is not
+        # some control tokens swallow the blanks next to them: the blanks are the response's, the token is not
         own = np.flatnonzero((end > lo) & (start < hi) & ~(control & ((start < lo) | (end > hi))))
         if not own.size:
             return Unusable(Reason.NO_TOKENS)
@@ -244,7 +244,7 @@ def _eos_id(encoder: ResponseEncoder) -> int:
     eos_id = encoder.tokenizer.eos_token_id
     if eos_id is None:
         raise TokenizerError(
-            "nothing ends a turn: the chat template writes no control token behind a response and the "
+            "nothing ends a turn: the chat template writes no control token after a response and the "
             "tokenizer has no eos_token. Set eos_token in tokenizer_config.json."
         )
     return int(eos_id)

@@ -148,7 +148,7 @@ def _rendered_pairs(
 
 
 def _ends_rendered(encoder: ResponseEncoder, response: str) -> bool:
-    """Whether a chat template has ended a response already: it then writes another end behind."""
+    """Whether a chat template has ended a response already: it then writes another end after it."""
     end = response.rstrip()
     return encoder.chat_template and any(one.end() == len(end) for one in encoder.control.finditer(end))
 
@@ -160,7 +160,7 @@ def _rendered(
     reasoning: Reasoning,
     prompts: dict[str, RenderedChat | Unusable],
 ) -> RenderedChat | Unusable:
-    """A side behind the prompt; ``prompts`` are those that were rendered already, which pairs share."""
+    """A side after the prompt; ``prompts`` are those that were rendered already, which pairs share."""
     text = plain_text(response)
     if text is None:
         return encoder.render(pair.prompt, response, pair.context, reasoning=reasoning)

@@ -45,7 +45,7 @@ class Conversation:
         turns: All messages.
         first: Index of the first one whose texts may be scored.
         control: Pattern of the tokenizer's control tokens.
-        context: What the template is given beside the messages.
+        context: What the template is given besides the messages.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -120,7 +120,7 @@ class _Cut:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A slot, what the rendering has of it, and what is written behind that."""
+    """A slot, what the rendering has of it, and what is written after that."""
 
     slot: Slot
     content: Segment
@@ -261,7 +261,7 @@ def _beside(slot: Slot) -> bool:
 
 
 def _folded(first: int, head: Segment, pieces: Sequence[_Piece], opening: str) -> RenderedChat:
-    """The parts and the segments around them: a block of reasoning and the answer behind it are one text."""
+    """The parts and the segments around them: a block of reasoning and the answer after it are one text."""
     segments, parts = [head], list[Part]()
     before: Slot | None = None
     for piece in pieces:
@@ -302,13 +302,13 @@ def _markup_at(text: str, slot: Slot, opening: str) -> int:
 
 
 def _closed_at(text: str, slot: Slot) -> int:
-    """Where what closes a block without an answer ends in the text behind it."""
+    """Where what closes a block without an answer ends in the text after it."""
     at = text.find(BLOCK_END) if BLOCK_END in slot.text[slot.hi :] else -1
     return at + len(BLOCK_END) if at >= 0 else 0
 
 
 def _split(first: str, second: str, probes: Sequence[tuple[str, str]]) -> list[str] | None:
-    """What two renderings share before, between and behind their probes; None if more than probes differ."""
+    """What two renderings share before, between and after their probes; None if more than probes differ."""
     segments = []
     for pair in probes:
         end = _shared_length(first, second)

@@ -57,12 +57,12 @@ class RenderedChat:
     """A conversation as text: its ``n`` scored parts, and the ``n + 1`` segments around them.
 
     Attributes:
-        segments: The text before each part, and the text behind the last one, which is
+        segments: The text before each part, and the text after the last one, which is
             empty without a chat template.
         parts: Texts of the assistant's messages.
         typed: For each segment, half-open spans that read like control tokens but were
             typed by somebody inside a message: text, not control tokens.
-        left_out: How many texts the template leaves out: reasoning, or words beside a tool call.
+        left_out: How many texts the template leaves out: reasoning, or words next to a tool call.
         as_system: Whether a developer's text stands in the system's place.
     """
 

@@ -1,9 +1,9 @@
-"""What stands around the texts of a response: the rendered prompt before it, the end of the turn behind it.
+"""What stands around the texts of a response: the rendered prompt before it, the end of the turn after it.
 
 Chat templates trim content and render a prompt alone differently from a whole
 conversation, so a response cannot be looked up in the rendered text. Instead the
 conversation is rendered twice with a probe in place of each text of the response
-(see `turns`); what both renderings share before, between and behind the probes is
+(see `turns`); what both renderings share before, between and after the probes is
 the rest. The texts themselves never pass through the template. Annotation and all
 training stages render with this one procedure.
 """
@@ -47,7 +47,7 @@ def render(
 
     A text prompt becomes one user turn, and Anthropic's "Human: … Assistant: …" transcript becomes
     the turns it holds. Without a chat template the text before the response is the prompt itself, and
-    none is behind it.
+    none is after it.
 
     Args:
         tokenizer: Carries the chat template.
@@ -58,7 +58,7 @@ def render(
         every_turn: Whether the prompt's assistant turns are responses as well, each as a whole: with the
             markup between its texts.
         reasoning: Whether the assistant's reasoning is a part of the response, or context, or refused.
-        context: What the template is given beside the messages.
+        context: What the template is given besides the messages.
 
     Returns:
         The rendering, or why the row cannot be used.

@@ -21,12 +21,12 @@ class Segment(NamedTuple):
     typed: Typed = ()
 
     def then(self, other: "Segment") -> "Segment":
-        """This segment and, right behind it, another one."""
+        """This segment and, right after it, another one."""
         moved = ((start + len(self.text), end + len(self.text)) for start, end in other.typed)
         return Segment(self.text + other.text, (*self.typed, *moved))
 
     def cut(self, at: int) -> tuple["Segment", "Segment"]:
-        """What is before and what is behind a place that lies in none of the spans."""
+        """What is before and what is after a place that lies in none of the spans."""
         before = tuple(span for span in self.typed if span[1] <= at)
         behind = tuple((start - at, end - at) for start, end in self.typed if start >= at)
         return Segment(self.text[:at], before), Segment(self.text[at:], behind)

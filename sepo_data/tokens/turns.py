@@ -18,7 +18,7 @@ from ..settings import Reasoning
 from .rendered import Part
 
 # what a user should know
-LEFT_OUT = "responses of which the chat template leaves out reasoning, or words beside a tool call"
+LEFT_OUT = "responses of which the chat template leaves out reasoning, or words next to a tool call"
 _BLOCK = re.compile(r"(\s*<think>\s*)?(?P<thought>.*?)\s*</think>\s*(?P<answer>.*)", re.DOTALL)
 
 
@@ -35,7 +35,7 @@ class Slot:
         begins: First character that is scored with it: what is before it may be a block's markup.
         ends: One past the last character that is.
         scored: Whether it is a part of the response, not context.
-        optional: Whether a template may leave it out: reasoning, or what is said beside a tool call.
+        optional: Whether a template may leave it out: reasoning, or what is said next to a tool call.
     """
 
     turn: int
