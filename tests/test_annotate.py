@@ -438,5 +438,5 @@ def test_a_plan_counts_what_the_run_then_does(tmp_path: Path, models: tuple[str,
 
 def test_a_dataset_that_is_annotated_already_is_refused(tmp_path: Path, models: tuple[str, str]) -> None:
     data = write_jsonl(tmp_path / "prefs.jsonl", [{**row, "chosen_token_rewards": [0.5]} for row in pairs(2)])
-    with pytest.raises(PreferenceError, match=r"annotated dataset already \(chosen_token_rewards\)"):
+    with pytest.raises(PreferenceError, match=r"annotated dataset \(chosen_token_rewards\)"):
         annotate(data, *models, AnnotateSettings(output=tmp_path / "out"))

@@ -91,7 +91,7 @@ def test_flags_win_over_the_environment_which_wins_over_the_config(
     ("content", "message"),
     [
         ("rato: 0.3\n", "unknown options: rato"),
-        ("- a\n", "must hold options"),
+        ("- a\n", "must contain options"),
         ("a: [\n", "not valid YAML"),
     ],
 )

@@ -69,7 +69,7 @@ def test_tasks_on_this_machine_make_the_bytes_of_one_run(
     assert "process 1 of this machine computes on GPU 5" in logs
     assert_same_files(output, whole)
     again = run(*arguments, *here)
-    assert "is complete already" in again.stderr
+    assert "is already complete" in again.stderr
     assert "Launching pipeline" not in again.stderr
 
 

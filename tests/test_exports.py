@@ -280,7 +280,7 @@ def test_recipes_in_yaml_can_be_read() -> None:
             "nothing is left to export",
         ),
         (("--to", "axolotl-spans", "--include-tokens", "Z+"), 1, "nothing is left"),
-        (("--to", "axolotl-spans", "--include-tokens", "7"), 1, "token id 7 means nothing here"),
+        (("--to", "axolotl-spans", "--include-tokens", "7"), 1, "token id 7 has no meaning here"),
         (("--to", "axolotl-spans", "--ratio-by", "id=many:1"), 1, 'has "many" in column id'),
     ],
 )

@@ -134,7 +134,7 @@ def test_only_the_third_stage_cites_sepo_and_says_what_is_not_the_papers(tmp_pat
     text = card_of(tmp_path, record())
     assert "note = {arXiv:2408.13518}" in text
     assert "Transfer, chosen / rejected: 97.1% / 96.0% of the tokens one to one." in text
-    assert "extension of sepo, not part of the paper" in " ".join(text.split())
+    assert "extension by sepo that is not part of the paper" in " ".join(text.split())
     assert "not part of the paper" not in card_of(tmp_path, record(transfer=None))
     for stage in ("sft", "dpo"):
         text = card_of(tmp_path, record(stage=stage, transfer=None))

@@ -178,7 +178,7 @@ def test_an_interrupted_call_is_written_over_and_another_dataset_is_not(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--exclude-tokens", "13"), "token id 13 means nothing here"),
+        (("--exclude-tokens", "13"), "token id 13 has no meaning here"),
         (("--include-tokens", "nowhere"), "keeps no row"),
         (("--include-tokens", "nowhere", "--selection", "global"), "no token may be selected"),
         (("--ratio-by", "topic=history:0.5"), 'has "history" in column topic. It holds chat, maths'),

@@ -79,7 +79,7 @@ def test_tokens_are_filtered_by_their_whole_text_or_their_id() -> None:
 
 
 def test_an_id_needs_a_tokenizer_and_a_pattern_must_be_one() -> None:
-    with pytest.raises(SettingsError, match="token id 14 means nothing here"):
+    with pytest.raises(SettingsError, match="token id 14 has no meaning here"):
         TokenFilter(exclude=("14",)).allows(["7"], None)
     with pytest.raises(SettingsError, match=r'"\(" is neither a token id nor a regular expression'):
         TokenFilter(include=("(",))

@@ -88,7 +88,7 @@ def test_a_damaged_chunk_counts_as_not_done(tmp_path: Path) -> None:
     assert not is_done(run, 0, 256)
     assert is_done(run, 256, 512)
     with pytest.raises(
-        OutputError, match=r"damaged\. The command of its shard, or one without `shard`, makes"
+        OutputError, match=r"damaged\. The command of its shard, or one without `shard`, scores"
     ):
         merge_run(run.output)
 

@@ -321,7 +321,7 @@ def test_the_same_command_does_nothing_to_a_finished_model(
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "policy").iterdir()}
     second = invoke(*command)
     assert second.exit_code == 0
-    assert "is complete already" in caplog.text
+    assert "is already complete" in caplog.text
     said = [[line for line in one.stdout.splitlines() if "saved to" not in line] for one in (first, second)]
     assert said[0] == said[1]
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "policy").iterdir()} == before
@@ -893,7 +893,7 @@ def test_a_model_and_a_dataset_that_moved_are_the_same_run(
     assert invoke_sepo(models[1], annotated, tmp_path / "p", *FAST).exit_code == 0
     result = invoke_sepo(str(tmp_path / "renamed"), str(tmp_path / "moved"), tmp_path / "p", *FAST)
     assert result.exit_code == 0, result.output
-    assert "is complete already" in caplog.text
+    assert "is already complete" in caplog.text
 
 
 def rates(folder: Path) -> list[float]:
