@@ -159,7 +159,7 @@ def describe_plan(plan: Plan) -> list[str]:
         f"responses{source}",
         f"longest response with its prompt: {plan.longest:,} tokens; "
         f"{counted(plan.truncated, 'response')} cut at {plan.max_length:,}",
-        describe_dropped(plan.dropped).replace("dropped", "would drop") or "would drop nothing",
+        describe_dropped(plan.dropped).replace("dropped", "would drop") or "no rows would be dropped",
         f"about {timedelta(seconds=max(1, round(plan.seconds)))} on {plan.device}, "
         f"peak memory about {plan.memory_bytes / 2**30:.1f} GiB (measured on a few rows, with the longest)",
     ]
@@ -201,7 +201,7 @@ def describe_training_plan(plan: "TrainPlan") -> list[str]:
     return [
         f"{plan.name}: {counted(plan.examples, 'example')}{held_out}; {counted(plan.tokens, 'token')} per "
         f"epoch, {plan.longest:,} in the longest",
-        describe_dropped(plan.dropped).replace("dropped", "would drop") or "would drop nothing",
+        describe_dropped(plan.dropped).replace("dropped", "would drop") or "no rows would be dropped",
         f"{counted(plan.steps, 'step')} of {counted(plan.batch_size, 'example')}",
         f"about {timedelta(seconds=max(1, round(plan.seconds)))} on {plan.device}, peak memory about "
         f"{plan.memory_bytes / 2**30:.1f} GiB (measured on a few small steps, with the longest examples)",

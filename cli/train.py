@@ -79,7 +79,7 @@ def _training(stage: type[TrainSettings], *more: Option) -> list[click.Parameter
             metavar="N",
         ),
         option("--dtype", "Weight dtype.", stage),
-        seed(stage, "For everything random."),
+        seed(stage, "Random seed."),
         option(
             "--set",
             "Any other field of transformers.TrainingArguments.",

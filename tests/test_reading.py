@@ -32,7 +32,7 @@ def test_the_reading_names_columns_changes_and_the_first_rows(tmp_path: Path) ->
         "pairs are response_a and response_b, by winner",
         "changed: 1 conversations in ShareGPT's from and value, read as role and content",
         "changed: 1 conversations whose roles were renamed (human, gpt, model, … to user and assistant)",
-        "carried along, not read as text: winner, steps",
+        "other columns, copied unchanged: winner, steps",
         f"row 0: prompt [user] 'Hi', chosen [assistant] 'b\\nc', rejected [assistant] '{'a' * 46}…",
         "row 1: dropped, tie: neither response is better",
     ]

@@ -949,7 +949,7 @@ def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(
     assert found.exit_code == 0, found.output
     lines = found.stdout.splitlines()
     assert "18 examples, 6 examples for evaluation; " in lines[0]
-    assert lines[1] == "would drop nothing"
+    assert lines[1] == "no rows would be dropped"
     assert lines[2] == "10 steps of 4 examples"
     assert "on cpu, peak memory about " in lines[3]
     assert not (tmp_path / "p").exists()

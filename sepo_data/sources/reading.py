@@ -67,7 +67,7 @@ def describe_reading(source: Source, columns: Any) -> list[str]:
     lines += [f"changed: {count:,} {what}" for what, count in source.repairs.items()]
     used = {*columns.names, UNUSABLE, *(column for _, column in columns.context.items())}
     if others := [name for name in source.schema.names if name not in used]:
-        lines.append(f"carried along, not read as text: {', '.join(others)}")
+        lines.append(f"other columns, copied unchanged: {', '.join(others)}")
     for number, row in enumerate(source.rows.select(range(min(SHOWN_ROWS, len(source.rows))))):
         pair = columns.read(row)
         if isinstance(pair, Unusable):
