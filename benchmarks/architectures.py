@@ -62,7 +62,7 @@ _SIZES = [  # the first pattern that a name of the config matches says how large
 ]
 
 
-_DIVIDE = {"head_dim": 8, "num_key_value_heads": 2, "topk_group": 1, "n_group": 1}  # some do by None
+_DIVIDE = {"head_dim": 8, "num_key_value_heads": 2, "topk_group": 1, "n_group": 1, "num_experts_per_tok": 2}
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,10 @@ def _sizes_that_follow(config: dict[str, Any]) -> dict[str, int]:
         found |= {"mamba_d_head": 16, "mamba_headdim": 16, "mamba_head_dim": 16, "mamba_d_ssm": 64}
         if config["model_type"] == "mamba2":
             found["head_dim"] = 16
+        if config["model_type"].startswith("zamba"):  # its attention reads twice the hidden size
+            found |= {"attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4}
+        if config["model_type"] == "zamba2":
+            found["n_mamba_heads"] = 4
     return found
 
 

@@ -1,6 +1,6 @@
 """Why a row cannot be used: the reasons that reports and manifests count."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -57,16 +57,28 @@ class Unusable(NamedTuple):
 
 
 class Drops(dict[str, list[int]]):
-    """Numbers of the rows that cannot be used, by reason."""
+    """Numbers of the rows that cannot be used, by reason.
+
+    Attributes:
+        details: What the template said first, where it refuses, by reason.
+    """
+
+    def __init__(self, rows: Iterable[tuple[str, list[int]]] = ()) -> None:
+        super().__init__(rows)
+        self.details: dict[str, str] = {}
 
     def add(self, unusable: Unusable, row: int) -> None:
         """Count a row."""
         self.setdefault(unusable.reason, []).append(row)
+        if unusable.detail:
+            self.details.setdefault(unusable.reason, unusable.detail)
 
     def extend(self, others: Mapping[str, list[int]]) -> None:
         """Count the rows of another range."""
         for reason, rows in others.items():
             self.setdefault(reason, []).extend(rows)
+        if isinstance(others, Drops):
+            self.details = others.details | self.details
 
     @property
     def counts(self) -> dict[str, int]:

@@ -61,6 +61,7 @@ class Data:
         facts: What the record says about the dataset.
         notes: Counts of things a user should know, by description.
         transfer: How an annotation fits the policy's vocabulary, in one line.
+        details: What the chat template said first, by the reason why it refused rows.
     """
 
     examples: list[Example]
@@ -68,6 +69,7 @@ class Data:
     facts: dict[str, Any]
     notes: dict[str, int] = field(default_factory=dict)
     transfer: str | None = None
+    details: dict[str, str] = field(default_factory=dict)
 
 
 def prepare_start(
@@ -100,7 +102,7 @@ def read_examples(
         examples += examples_of(encoded)
         dropped.extend(encoded.dropped)
         notes.update(encoded.counts)
-    return Data(examples, dropped.counts, _facts(source), dict(notes))
+    return Data(examples, dropped.counts, _facts(source), dict(notes), details=dropped.details)
 
 
 def choose_split(annotated: Annotated, name: str | None) -> str:

@@ -82,8 +82,12 @@ class Training:
             PreferenceError: With the reasons for dropped rows.
         """
         if not self.data.examples:
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.data.dropped.items())
-            raise PreferenceError(f"{self.data.facts['name']}: nothing is left to train on: {reasons}.")
+            said = {reason: f" ({detail.rstrip('.')})" for reason, detail in self.data.details.items()}
+            reasons = [
+                f"{count:,} {reason}{said.get(reason, '')}" for reason, count in self.data.dropped.items()
+            ]
+            name = self.data.facts["name"]
+            raise PreferenceError(f"{name}: nothing is left to train on: {', '.join(reasons)}.")
 
 
 def run_training(

@@ -10,12 +10,13 @@ from test_rendering_chats import GEMMA, LLAMA3, assistant, user
 from tiny_pair import save_pair, write_jsonl
 from tiny_tokenizers import CHATML, tiny_tokenizer
 
-from sepo_data import AnnotateSettings, annotate
+from sepo_data import AnnotateSettings, PreferenceError, annotate
 from sepo_data.reasons import Unusable
 from sepo_data.runs.repeats import CONTRADICTED, REPEATED, RepeatMeter
 from sepo_data.tokens.encoder import response_encoder
 from sepo_data.tokens.pairs import AS_SYSTEM, ASKS_IN_TEXT, ENDS_RENDERED
 from sepo_data.tokens.rendering import asks_in_text
+from sepo_train import SftSettings, train_sft
 
 BRIEF = {"role": "developer", "content": "Be brief."}
 TURN = "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
@@ -114,3 +115,11 @@ def test_responses_that_were_rendered_before_are_said(tmp_path: Path) -> None:
     report = annotate(write_jsonl(tmp_path / "p.jsonl", [row]), *models, AnnotateSettings(tmp_path / "out"))
     assert report.manifest is not None
     assert report.manifest.counts.notes[ENDS_RENDERED] == 1
+
+
+def test_training_says_what_the_template_says(tmp_path: Path) -> None:
+    _, model = save_pair(tmp_path, template=GEMMA)
+    chat = [{"role": "system", "content": "Be brief."}, user("Hi"), assistant("Paris")]
+    data = write_jsonl(tmp_path / "chats.jsonl", [{"messages": chat}])
+    with pytest.raises(PreferenceError, match=r"1 chat template refuses the conversation \(no system\)"):
+        train_sft(model, data, SftSettings(output_dir=tmp_path / "out"))

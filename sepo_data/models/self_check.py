@@ -135,7 +135,7 @@ class _Changed:
 
 
 def _check_behind(scorer: Checked, longest: TokenSequence, right: Logps, most: float) -> None:
-    """The tokens after a token must not matter; Doge's do, as soon as a row is longer than its window."""
+    """The tokens after a token must not matter, in rows as long as the run's."""
     before = max(1, longest.positions.size // 2)
     middle = int(longest.positions[before - 1]) + 1
     ids = longest.input_ids.copy()
