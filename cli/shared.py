@@ -132,6 +132,14 @@ def read_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str,
     return found
 
 
+def read_steps(ctx: click.Context, parameter: click.Parameter, said: tuple[str, ...]) -> tuple[int, ...]:
+    """Steps of an option that may be repeated, or given with commas."""
+    parts = [part.strip() for one in said for part in str(one).split(",")]
+    if wrong := [part for part in parts if not part.isdecimal()]:
+        raise click.BadParameter(f"{wrong[0]!r} is no step, as in {parameter.opts[0]} 4,8,16.")
+    return tuple(map(int, parts))
+
+
 def _or_none(
     ctx: click.Context, parameter: click.Parameter, found: tuple[str, ...]
 ) -> tuple[str, ...] | None:
@@ -172,6 +180,7 @@ SELECTION = [
         metavar="REGEX|ID",
         callback=_or_none,
     ),
+    option("--no-eos", "Never select the end of the turn.", SelectionChange),
 ]  # fmt: skip
 PROJECTION = option(
     "--projection",

@@ -26,6 +26,7 @@ from .shared import (
     max_length,
     push_options,
     read_pairs,
+    read_steps,
     reasoning,
     seed,
     weights,
@@ -67,6 +68,21 @@ def _training(stage: type[TrainSettings], *more: Option) -> list[click.Parameter
             stage,
             type=COUNT,
             metavar="N",
+        ),
+        option(
+            "--max-kl",
+            "Measure the KL divergence from the start in nats per answer of 64 tokens, and end the training "
+            "beyond this; inf: only measure.",
+            stage,
+            type=POSITIVE,
+            metavar="NATS",
+        ),
+        option(
+            "--save-at",
+            "Keep checkpoints of these steps: 4,8,16.",
+            stage,
+            metavar="STEPS",
+            callback=read_steps,
         ),
         option("--batch-size", "Examples per step.", stage, type=COUNT, metavar="N"),
         option("--micro-batch-size", "Batch size per device.", stage, type=COUNT, metavar="N"),
@@ -310,7 +326,7 @@ def _train(
         record = report.record
         url = None if report.commit is None else page_of("", str(settings.push_to_hub))
         lines = [*describe_training(record), *saved(report.output_dir, url, following)]
-        facts = {name: record[name] for name in ("rows", "figures")}
+        facts = {name: record.get(name) for name in ("rows", "figures", "cost", "distance")}
         facts |= {"verdict": verdict(record["figures"]), "warnings": run_warnings(record["figures"])}
         show(as_json, lines, output=report.output_dir, url=url, **facts)
 

@@ -8,7 +8,7 @@ from .dataset_spec import DatasetSpec
 from .errors import SettingsError
 from .rules.cutoffs import Cutoffs
 from .rules.groups import RatioBy
-from .rules.token_filter import TokenFilter
+from .rules.token_filter import END_OF_TURN, TokenFilter
 from .rules.weights import WEIGHTS, Weights
 from .selection import GROUPED, PER_RESPONSE, Selection, SelectionRule
 
@@ -37,6 +37,7 @@ class SelectionChange:
             negative down.
         include_tokens: See `TokenFilter`.
         exclude_tokens: The same.
+        no_eos: Never select the token that ends the turn, whatever else is excluded.
         ratio_by: As `RatioBy.parse` reads it.
     """
 
@@ -46,6 +47,7 @@ class SelectionChange:
     threshold: float | None = None
     include_tokens: tuple[str, ...] | None = None
     exclude_tokens: tuple[str, ...] | None = None
+    no_eos: bool = False
     ratio_by: str | None = None
 
     def of(self, was: SelectionRule) -> SelectionRule:
@@ -66,16 +68,16 @@ class SelectionChange:
         if self.threshold is not None:
             cutoffs = Cutoffs(self.threshold, -self.threshold)
         ratio_by = kept.ratio_by if rule in GROUPED else None
-        include, exclude = self.include_tokens, self.exclude_tokens
+        include = was.tokens.include if self.include_tokens is None else self.include_tokens
+        exclude = was.tokens.exclude if self.exclude_tokens is None else self.exclude_tokens
+        if self.no_eos and END_OF_TURN not in exclude:
+            exclude = (*exclude, END_OF_TURN)
         return replace(
             kept,
             rule=rule,
             seed=was.seed,
             cutoffs=cutoffs,
-            tokens=TokenFilter(
-                was.tokens.include if include is None else include,
-                was.tokens.exclude if exclude is None else exclude,
-            ),
+            tokens=TokenFilter(include, exclude),
             ratio_by=ratio_by if self.ratio_by is None else RatioBy.parse(self.ratio_by),
             **ratios,
         )

@@ -73,7 +73,7 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "logging_steps": "10",
         "logging_first_step": "true",
         "logging_nan_inf_filter": "false",  # a loss that is not a number ends the run instead
-        "save_total_limit": "1",
+        **({} if settings.save_at else {"save_total_limit": "1"}),
         "disable_tqdm": "true",
         "dataloader_pin_memory": str(torch.cuda.is_available()),
         # without this, processes without an accelerator do not find each other
@@ -128,6 +128,10 @@ class _Parser(HfArgumentParser):
 
 def _checked(settings: TrainSettings) -> dict[str, str]:
     """The fields of ``--set``; unknown ones, and those with their own option, are refused."""
+    if settings.save_at and "save_total_limit" in settings.training_arguments:
+        raise SettingsError(
+            "`training_arguments.save_total_limit` would remove what `save_at` keeps. Leave out one of them."
+        )
     known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
     found: dict[str, Any] = {}
     for name, value in settings.training_arguments.items():

@@ -107,6 +107,7 @@ _SHOWN = (
     ("logps/chosen", "chosen", ".3f"),
     ("logps/rejected", "rejected", ".3f"),
     ("drift/chosen", "drift of chosen", "+.3f"),
+    ("kl", "KL", ".2f"),
     ("grad_norm", "gradient", ".3g"),
     ("learning_rate", "rate", ".2g"),
 )

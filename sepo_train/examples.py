@@ -78,11 +78,13 @@ def selected_only(sequence: WeightedSequence, switches: Sequence[int] = ()) -> W
 
 def drawn_rows(rows: "datasets.Dataset", settings: TrainSettings) -> "datasets.Dataset":
     """The requested share of the rows, drawn by the seed, in their original order."""
-    if settings.fraction == 1:
-        return rows
-    number = max(1, round(settings.fraction * len(rows)))
-    drawn = np.random.default_rng((settings.seed, 0)).permutation(len(rows))[:number]
-    return rows.select(np.sort(drawn))
+    return rows if settings.fraction == 1 else rows.select(drawn_numbers(len(rows), settings))
+
+
+def drawn_numbers(num_rows: int, settings: TrainSettings) -> npt.NDArray[np.int64]:
+    """The numbers of the rows that `drawn_rows` keeps."""
+    number = max(1, round(settings.fraction * num_rows))
+    return np.sort(np.random.default_rng((settings.seed, 0)).permutation(num_rows)[:number])
 
 
 def conversation_example(chat: EncodedChat) -> Example:

@@ -7,7 +7,7 @@ card and the figures come last. Checkpoints are the Trainer's.
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from sepo_data.runs.provenance import described_differences
 
 RECORD_NAME = "sepo_training.json"
 TRAINER_STATE = "trainer_state.json"
+_TRAINING_STATE = ("optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "training_args.bin")
 _LOCK_NAME = ".sepo_training.lock"
 _IDENTITY = ("stage", "model", "dataset", "settings", "training")  # what determines the trained weights
 _NAMES = ("name", "on_hub", "card", "restricted")  # of model and dataset: where, not what they are
@@ -126,11 +127,21 @@ def last_checkpoint(output_dir: Path) -> str | None:
     return str(output_dir) if (output_dir / TRAINER_STATE).is_file() else None
 
 
-def remove_checkpoints(output_dir: Path) -> None:
-    """Delete what only resuming needs."""
+def remove_checkpoints(output_dir: Path, kept: Collection[int] = ()) -> None:
+    """Delete the checkpoints of all steps but some."""
     for path in output_dir.glob("checkpoint-*"):
-        if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir():
+        match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if match and path.is_dir() and int(match[1]) not in kept:
             shutil.rmtree(path)
+
+
+def leave_models(output_dir: Path) -> None:
+    """Delete from the checkpoints of a finished run what only a run that goes on needs."""
+    for path in output_dir.glob("checkpoint-*"):
+        (path / TRAINER_STATE).unlink(missing_ok=True)  # the first: without it no run goes on from there
+        for pattern in _TRAINING_STATE:
+            for file in path.glob(pattern):
+                file.unlink()
 
 
 def finish_training(output_dir: Path, record: dict[str, Any]) -> None:

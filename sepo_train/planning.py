@@ -99,6 +99,7 @@ def _seconds_per_token(training: Training, examples: list[Example]) -> float:
     size = training.arguments.per_device_train_batch_size
     spread = [*examples[:: max(1, len(examples) // (PROBE_STEPS * size))]][: PROBE_STEPS * size]
     sample = training.prepare([*(examples * size)[:size], *spread])
+    training = replace(training, settings=replace(training.settings, max_kl=None, save_at=()))
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
         arguments = replace(

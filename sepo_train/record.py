@@ -1,5 +1,6 @@
 """The training record, ``sepo_training.json``: everything that made a model, and what identifies its run."""
 
+import math
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
@@ -19,7 +20,8 @@ RECORD_VERSION = "1.0"
 _NOT_IN_RECORD = {
     "output_dir", "config_name", "split", "revision", "model_revision", "push_to_hub", "private",
     "training_arguments", "chat_template", "learning_rate", "num_train_epochs", "batch_size",
-    "micro_batch_size", "dtype", "max_steps",
+    "micro_batch_size", "dtype", "max_steps", "save_at",
+    "no_eos",  # stands in `exclude_tokens`
 }  # fmt: skip
 _TRAINING = (
     "max_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2",
@@ -76,5 +78,7 @@ def training_record(
 
 
 def _plain(value: Any) -> Any:
-    """Convert to JSON: enumerations to their value, tuples to lists."""
+    """Convert to JSON: enumerations to their value, tuples to lists, infinity to a word."""
+    if value == math.inf:
+        return "inf"
     return list(value) if isinstance(value, tuple) else getattr(value, "value", value)

@@ -44,11 +44,15 @@ class TrainSettings:
         reasoning: Whether to train on the reasoning of responses, use it as context only, or drop such rows.
         fraction: Share of the rows to use, drawn with ``seed``, in ``(0, 1]``.
         eval_fraction: Share of the used rows to hold out, in ``[0, 1)``.
-        seed: Seeds the draws above, the order of the data, dropout, and ``random`` selection,
-            which depends on a row's number among the rows used.
+        seed: Seeds the draws above, the order of the data, dropout, and ``random`` selection, which
+            depends on the seed and a row's number in the dataset alone.
         learning_rate: Peak learning rate.
         num_train_epochs: Training epochs.
         max_steps: Number of steps instead of ``num_train_epochs``; None: as many as the epochs have.
+        max_kl: Measure at every log how far the policy is from the model it started from, and end the
+            training beyond this KL divergence, in nats per answer of `distance.NEW_TOKENS` tokens;
+            infinity only measures; None: neither.
+        save_at: Steps whose checkpoints are kept, whatever others are removed.
         batch_size: Examples per step, over all devices.
         micro_batch_size: Batch size per device; gradients are accumulated up to ``batch_size``.
         dtype: Weight dtype; bfloat16 and float16 make sense with LoRA.
@@ -71,6 +75,8 @@ class TrainSettings:
     learning_rate: float
     num_train_epochs: float = 1.0
     max_steps: int | None = None
+    max_kl: float | None = None
+    save_at: tuple[int, ...] = ()
     batch_size: int
     micro_batch_size: int
     dtype: Dtype = "float32"
@@ -98,6 +104,10 @@ class TrainSettings:
                 raise SettingsError(f"`{name}` must be at least 1, got {value}.")
         for name in ("learning_rate", "num_train_epochs"):
             _check_positive(name, getattr(self, name))
+        if self.max_kl is not None and not self.max_kl > 0:
+            raise SettingsError(f"`max_kl` must be above 0, got {self.max_kl}. `max_kl=inf` only measures.")
+        if any(step < 1 for step in self.save_at):
+            raise SettingsError(f"`save_at` must be steps from 1 on, got {min(self.save_at)}.")
         if not 0 <= self.seed < 2**32:
             raise SettingsError(f"`seed` must be in [0, 2**32), got {self.seed}.")
 
@@ -158,6 +168,7 @@ class SepoSettings(TrainSettings):
         threshold: For selection ``threshold``, in nats.
         include_tokens: Select from these tokens only, see `rules.token_filter`; None: as annotated.
         exclude_tokens: Never select these; None: as annotated.
+        no_eos: Never select the token that ends the turn.
         ratio_by: Ratios for groups of rows, as ``column=value:ratio,value:ratio``; None: as annotated.
         projection: ``sum`` selects on the rewards at the policy's own tokens, ``majority``
             carries the masks of the dataset.
@@ -178,6 +189,7 @@ class SepoSettings(TrainSettings):
     threshold: float | None = None
     include_tokens: tuple[str, ...] | None = None
     exclude_tokens: tuple[str, ...] | None = None
+    no_eos: bool = False
     ratio_by: str | None = None
     projection: Projection = "sum"
     weights: Weights = "mask"

@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from transformers import TrainingArguments
 
 from sepo_data.annotated.opening import open_annotated
@@ -30,7 +32,15 @@ from sepo_data.tokens.encoder import ResponseEncoder
 from sepo_data.tokens.pairs import encode_pairs
 
 from .arguments import training_arguments
-from .examples import Example, conversation_example, drawn_rows, key_tokens, pair_example, pair_weights
+from .examples import (
+    Example,
+    conversation_example,
+    drawn_numbers,
+    drawn_rows,
+    key_tokens,
+    pair_example,
+    pair_weights,
+)
 from .folder import check_folder
 from .inputs import Data, annotated_facts, choose_split, prepare_start, read_examples
 from .objectives import dpo_objective, sepo_objective, sft_objective
@@ -185,6 +195,7 @@ def sepo_training(policy: str, dataset: str, settings: SepoSettings) -> Training
     arguments = training_arguments(settings)
     annotated = open_annotated(dataset, revision=settings.revision)
     split = choose_split(annotated, settings.split)
+    numbers = drawn_numbers(len(annotated.splits[split]), settings)
     rows = drawn_rows(annotated.splits[split], settings)
     start = prepare_start(policy, rows, PAIR_COLUMNS, settings)
     projection = settled(
@@ -196,7 +207,7 @@ def sepo_training(policy: str, dataset: str, settings: SepoSettings) -> Training
     weight = pair_weights(rows, annotated.name, settings.pair_weight)
     by_policy = start.max_length < settings.max_length
     facts = annotated_facts(annotated, split)
-    data = _projected_data(rows, start.encoder, projection, weight, facts, by_policy=by_policy)
+    data = _projected_data(rows, numbers, start.encoder, projection, weight, facts, by_policy=by_policy)
     if settings.projection == "sum":  # the record has the effective choice, whoever made it
         settings = settings.with_selection(projection.selection)
     referenced = settings.loss == "dpo"
@@ -213,6 +224,7 @@ def sepo_training(policy: str, dataset: str, settings: SepoSettings) -> Training
 
 def _projected_data(
     rows: "datasets.Dataset",
+    numbers: npt.NDArray[np.int64],
     encoder: ResponseEncoder,
     projection: ProjectionSettings,
     weight: Callable[[int], float],
@@ -231,7 +243,7 @@ def _projected_data(
             for pair in projected.pairs
         )
 
-    transfer = transfer_report(rows, encoder, projection, collect)
+    transfer = transfer_report(rows, encoder, projection, collect, numbers)
     same_tokens = transfer.chosen.one_to_one == transfer.rejected.one_to_one == 1
     if examples:
         log.info("%s", transfer.short())

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,14 +32,17 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from sepo_data.errors import TrainingError
+from sepo_data.errors import SettingsError, TrainingError
 from sepo_data.models.batching import regime, rope_switches, row_padding
 from sepo_data.models.packing import tokens_to_read
 from sepo_data.models.packing_check import prepare
 
 from .batches import Batch, Forwards, collate, sequence_logps
+from .cost import Cost
+from .distance import Distance, watched
 from .examples import Example
 from .figures import COLLAPSE, collapse
+from .folder import remove_checkpoints
 from .objectives import Objective, Outcome
 from .self_check import checked_forwards
 
@@ -92,21 +96,39 @@ class ByLength(Sampler[int]):
 
 
 class _StopWhenAsked(TrainerCallback):
-    """Ends the training after the current step, with a checkpoint."""
+    """Ends the training after the current step, with a checkpoint; keeps the checkpoints of some steps."""
 
     def __init__(self, trainer: "StageTrainer") -> None:
         self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Refuse steps that never come."""
+        if (last := max(self.trainer.save_at, default=0)) > state.max_steps:
+            raise SettingsError(
+                f"`save_at` has step {last}, and this training ends at {state.max_steps}. Leave it out, or "
+                "raise `max_steps`."
+            )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Save and stop if any process was asked to; log first, so that the saved state is visible."""
         self.trainer.end_step()
+        control.should_save = control.should_save or state.global_step in self.trainer.save_at
         last = state.global_step >= state.max_steps
         self.trainer.stopping = self.trainer.stopping and not last
         if self.trainer.stopping:
             control.should_save = control.should_training_stop = True
         control.should_log = control.should_log or control.should_save or last
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Where some checkpoints are kept, the Trainer removes none."""
+        if self.trainer.save_at and args.should_save:
+            remove_checkpoints(Path(str(args.output_dir)), {*self.trainer.save_at, state.global_step})
 
 
 class StageTrainer(Trainer):
@@ -123,9 +145,15 @@ class StageTrainer(Trainer):
         held_out: Sequence[Example],
         tokenizer: PreTrainedTokenizerBase,
         stop: Callable[[], bool],
+        *,
+        distance: Distance | None = None,
+        save_at: Sequence[int] = (),
     ) -> None:
         self.objective: Objective = objective
         self.stop = stop
+        self.distance = distance
+        self.save_at = frozenset(save_at)
+        self.cost = Cost()
         self.stopping = False
         self.lengths = [len(example) for example in train]
         self.names: list[str] = []  # of the metrics gathered in an evaluation
@@ -203,6 +231,8 @@ class StageTrainer(Trainer):
         """This micro-batch's share of the step's loss, times the processes, whose gradients are averaged."""
         self._count("tokens_per_second", inputs["input_ids"].numel(), 0.0)
         outcome = self._outcome(model, inputs)
+        self.cost.add("tokens", inputs["input_ids"].numel())
+        self.cost.add("trained_tokens", sum(part.labels.numel() for part in inputs["packed"]))
         for name, values in self._figures(outcome, inputs).items():
             if not name.endswith("_all"):  # training reads the selected tokens only
                 self.sums[name] = self.sums.get(name, torch.zeros_like(values[0])) + values.sum(0)
@@ -212,7 +242,9 @@ class StageTrainer(Trainer):
 
     def end_step(self) -> None:
         """Count the time of a step; that of evaluating and saving between two steps is not training."""
-        self._count("tokens_per_second", 0.0, time.perf_counter() - self.began)
+        seconds = time.perf_counter() - self.began
+        self.cost.add("seconds", seconds)
+        self._count("tokens_per_second", 0.0, seconds)
 
     def prediction_step(
         self,
@@ -243,6 +275,9 @@ class StageTrainer(Trainer):
                     total *= self.accelerator.num_processes
                 logs.setdefault(name, total / number)
             self.sums = {}
+            logs |= self.cost.logged(self.state.log_history, self.accelerator)
+            if self.distance is not None:
+                logs |= watched(self.distance, self)
         for prefix in ("", "eval_"):
             logs |= self._drift(logs, prefix)
         super().log(logs, start_time)

@@ -16,12 +16,15 @@ from sepo_data.models.logprobs import out_of_memory
 from sepo_data.runs.progress import NO_PROGRESS, Progress
 
 from .callbacks import _Figures, _Steps
+from .cost import COSTS
+from .distance import NEW_TOKENS, PROMPTS, Distance
 from .examples import Example, all_selected_only, hold_out
 from .figures import run_figures
 from .folder import (
     alone,
     finish_training,
     last_checkpoint,
+    leave_models,
     not_writable,
     open_training,
     remove_checkpoints,
@@ -30,6 +33,7 @@ from .inputs import Data, Start
 from .model_card import write_card
 from .objectives import Objective
 from .publishing import TRAINED, push_model
+from .rates import warn_of_rate
 from .record import training_record
 from .settings import TrainSettings
 from .trainable import load_trainable
@@ -125,7 +129,12 @@ def run_training(
             trainer = _trained(training, train, held_out, stop, progress)
             if trainer.stopping:
                 return TrainReport(output_dir, None)
-            finished = {**record, "figures": _figures(trainer, held_out), "self_check": trainer.self_check}
+            finished = {
+                **record,
+                "figures": _figures(trainer, held_out),
+                "self_check": trainer.self_check,
+                **_course(trainer),
+            }
             _save(trainer, start, output_dir, finished)
     if settings.push_to_hub is None or not arguments.should_save:
         return TrainReport(output_dir, finished)
@@ -183,10 +192,35 @@ def new_trainer(
     switches = rope_switches(model.config.get_text_config())
     selected = [all_selected_only(example, switches) for example in train]
     tokenizer = training.start.description.tokenizer
+    warn_of_rate(training.stage, model, training.settings)
     try:
-        return StageTrainer(model, arguments, training.objective, selected, held_out, tokenizer, stop)
+        return StageTrainer(
+            model,
+            arguments,
+            training.objective,
+            selected,
+            held_out,
+            tokenizer,
+            stop,
+            distance=_distance(training, arguments, held_out or train),
+            save_at=training.settings.save_at,
+        )
     except (ImportError, ValueError) as error:
         raise SettingsError(f"`training_arguments`: {first_line(error)}") from error
+
+
+def _distance(
+    training: Training, arguments: TrainingArguments, examples: Sequence[Example]
+) -> Distance | None:
+    settings = training.settings
+    if settings.max_kl is None:
+        return None
+    if arguments.fsdp or arguments.deepspeed:
+        raise SettingsError(
+            "`max_kl` needs a whole model in each process, and FSDP and DeepSpeed divide it. Leave it out, "
+            "and run sepo evaluate on checkpoints."
+        )
+    return Distance(training.start, settings, examples, settings.max_kl)
 
 
 def no_memory(arguments: TrainingArguments) -> TrainingError:
@@ -207,6 +241,17 @@ def _figures(trainer: StageTrainer, held_out: Sequence[Example]) -> dict[str, An
     return run_figures(history, held_out=bool(held_out))
 
 
+def _course(trainer: StageTrainer) -> dict[str, Any]:
+    """What the training cost, and where it ended by ``max_kl``."""
+    last = next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {})
+    cost = {name: last.get(f"cost/{name}", 0) for name in COSTS}
+    found: dict[str, Any] = {"cost": {**cost, "seconds": round(cost["seconds"], 2)}}
+    if "kl" in last:
+        measured = {"kl": last["kl"], "step": last["step"], "prompts": PROMPTS, "new_tokens": NEW_TOKENS}
+        found["distance"] = measured
+    return found
+
+
 def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: dict[str, Any]) -> None:
     """Save the model, its card and, last, the record, which marks it complete."""
     model: Any = trainer.model
@@ -225,7 +270,8 @@ def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: dict[st
             trainer.save_state()
             finish_training(output_dir, record)
             if "save_total_limit" not in record["training"].get("set", {}):
-                remove_checkpoints(output_dir)
+                remove_checkpoints(output_dir, trainer.save_at)
+                leave_models(output_dir)
     except OSError as error:
         raise not_writable(output_dir, error) from error
 

@@ -113,37 +113,14 @@ class LocalModel:
         ends = self._ends()
         width = max(map(len, prompts))
         room = self.max_new_tokens if self.max_context is None else self.max_context - width
-        pad = ends[0] if ends else 0
-        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        sampled = {"do_sample": True, "temperature": temperature, "top_p": self.top_p, "top_k": 0}
-        config = GenerationConfig(
-            max_new_tokens=max(1, min(self.max_new_tokens, room)),
-            eos_token_id=ends or None,
-            pad_token_id=pad,
-            **(sampled if temperature > 0 else {"do_sample": False}),
-        )
-        torch.manual_seed(seed)
-        try:
-            with torch.inference_mode(), matmul_precision(self.how.precision):
-                out = self.model.generate(
-                    ids.to(self.model.device),
-                    attention_mask=mask.to(self.model.device),
-                    generation_config=config,
-                )
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise ModelError(
-                f"{len(prompts)} answers at once do not fit into memory. Lower `batch_size`, or pass "
-                "`dtype=bfloat16`."
-            ) from error
-        texts = self.encoder.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-        answers = []
-        for text, prompt, sampled_ids in zip(texts, prompts, out[:, width:].tolist(), strict=True):
-            length = next((i + 1 for i, one in enumerate(sampled_ids) if one in ends), None)
-            answers.append(Answer(str(text).strip(), length is not None, prompt, sampled_ids[:length]))
-        return answers
+        most = max(1, min(self.max_new_tokens, room))
+        with torch.inference_mode(), matmul_precision(self.how.precision):
+            sampled = continued(self.model, prompts, ends, most, temperature, self.top_p, seed)
+        texts = self.encoder.tokenizer.batch_decode(sampled, skip_special_tokens=True)
+        return [
+            Answer(str(text).strip(), bool(ids) and ids[-1] in ends, prompt, ids)
+            for text, prompt, ids in zip(texts, prompts, sampled, strict=True)
+        ]
 
     def _ends(self) -> list[int]:
         """The end of a turn in the template, and what the model itself stops at."""
@@ -152,3 +129,57 @@ class LocalModel:
         turn = end_of_turn(self.encoder)
         found = [turn, *own, self.encoder.tokenizer.eos_token_id]
         return list(dict.fromkeys(one for one in found if one is not None))
+
+
+def continued(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    ends: Sequence[int],
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> list[list[int]]:
+    """What a model says after prompts, as one batch; the same prompts with the same seed alike.
+
+    Args:
+        model: With its usual attention.
+        prompts: Ids of each.
+        ends: Ids that end an answer.
+        max_new_tokens: Most tokens of an answer.
+        temperature: 0: the most likely token each time.
+        top_p: Sample from the most likely tokens that have this probability together.
+        seed: Torch's generators are set to it.
+
+    Returns:
+        The new ids of each, up to an end and with it.
+
+    Raises:
+        ModelError: If the batch does not fit into memory.
+    """
+    width = max(map(len, prompts))
+    pad = ends[0] if ends else 0
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    sampled = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(ends) or None,
+        pad_token_id=pad,
+        **(sampled if temperature > 0 else {"do_sample": False}),
+    )
+    torch.manual_seed(seed)
+    try:
+        out = model.generate(
+            ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+        )
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{len(prompts)} answers at once do not fit into memory. Lower `batch_size`, or pass "
+            "`dtype=bfloat16`."
+        ) from error
+    found: list[list[int]] = out[:, width:].tolist()
+    lengths = (next((i + 1 for i, one in enumerate(row) if one in ends), None) for row in found)
+    return [row[:length] for row, length in zip(found, lengths, strict=True)]

@@ -150,7 +150,7 @@ def batch_logps(
         (rows,) = layout.rows
         places = layout.back[packed.predicting]  # (N,)
         inputs: dict[str, Any] = {"input_ids": packed.input_ids[rows]}
-        return _label_logps(_logits(model, bare, inputs, places), packed.labels)
+        return _label_logps(logits_at(model, bare, inputs, places), packed.labels)
     inputs = {
         "input_ids": packed.input_ids[None],
         "position_ids": packed.position_ids[None],
@@ -158,11 +158,11 @@ def batch_logps(
     }
     head_rows = max(1, head_elements // int(bare.config.get_text_config().vocab_size))
     if packed.labels.numel() <= head_rows:
-        return _label_logps(_logits(model, bare, inputs, packed.predicting), packed.labels)
+        return _label_logps(logits_at(model, bare, inputs, packed.predicting), packed.labels)
     return _logps_in_parts(model, bare, inputs, packed, head_rows)
 
 
-def _logits(model: nn.Module, bare: Any, inputs: dict[str, Any], places: Tensor) -> Tensor:
+def logits_at(model: nn.Module, bare: Any, inputs: dict[str, Any], places: Tensor) -> Tensor:
     """The logits at some places of a batch, ``(N, V)``; only they are made."""
 
     def keep_read(_: object, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -201,7 +201,7 @@ def _logps_in_parts(
     outputs: list[Any] = []
     hook = layers.register_forward_hook(lambda module, args, output: outputs.append(output))
     try:
-        _logits(model, bare, inputs, packed.predicting[:1])
+        logits_at(model, bare, inputs, packed.predicting[:1])
     finally:
         hook.remove()
     last_hidden = outputs[0].last_hidden_state[0]  # (T, H); a large model's may be on another device
@@ -212,7 +212,7 @@ def _logps_in_parts(
         replayed.last_hidden_state = part[None]
         places = torch.arange(part.shape[0], device=part.device)
         with _replaced_forward(layers, lambda *args, **kwargs: replayed):
-            return _label_logps(_logits(causal, causal, {"input_ids": labels[None]}, places), labels)
+            return _label_logps(logits_at(causal, causal, {"input_ids": labels[None]}, places), labels)
 
     parts = zip(torch.split(hidden, head_rows), torch.split(packed.labels, head_rows), strict=True)
     if not torch.is_grad_enabled():

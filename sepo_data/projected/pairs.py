@@ -77,7 +77,7 @@ class ProjectedSide:
 
 @dataclass(frozen=True)
 class ProjectedPair(Sides[ProjectedSide]):
-    """A pair on the policy's tokens; ``row`` is its number in the annotated dataset."""
+    """A pair on the policy's tokens; ``row`` is its number among the rows that were projected."""
 
     row: int = field(kw_only=True)
 
@@ -98,7 +98,12 @@ class ProjectedRows:
 
 
 def project_rows(
-    rows: "datasets.Dataset", encoder: ResponseEncoder, settings: ProjectionSettings, lo: int, hi: int
+    rows: "datasets.Dataset",
+    encoder: ResponseEncoder,
+    settings: ProjectionSettings,
+    lo: int,
+    hi: int,
+    numbers: npt.NDArray[np.int64] | None = None,
 ) -> ProjectedRows:
     """Project the annotated rows ``lo`` to ``hi`` onto a policy's tokens.
 
@@ -108,6 +113,8 @@ def project_rows(
         settings: How to project and select.
         lo: First row.
         hi: One past the last row.
+        numbers: Of a part of the dataset, its rows' numbers in the whole, on which the rule ``random``
+            depends; None: these rows are the whole.
 
     Raises:
         TokenizerError: If the tokenizer cannot serve this dataset at all.
@@ -120,7 +127,8 @@ def project_rows(
     pairs = []
     for item in encoded.pairs:
         i = item.row - lo
-        pair = _project_pair(item, annotations[i], item.row, settings.of_group(groups[i]))
+        number = item.row if numbers is None else int(numbers[item.row])
+        pair = _project_pair(item, annotations[i], number, settings.of_group(groups[i]))
         if isinstance(pair, Unusable):
             encoded.dropped.add(pair, item.row)
         else:
@@ -176,13 +184,15 @@ def project_row(
 
 
 def _project_pair(
-    item: EncodedPair, annotations: Sides[Annotation], row: int, settings: ProjectionSettings
+    item: EncodedPair, annotations: Sides[Annotation], number: int, settings: ProjectionSettings
 ) -> ProjectedPair | Unusable:
-    """The pair, or why it cannot be trained on; ``row`` is its number in the dataset."""
-    chosen, rejected = (_project_side(item[side], annotations[side], side, row, settings) for side in SIDES)
+    """The pair, or why it cannot be trained on; ``number`` is its row's in the dataset."""
+    chosen, rejected = (
+        _project_side(item[side], annotations[side], side, number, settings) for side in SIDES
+    )
     if not chosen.weights.any() or not rejected.weights.any():
         return Unusable(Reason.NOTHING_SELECTED)
-    return ProjectedPair(chosen, rejected, row=row)
+    return ProjectedPair(chosen, rejected, row=item.row)
 
 
 def _project_side(

@@ -192,6 +192,7 @@ def transfer_report(
     encoder: ResponseEncoder,
     settings: ProjectionSettings,
     on_rows: Callable[[ProjectedRows], object] = lambda rows: None,
+    numbers: npt.NDArray[np.int64] | None = None,
 ) -> Transfer:
     """Project a whole annotated dataset onto a policy's tokens, and measure what survives.
 
@@ -200,6 +201,7 @@ def transfer_report(
         encoder: The policy's tokenizer, from `encoding.response_encoder`.
         settings: How to project and select.
         on_rows: Called with the result of each chunk of rows.
+        numbers: Of a part of a dataset, see `pairs.project_rows`.
 
     Raises:
         TokenizerError: If the tokenizer cannot serve this dataset at all.
@@ -208,7 +210,7 @@ def transfer_report(
     dropped = Drops()
     for lo in range(0, len(rows), CHUNK_ROWS):
         hi = min(lo + CHUNK_ROWS, len(rows))
-        projected = project_rows(rows, encoder, settings, lo, hi)
+        projected = project_rows(rows, encoder, settings, lo, hi, numbers)
         table = rows.with_format("arrow")[lo:hi]
         meter.add(
             projected.pairs, table.take(pa.array([pair.row - lo for pair in projected.pairs], pa.int64()))

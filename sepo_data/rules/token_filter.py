@@ -11,6 +11,8 @@ from ..errors import SettingsError
 
 Ids = npt.NDArray[np.int64]
 
+END_OF_TURN = "^$"  # matches the token that ends the turn, which has no text
+
 
 @dataclass(frozen=True)
 class TokenFilter:

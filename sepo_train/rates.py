@@ -1,0 +1,48 @@
+"""Which learning rates a `sepo` stage is known to bear.
+
+At the rate that suits DPO it goes several times as far from its start in as many steps and
+degenerates; a quarter of that rate does not (docs/evidence.md). Only two sizes are known: the
+model measured there, and those of a billion parameters and more, for which the authors' scripts
+have one rate. Between them the rate follows a straight line of logarithms, which nobody measured.
+"""
+
+import logging
+import math
+from typing import Any
+
+from .settings import TrainSettings
+
+log = logging.getLogger("sepo")
+
+MEASURED = (2.6e5, 1e-4)  # parameters, rate: docs/evidence.md, a quarter of DPO's 4e-4
+SCRIPTS = (1e9, 5e-7)
+TOO_MUCH = 4.0
+
+
+def suitable_rate(num_parameters: int) -> float:
+    """The peak rate for ``sepo`` on all weights of a model of this size.
+
+    Example:
+        >>> f"{suitable_rate(7_000_000_000):.1g} {suitable_rate(135_000_000):.1g}"
+        '5e-07 2e-06'
+    """
+    (small, high), (large, low) = MEASURED, SCRIPTS
+    place = math.log(num_parameters / small) / math.log(large / small)
+    return high * math.exp(min(1.0, max(0.0, place)) * math.log(low / high))
+
+
+def warn_of_rate(stage: str, model: Any, settings: TrainSettings) -> None:
+    """Say so where ``sepo`` trains all weights at a rate far above that; adapters want higher ones."""
+    trained = sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
+    if stage != "sepo" or trained < sum(weights.numel() for weights in model.parameters()):
+        return
+    suitable = suitable_rate(trained)
+    if settings.learning_rate > TOO_MUCH * suitable:
+        log.warning(
+            "`learning_rate=%g` is %.0f times what `sepo` is known to bear at %s parameters, and may let the "
+            "model collapse. Try %.1g, or let `max_kl` end the training in time.",
+            settings.learning_rate,
+            settings.learning_rate / suitable,
+            f"{trained:,}",
+            suitable,
+        )
