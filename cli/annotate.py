@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from sepo_data.selection import PER_RESPONSE, SelectionRule
+from sepo_data.selection import PER_RESPONSE, RATIO, SelectionRule
 from sepo_data.settings import AnnotateSettings
 
 from .config import CONFIG
@@ -115,7 +115,7 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
     ),
     panel(
         "Selection",
-        option("--ratio", RATIO_HELP, type=SHARE, default=SelectionRule.chosen_ratio, metavar="R"),
+        option("--ratio", RATIO_HELP, type=SHARE, default=RATIO, metavar="R"),
         *SIDE_RATIOS,
         option(
             "--selection",

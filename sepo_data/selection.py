@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import SelectionError, SettingsError
-from .rules.cutoffs import Cutoffs
+from .rules.cutoffs import Cutoffs, RewardCounts
 from .rules.groups import RatioBy
 from .rules.shares import tokens_in_share
 from .rules.token_filter import TokenFilter
-from .schema import SIDES, Side
+from .schema import SIDES, Side, Sides
 
 Selection = Literal["ratio", "mass", "global", "threshold", "random", "all"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
@@ -117,10 +117,23 @@ class SelectionRule:
         return select(
             rewards,
             self.rule,
-            self.chosen_ratio if highest else self.rejected_ratio,
+            self.ratio(side),
             highest=highest,
             seed=(self.seed, row, SIDES.index(side)),
         )
+
+    def ratio(self, side: Side) -> float:
+        """The ratio of a side's responses."""
+        return self.chosen_ratio if side == "chosen" else self.rejected_ratio
+
+    def dataset_cutoffs(self, counts: Sides[RewardCounts]) -> Cutoffs:
+        """What ``global`` cuts off at, from all rewards of chosen tokens and the negatives of rejected ones.
+
+        Raises:
+            SelectionError: If no token may be selected.
+        """
+        chosen, rejected = (counts[side].cutoff(self.ratio(side)) for side in SIDES)
+        return Cutoffs(chosen, -rejected)
 
     def of_group(self, value: object) -> "SelectionRule":
         """The rule of a row with this value in the column of ``ratio_by``."""

@@ -126,7 +126,7 @@ def test_a_groups_ratio_is_a_share_and_the_group_occurs() -> None:
 
 @pytest.mark.parametrize("rule", ["global", "all", "threshold"])
 def test_groups_need_a_rule_with_a_ratio_for_each_response(rule: Selection) -> None:
-    with pytest.raises(SettingsError, match="ratios by c say nothing"):
+    with pytest.raises(SettingsError, match="ratios by c have no effect with"):
         SelectionChange(
             selection=rule, threshold=1.0 if rule == "threshold" else None, ratio_by="c=a:0.5"
         ).of(SelectionRule())

@@ -1,11 +1,13 @@
 """Tests of the selection rules: arithmetic done by hand, and what must hold for any rewards."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sepo_data import SelectionError
+from sepo_data import SelectionError, SelectionRule, SepoError
 from sepo_data.selection import PER_RESPONSE, select, select_mass, select_random, select_tokens
 
 REWARDS = st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=40)
@@ -61,6 +63,53 @@ def test_random_depends_on_its_seed_only() -> None:
     assert first.sum() == 15
     assert (first == select_random(50, 0.3, seed=(7, 3, 0))).all()
     assert (first != select_random(50, 0.3, seed=(7, 4, 0))).any()
+
+
+def test_a_rule_has_a_ratio_for_each_side_and_its_seed_meets_row_and_side() -> None:
+    rule, rewards = SelectionRule("random", 0.2, 0.6, seed=3), np.zeros(50)
+    assert (rule.mask(rewards, "chosen", 4) == select_random(50, 0.2, seed=(3, 4, 0))).all()
+    assert (rule.mask(rewards, "rejected", 4) == select_random(50, 0.6, seed=(3, 4, 1))).all()
+    eligible = np.arange(60) < 50
+    some = rule.mask(np.zeros(60), "chosen", 4, eligible=eligible)
+    assert some.dtype == bool
+    assert (some[:50] == select_random(50, 0.2, seed=(3, 4, 0))).all()
+    assert not some[50:].any()
+    by_reward = SelectionRule("ratio", 0.2, 0.6)
+    assert by_reward.mask(np.arange(10), "chosen", 0).sum() == 2
+    assert by_reward.mask(np.arange(10), "rejected", 0).sum() == 6
+
+
+def test_a_seed_is_stored_only_where_it_decides() -> None:
+    assert SelectionRule("random", seed=7).as_dict()["seed"] == 7
+    assert SelectionRule("ratio", seed=7).as_dict()["seed"] is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"chosen_ratio": 30.0}, "chosen ratio must be in (0, 1], got 30.0. For 30% pass 0.3."),
+        ({"rejected_ratio": 0.0}, "rejected ratio must be in (0, 1], got 0.0. For 30% pass 0.3."),
+        (
+            {"rule": "best"},
+            '`selection` "best" is not one of ratio, mass, global, threshold, random, all.',
+        ),
+        ({"seed": -1}, "`seed` must not be negative, got -1."),
+        ({"rule": "threshold"}, "selection threshold needs a number of nats. Pass `threshold=0.5`."),
+    ],
+)
+def test_a_rule_that_cannot_work_is_refused_in_these_words(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SepoError) as raised:
+        SelectionRule(**fields)
+    assert str(raised.value) == message
+
+
+def test_one_response_has_no_share_of_a_dataset() -> None:
+    with pytest.raises(SelectionError) as raised:
+        SelectionRule("global").mask([1.0, 2.0], "chosen", 0)
+    assert str(raised.value) == (
+        "selection global ranks the tokens of a whole dataset, but this is one response. Run sepo reselect "
+        "first, or set the rule's cutoffs."
+    )
 
 
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 1.01, 30, float("nan")])

@@ -79,7 +79,7 @@ def stored_cutoffs(tables: Iterable[pa.Table], selection: SelectionRule) -> Cuto
         for side, sign in zip(SIDES, (1, -1), strict=True):
             rewards = [stored_rewards(both[side]) for both in annotations]
             counts[side].add(sign * _candidates(table, side, rewards, selection))
-    return Cutoffs.of_counts(counts.chosen, counts.rejected, selection.chosen_ratio, selection.rejected_ratio)
+    return selection.dataset_cutoffs(counts)
 
 
 def source_rows(made: Manifest, kept: int, name: str) -> npt.NDArray[np.int64]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..annotated.annotations import check_groups
-from ..rules.cutoffs import Cutoffs, RewardCounts
+from ..rules.cutoffs import RewardCounts
 from ..schema import Sides
 from ..selection import SelectionRule
 from ..settings import ProjectionSettings
@@ -52,9 +52,7 @@ def settled(
         if projected.pairs:
             counts.chosen.add(np.concatenate([_candidates(pair.chosen) for pair in projected.pairs]))
             counts.rejected.add(-np.concatenate([_candidates(pair.rejected) for pair in projected.pairs]))
-    cutoffs = Cutoffs.of_counts(
-        counts.chosen, counts.rejected, selection.chosen_ratio, selection.rejected_ratio
-    )
+    cutoffs = selection.dataset_cutoffs(counts)
     log.info(
         "selection global: chosen tokens from %.4g nats, rejected from %.4g", cutoffs.chosen, cutoffs.rejected
     )

@@ -88,7 +88,7 @@ def _margins(found: Statistics) -> Chart:
 
 
 def _carried(found: Statistics, selection: SelectionRule) -> Chart:
-    at_run = {"chosen": selection.chosen_ratio, "rejected": selection.rejected_ratio}
+    at_run = {side: selection.ratio(side) for side in SIDES}
 
     def draw(axes: "Axes", colours: Mapping[str, str]) -> None:
         for name, side in found.sides.items():

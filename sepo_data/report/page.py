@@ -99,7 +99,7 @@ def render_page(
     Raises:
         SettingsError: If matplotlib is not installed.
     """
-    data = {"rows": rows, "scale": found.scale, "ratio": manifest.selection.chosen_ratio}
+    data = {"rows": rows, "scale": found.scale, "ratio": manifest.selection.ratio("chosen")}
     return render(
         "dataset.html.j2",
         scripts=["rows.js"],

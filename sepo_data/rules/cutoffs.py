@@ -72,13 +72,6 @@ class Cutoffs:
     chosen: float
     rejected: float
 
-    @classmethod
-    def of_counts(
-        cls, chosen: RewardCounts, rejected: RewardCounts, chosen_ratio: float, rejected_ratio: float
-    ) -> "Cutoffs":
-        """From the rewards of all chosen tokens, and the negatives of those of all rejected ones."""
-        return cls(chosen.cutoff(chosen_ratio), -rejected.cutoff(rejected_ratio))
-
 
 def _bins(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
     bits = (values + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0: they are one reward

@@ -17,6 +17,7 @@ from ..files import name_of, paths_outside
 from ..schema import SPLIT_NAME
 from .arrow_cache import CachedRows
 from .compressed import DataFile
+from .faults import NoSplitError, find_corrupt_parquet
 from .text_files import SUFFIXES, digest_of, is_text_file, read_text_files
 
 if TYPE_CHECKING:
@@ -60,18 +61,6 @@ class Source:
     def schema(self) -> "pa.Schema":
         """Arrow types of the columns."""
         return self.rows.features.arrow_schema
-
-
-class NoSplitError(PreferenceError):
-    """There is no such split.
-
-    Attributes:
-        splits: Those that there are.
-    """
-
-    def __init__(self, message: str, splits: Sequence[str]) -> None:
-        super().__init__(message)
-        self.splits = splits
 
 
 def open_split(dataset: str, config: str | None, split: str, revision: str | None) -> Source:
@@ -296,25 +285,10 @@ def _prepared(
         builder.download_and_prepare(output_dir=kept_in)
         return builder.as_dataset(split=split)
     except Exception as error:
-        _find_corrupt_parquet(_downloaded(files, dataset))
+        find_corrupt_parquet(_downloaded(files, dataset))
         raise PreferenceError(f"{dataset}: cannot be read: {first_line(error.__cause__ or error)}") from error
     finally:
         logging.set_verbosity(verbosity)
-
-
-def _find_corrupt_parquet(files: Sequence[DataFile]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for label, path in files:
-        if not label.endswith(".parquet"):
-            continue
-        try:
-            for _ in pq.ParquetFile(path).iter_batches():
-                pass
-        except (pa.ArrowException, OSError) as error:
-            problem = f"corrupt or truncated parquet ({first_line(error)})"
-            raise PreferenceError(f"{label}: {problem}. Copy or download it again.") from error
 
 
 def _check_split(split: str, splits: Sequence[str], dataset: str) -> None:

@@ -8,7 +8,8 @@ from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import PreferenceError, first_line
 from ..files import text_sha256
 from ..schema import SPLIT_NAME
-from .opening import NoSplitError, Source, open_split
+from .faults import NoSplitError
+from .opening import Source, open_split
 
 _SLICE = re.compile(r"(\w+(?:\.\w+)*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 

@@ -1,0 +1,38 @@
+"""What is wrong with a dataset that does not open: no such split, or which of its files is corrupt."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import PreferenceError, first_line
+from .compressed import DataFile
+
+
+class NoSplitError(PreferenceError):
+    """There is no such split.
+
+    Attributes:
+        splits: Those that there are.
+    """
+
+    def __init__(self, message: str, splits: Sequence[str]) -> None:
+        super().__init__(message)
+        self.splits = splits
+
+
+def find_corrupt_parquet(files: Sequence[DataFile]) -> None:
+    """Read files to their ends.
+
+    Raises:
+        PreferenceError: If one is corrupt, with its name.
+    """
+    for label, path in files:
+        if not label.endswith(".parquet"):
+            continue
+        try:
+            for _ in pq.ParquetFile(path).iter_batches():
+                pass
+        except (pa.ArrowException, OSError) as error:
+            problem = f"corrupt or truncated parquet ({first_line(error)})"
+            raise PreferenceError(f"{label}: {problem}. Copy or download it again.") from error
