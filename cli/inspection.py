@@ -10,7 +10,6 @@ from .shared import JSON, TRUST_REMOTE_CODE, annotated_argument, max_length
 if TYPE_CHECKING:
     import datasets
 
-    from sepo_data.annotated.opening import Annotated
     from sepo_data.projected.transfer import Transfer
     from sepo_data.tokens.encoder import ResponseEncoder
 
@@ -51,6 +50,7 @@ def main(
     from sepo_data.annotated.health import HealthMeter
     from sepo_data.annotated.opening import open_annotated
     from sepo_data.errors import counted
+    from sepo_data.report.layers import policy_encoder
 
     from .ending import show, typed
     from .reports import describe_health, describe_transfer
@@ -60,7 +60,10 @@ def main(
     quiet_libraries()
 
     annotated = open_annotated(dataset)
-    encoder, reads = _policy(tokenizer, annotated, trust_remote_code) if tokenizer else (None, max_length)
+    encoder, reads = None, None
+    if tokenizer is not None:
+        policy_rows = next(iter(annotated.splits.values()))
+        encoder, reads = policy_encoder(tokenizer, policy_rows, trust_remote_code=trust_remote_code)
     by_policy = reads is not None and reads < max_length
     max_length = min(max_length, reads or max_length)
     lines: list[str] = []
@@ -89,22 +92,6 @@ def main(
         splits[str(split)] = facts
     lines.append(f"next: {typed('report', dataset, '--row', row)}")
     show(as_json, lines, dataset=dataset, splits=splits)
-
-
-def _policy(
-    tokenizer: str, annotated: "Annotated", trust_remote_code: bool
-) -> tuple["ResponseEncoder", int | None]:
-    """The policy's tokenizer, prepared as training does, and most tokens that the policy reads."""
-    from sepo_data.models.checkpoints import Trust
-    from sepo_data.models.description import load_tokenizer
-    from sepo_data.schema import PAIR_COLUMNS
-    from sepo_data.tokens.encoder import response_encoder
-    from sepo_data.tokens.templates import set_chat_template
-
-    policy, context = load_tokenizer(tokenizer, trust=Trust(remote_code=trust_remote_code))
-    schema = next(iter(annotated.splits.values())).select_columns([*PAIR_COLUMNS]).features.arrow_schema
-    set_chat_template(policy, True, schema, tokenizer)
-    return response_encoder(policy), context
 
 
 def _on_policy(

@@ -5,7 +5,7 @@ from pathlib import Path
 import rich_click as click
 
 from .options import FROM_ZERO, command, option, panel
-from .shared import DATA_REVISION, annotated_argument
+from .shared import DATA_REVISION, TRUST_REMOTE_CODE, annotated_argument
 
 
 @command(
@@ -26,10 +26,28 @@ from .shared import DATA_REVISION, annotated_argument
         option("--row", "Also show this row; repeatable.", type=FROM_ZERO, multiple=True, metavar="I"),
         option("--by", "Compare the groups of this column, such as category.", metavar="COLUMN"),
     ),
+    panel(
+        "Under the oracle's tokens",
+        option(
+            "--tokenizer",
+            "The tokens of this policy, and what of the rewards arrives there: a model or tokenizer.",
+            metavar="POLICY",
+        ),
+        option("--against", "Another annotation of the same pairs.", metavar="DIR|USER/NAME"),
+        TRUST_REMOTE_CODE,
+    ),
     panel("Data", DATA_REVISION),
 )
 def main(
-    dataset: str, output: Path | None, rows: int, row: tuple[int, ...], by: str | None, revision: str | None
+    dataset: str,
+    output: Path | None,
+    rows: int,
+    row: tuple[int, ...],
+    by: str | None,
+    tokenizer: str | None,
+    against: str | None,
+    trust_remote_code: bool,
+    revision: str | None,
 ) -> None:
     """Write an HTML page of an annotated dataset, or of a training run.
 
@@ -41,6 +59,7 @@ def main(
     Example:
         sepo report annotated
         sepo report me/prefs-sepo --rows 50 --row 13 --by category --output prefs.html
+        sepo report annotated-1b --tokenizer other/model-8b --against annotated-8b
         sepo report policy
     """
     from sepo_data import SettingsError
@@ -53,9 +72,20 @@ def main(
     quiet_libraries()
     folder = Path(dataset).expanduser()
     if (folder / RECORD_NAME).is_file():
-        for name, given in {"by": by, "row": row, "revision": revision}.items():
+        for name, given in {"by": by, "row": row, "tokenizer": tokenizer, "against": against}.items():
             if given:
                 raise SettingsError(f"{dataset} is a training run. Leave out `{name}`.")
         click.echo(report_run(folder, output))
         return
-    click.echo(report(dataset, output, rows=rows, wanted=row, by=by, revision=revision))
+    page = report(
+        dataset,
+        output,
+        rows=rows,
+        wanted=row,
+        by=by,
+        revision=revision,
+        tokenizer=tokenizer,
+        trust_remote_code=trust_remote_code,
+        against=against,
+    )
+    click.echo(page)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .generation.settings import GenerateSettings
     from .planning import Plan, plan
     from .projected.pairs import ProjectedPair, ProjectedRows, project_row, project_rows
+    from .report.notebook import show
     from .report.publishing import push_annotated
     from .reselection import reselect
     from .tokens.encoder import response_encoder
@@ -82,6 +83,7 @@ __all__ = [
     "reselect",
     "response_encoder",
     "select_tokens",
+    "show",
     "validate",
     "verify",
     "weigh_tokens",
@@ -113,6 +115,7 @@ _MODULES = {
     "push_annotated": "report.publishing",
     "reselect": "reselection",
     "response_encoder": "tokens.encoder",
+    "show": "report.notebook",
     "verify": "verification",
 }
 

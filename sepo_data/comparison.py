@@ -127,11 +127,11 @@ def compare_annotations(first: "datasets.Dataset", second: "datasets.Dataset") -
     Raises:
         SchemaError: If they have no pair in common.
     """
-    places = _places(second)
+    places = pair_places(second)
     sums = Sides(_SideSums(), _SideSums())
     margins: list[tuple[float, float]] = []
     for table in first.with_format("arrow").iter(ROWS_AT_ONCE):
-        rows = [(row, places[key].popleft()) for row, key in enumerate(_keys(table)) if places.get(key)]
+        rows = [(row, places[key].popleft()) for row, key in enumerate(pair_keys(table)) if places.get(key)]
         if not rows:
             continue
         ours = table.take([row for row, _ in rows])
@@ -154,18 +154,18 @@ def compare_annotations(first: "datasets.Dataset", second: "datasets.Dataset") -
     )
 
 
-def _places(rows: "datasets.Dataset") -> dict[str, deque[int]]:
+def pair_places(rows: "datasets.Dataset") -> dict[str, deque[int]]:
     """The position of each pair; repeated pairs are matched in order."""
     found: dict[str, deque[int]] = {}
     place = 0
     for table in rows.with_format("arrow").iter(ROWS_AT_ONCE):
-        for key in _keys(table):
+        for key in pair_keys(table):
             found.setdefault(key, deque()).append(place)
             place += 1
     return found
 
 
-def _keys(table: "pa.Table") -> Iterator[str]:
+def pair_keys(table: "pa.Table") -> Iterator[str]:
     """Hashes of the pairs' texts."""
     for row in table.select([*PAIR_COLUMNS]).to_pylist():
         yield text_sha256(json.dumps([_texts(row[name]) for name in PAIR_COLUMNS], ensure_ascii=True))

@@ -23,12 +23,12 @@ FLOORS = [
     ["tokens", "annotated"],
     ["models", "projected"],
     ["runs"],
+    ["comparison"],
     ["report"],
     [
         "annotation",
         "planning",
         "verification",
-        "comparison",
         "reselection",
         "exports",
         "generation",

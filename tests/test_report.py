@@ -15,9 +15,19 @@ import pytest
 from annotated import manifest, random_table
 from click.testing import CliRunner
 from nasty import NASTY
+from transformers import AutoTokenizer
 
 from cli.main import main
-from sepo_data import AnnotateSettings, annotate, load_annotated, select_tokens
+from sepo_data import (
+    AnnotateSettings,
+    SchemaError,
+    annotate,
+    load_annotated,
+    project_row,
+    reselect,
+    select_tokens,
+    show,
+)
 from sepo_data.pieces import one_text
 from sepo_data.report.charts import charts
 from sepo_data.report.drawing import svg
@@ -25,7 +35,9 @@ from sepo_data.report.kinds import KINDS, token_kinds
 from sepo_data.report.page import render_page
 from sepo_data.report.rows import rows_shown
 from sepo_data.report.statistics import BARS, POSITIONS, RATIOS, measure
-from sepo_data.schema import SIDES
+from sepo_data.schema import PAIR_COLUMNS, SIDES
+from sepo_data.settings import SelectionChange
+from sepo_data.tokens.templates import set_chat_template
 
 ROOT = Path(__file__).parent.parent
 
@@ -246,6 +258,77 @@ def test_what_cannot_be_is_refused_in_one_line(demo: Path, options: list[str], s
     assert found.exit_code == 1
     assert said in found.stderr
     assert found.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def reselected(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("report") / "more"
+    reselect(str(demo), SelectionChange(chosen_ratio=0.6, rejected_ratio=0.6), output)
+    return output
+
+
+def test_a_policys_tokens_and_another_annotation_stand_under_the_oracles(
+    demo: Path, reselected: Path, tmp_path: Path
+) -> None:
+    layers = ("--tokenizer", str(ROOT / "demo/policy"), "--against", str(reselected))
+    page = page_of(demo, *layers, "--rows", "0", "--row", "13", "-o", str(tmp_path / "page.html"))
+    assert "On the tokens of policy" in page
+    assert "45 pairs in both; 0 only here, 0 only there. Reward accuracy 88.9% and 88.9%" in page
+    rows = load_annotated(str(demo))["train"]
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "demo/policy")
+    texts = rows.select_columns([*PAIR_COLUMNS]).features.arrow_schema
+    set_chat_template(tokenizer, True, texts, "policy")  # as training does
+    pair = project_row(rows[13], tokenizer, row_number=13)
+    other = load_annotated(str(reselected))["train"][13]
+    (stored,) = data_of(page)["rows"]
+    for side in SIDES:
+        policy, against = stored[side]["under"]
+        assert (policy["layer"], against["layer"]) == ("policy", "more")
+        projected = pair[side]
+        rewards = np.frombuffer(base64.b64decode(policy["rewards"]), "<f4")
+        assert rewards[:-1].tolist() == projected.token_rewards.tolist()
+        assert (
+            np.frombuffer(base64.b64decode(policy["starts"]), "<u2").tolist()
+            == projected.token_start.tolist()
+        )
+        assert policy["text"] == stored[side]["text"]
+        mask = [bool(one) for one in base64.b64decode(against["mask"])]
+        assert mask == [*other[f"{side}_token_mask"], other[f"{side}_eos_mask"]]
+        assert against["rewards"] == stored[side]["rewards"]
+
+
+def test_an_annotation_of_other_pairs_is_refused_in_one_line(demo: Path, tmp_path: Path) -> None:
+    pairs = [{"prompt": "Why?", "chosen": "Because it is so.", "rejected": "No."}]
+    data = tmp_path / "other.jsonl"
+    data.write_text("\n".join(map(json.dumps, pairs)))
+    models = (str(ROOT / "demo/oracle"), str(ROOT / "demo/reference"))
+    annotate(str(data), *models, AnnotateSettings(output=tmp_path / "other"))
+    found = CliRunner().invoke(main, ["report", str(demo), "--against", str(tmp_path / "other")])
+    assert found.exit_code == 1
+    assert "the two datasets have no pair in common" in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_row_shows_itself_in_a_notebook(demo: Path) -> None:
+    row = dict(load_annotated(str(demo))["train"][13])
+    html = show(row)._repr_html_()
+    spans = re.findall(r'<span title="([+-][\d.]+) nats, (not )?selected"', html)
+    rewards = [
+        reward for side in SIDES for reward in [*row[f"{side}_token_rewards"], row[f"{side}_eos_reward"]]
+    ]
+    assert [shown for shown, _ in spans] == [f"{reward:+.3f}" for reward in rewards]
+    selected = sum(sum(row[f"{side}_token_mask"]) + row[f"{side}_eos_mask"] for side in SIDES)
+    assert sum(not skipped for _, skipped in spans) == selected
+    text = re.sub(r"<[^>]*>", "", html)
+    assert row["chosen"][-1]["content"] in text
+    evil = "<img src=x onerror=alert(1)>\u202e"
+    spans_of_evil = {"start": [0], "end": [len(evil)], "rewards": [1.0], "mask": [True]}
+    named = {f"chosen_token_{name}": values for name, values in spans_of_evil.items()}
+    html = show({**row, "chosen": evil, **named})._repr_html_()
+    assert "<img" not in html
+    assert "\u202e" not in html
+    with pytest.raises(SchemaError, match="chosen_eos_reward is missing"):
+        show({"prompt": "a"})
 
 
 def test_what_is_no_annotated_dataset_is_refused(tmp_path: Path) -> None:

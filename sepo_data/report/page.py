@@ -14,6 +14,7 @@ from ..annotated.opening import Annotated, open_annotated
 from ..errors import SettingsError
 from .charts import charts
 from .html import render, write_page
+from .layers import Layer, add_layers, against_layer, policy_layer
 from .rows import ROWS, rows_shown, stored_rows
 from .statistics import Statistics, measure
 
@@ -31,6 +32,9 @@ def report(
     wanted: Sequence[int] = (),
     by: str | None = None,
     revision: str | None = None,
+    tokenizer: str | None = None,
+    trust_remote_code: bool = False,
+    against: str | None = None,
 ) -> Path:
     """Write the report of an annotated dataset.
 
@@ -41,6 +45,9 @@ def report(
         wanted: Numbers of rows to show besides.
         by: A column whose values are compared.
         revision: Branch, tag or commit of a dataset on the Hub.
+        tokenizer: A policy's, Hub id or folder: its tokens stand under the oracle's.
+        trust_remote_code: Run Python code that comes with that.
+        against: Another annotation of the same pairs, Hub id or folder: it stands under this one.
 
     Returns:
         Where it is.
@@ -51,7 +58,13 @@ def report(
     folder = Path(dataset).expanduser()
     path = output or (folder if folder.is_dir() else Path()) / "report.html"
     annotated, found = measured(dataset, by=by, revision=revision)
-    page = dataset_page(annotated, found, rows=rows, wanted=wanted, by=by)
+    numbers = rows_shown(found.margins, rows, wanted)
+    layers = []
+    if tokenizer is not None:
+        layers.append(policy_layer(annotated, numbers, tokenizer, trust_remote_code=trust_remote_code))
+    if against is not None:
+        layers.append(against_layer(annotated, numbers, against))
+    page = dataset_page(annotated, found, numbers, by=by, layers=layers)
     write_page(path, page)
     return path
 
@@ -70,23 +83,29 @@ def measured(
 def dataset_page(
     annotated: Annotated,
     found: Statistics,
+    numbers: Sequence[int],
     *,
-    rows: int = ROWS,
-    wanted: Sequence[int] = (),
     by: str | None = None,
+    layers: Sequence[Layer] = (),
 ) -> str:
-    """The page of a dataset from `measured`, with rows of it, see `report`."""
+    """The page of a dataset from `measured`, with these rows of it, see `report`."""
     split = next(iter(annotated.splits.values()))
-    shown = stored_rows(split, rows_shown(found.margins, rows, wanted))
+    shown = stored_rows(split, numbers)
     if by is not None:
         places = {group.value: place for place, group in enumerate(found.groups)}
         for row in shown:
             row["group"] = places[str(split[row["row"]][by])]
-    return render_page(annotated.manifest, found, shown, by=by)
+    add_layers(shown, layers)
+    return render_page(annotated.manifest, found, shown, by=by, layers=layers)
 
 
 def render_page(
-    manifest: Manifest, found: Statistics, rows: list[dict[str, Any]], *, by: str | None = None
+    manifest: Manifest,
+    found: Statistics,
+    rows: list[dict[str, Any]],
+    *,
+    by: str | None = None,
+    layers: Sequence[Layer] = (),
 ) -> str:
     """The page as HTML.
 
@@ -95,6 +114,7 @@ def render_page(
         found: Statistics of all of its rows.
         rows: Those to show, from `stored_rows`.
         by: The column that the groups of ``found`` are of.
+        layers: What stands under the oracle's tokens.
 
     Raises:
         SettingsError: If matplotlib is not installed.
@@ -113,6 +133,7 @@ def render_page(
         ],
         frequent=FREQUENT,
         by=by,
+        layers=layers,
         ticks=_ticks(found.scale),
         data=Markup(_json(data)),
     )

@@ -12,6 +12,7 @@ from .charts import charts
 from .drawing import png
 from .html import write_page
 from .page import dataset_page, measured
+from .rows import ROWS, rows_shown
 
 log = logging.getLogger("sepo")
 
@@ -55,7 +56,7 @@ def push_annotated(folder: Path, repo_id: str, *, private: bool = False, no_repo
 def _pictures(folder: Path, work: Path) -> dict[str, Path]:
     """Page, charts, and the card that shows them, by path in the repository."""
     annotated, found = measured(str(folder))
-    write_page(work / PAGE, dataset_page(annotated, found))
+    write_page(work / PAGE, dataset_page(annotated, found, rows_shown(found.margins, ROWS)))
     made, lines = {PAGE: work / PAGE, "README.md": work / "README.md"}, ["", "## Charts", ""]
     for chart in charts(found, annotated.manifest.selection):
         if chart.name in _SHOWN:

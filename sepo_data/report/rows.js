@@ -33,11 +33,12 @@
   // ---- selection: sepo_data/selection.py, number by number
 
   // Array.sort is stable, so of equal rewards the earlier wins
+  // a reward that nobody knows, of a policy's token where the oracle saw nothing, is NaN and never selected
   const ranked = (rewards, highest) =>
-    Array.from(rewards.keys()).sort((a, b) => (highest ? rewards[b] - rewards[a] : rewards[a] - rewards[b]));
+    Array.from(rewards.keys()).filter((i) => !Number.isNaN(rewards[i])).sort((a, b) => (highest ? rewards[b] - rewards[a] : rewards[a] - rewards[b]));
 
-  const first = (order, count) => {
-    const mask = new Array(order.length).fill(false);
+  const first = (order, count, size) => {
+    const mask = new Array(size).fill(false);
     for (const token of order.slice(0, count)) mask[token] = true;
     return mask;
   };
@@ -53,11 +54,11 @@
     const { rewards, mask } = decoded(side);
     const highest = name === "chosen";
     if (rule === "annotated") return mask;
-    if (rule === "all") return mask.map(() => true);
+    if (rule === "all") return mask.map((_, i) => !Number.isNaN(rewards[i]));
     if (rule === "threshold") return mask.map((_, i) => (highest ? rewards[i] >= amount : rewards[i] <= -amount));
     const order = ranked(rewards, highest);
-    if (rule === "mass") return first(order, massCount(rewards, order, amount, highest));
-    return first(order, Math.max(1, Math.floor(amount * order.length + 1e-9)));
+    if (rule === "mass") return first(order, massCount(rewards, order, amount, highest), rewards.length);
+    return first(order, Math.max(1, Math.floor(amount * order.length + 1e-9)), rewards.length);
   }
 
   // ---- text
@@ -77,7 +78,7 @@
   const escaped = (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
   const visible = (text) => text.replace(new RegExp(CONTROL, "g"), escaped);
   const blanks = (text) => visible(text).replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
-  const nats = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
+  const nats = (value) => Number.isNaN(value) ? "unknown" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
   const percent = (share) => `${(100 * share).toFixed(0)}%`;
 
   function addText(target, text) {
@@ -98,12 +99,12 @@
 
   // ---- one row
 
-  let current = null; // what is on the screen: row, and of each side its tokens and how it is selected
+  let current = null; // what is on the screen: row, and each line of tokens and how it is selected
 
   function tokenElement(index, reward) {
     const span = element("span", { className: "token", role: "option", tabIndex: -1 });
     if (reward > 0) span.classList.add("high");
-    span.style.setProperty("--heat", Math.min(1, Math.abs(reward) / data.scale).toFixed(3));
+    span.style.setProperty("--heat", Math.min(1, Math.abs(reward || 0) / data.scale).toFixed(3));
     span.dataset.token = index;
     return span;
   }
@@ -112,7 +113,7 @@
     const { rewards, count, starts, ends } = decoded(side);
     const at = offsets(side.text);
     const box = element("div", {
-      className: "response", role: "listbox", dir: "auto", "aria-label": `Tokens of the ${name} response`,
+      className: "response", role: "listbox", dir: "auto", "aria-label": `Tokens of the ${name} response${side.layer ? `, ${visible(side.layer)}` : ""}`,
       "aria-multiselectable": "true", "aria-orientation": "horizontal",
     });
     const tokens = [];
@@ -126,6 +127,7 @@
       // several byte tokens may share a character: it stands in the first of them
       if (ends[i] > done) addText(span, side.text.slice(at[Math.max(starts[i], done)], at[ends[i]]));
       else span.append(element("i", {}, "·"));
+      if (!span.textContent.trim()) span.setAttribute("aria-label", blanks(span.textContent)); // else it has no name
       done = Math.max(done, ends[i]);
       tokens.push(span);
       box.append(span);
@@ -147,16 +149,22 @@
     return element("p", { className: "turn", dir: "auto" }, element("b", {}, visible(role)), visible(text));
   }
 
-  function sideElement(side, name) {
+  // one line of tokens: the oracle's, or one that stands under them
+  function tokensElement(side, name) {
     const { box, tokens, cut } = response(side, name);
     const carried = element("p", { className: "carried" });
+    const layer = side.layer ? [element("h4", { className: "layer", dir: "auto" }, visible(side.layer))] : [];
+    return { parts: [...layer, carried, ...side.before.map(turn), box, ...cut], side, name, tokens, carried, mask: [] };
+  }
+
+  function sideElement(side, name) {
+    const lines = [side, ...(side.under ?? [])].map((one) => tokensElement(one, name));
     const head = element(
       "h3", { className: name }, element("span", {}, name), element("span", {}, `${nats(side.reward)} nats`),
     );
-    const before = side.before.map(turn);
-    const made = element("section", { className: "side", "aria-label": `${name} response` }, head, carried);
-    made.append(...before, box, ...cut);
-    return { made, side, name, tokens, carried, mask: [] };
+    const made = element("section", { className: "side", "aria-label": `${name} response` }, head);
+    made.append(...lines.flatMap((one) => one.parts));
+    return { made, lines };
   }
 
   function show(row) {
@@ -172,22 +180,22 @@
     const summary = element("summary", { dir: "auto" }, `Prompt: ${visible(last.slice(0, 200)).replaceAll("\n", " ")}`);
     const prompt = element("details", { className: "prompt" }, summary, ...row.prompt.map(turn));
     article.replaceChildren(prompt, element("div", { className: "sides" }, ...sides.map((one) => one.made)));
-    current = { row, sides };
+    current = { row, lines: sides.flatMap((one) => one.lines) };
     mark();
   }
 
   function mark() {
     if (!current) return;
     const [rule, amount] = [by("rule").value, Number(by("amount").value)];
-    for (const one of current.sides) {
+    for (const one of current.lines) {
       one.mask = selected(one.side, one.name, rule, amount);
       const { rewards } = decoded(one.side);
       let [count, carried, total] = [0, 0, 0];
       one.tokens.forEach((span, i) => {
         span.setAttribute("aria-selected", String(one.mask[i]));
         count += one.mask[i];
-        carried += one.mask[i] * Math.abs(rewards[i]);
-        total += Math.abs(rewards[i]);
+        carried += one.mask[i] * Math.abs(rewards[i] || 0);
+        total += Math.abs(rewards[i] || 0);
       });
       one.carried.textContent =
         `${count} of ${one.tokens.length} tokens selected, carrying ${percent(total ? carried / total : 0)} of |reward|`;
@@ -289,8 +297,8 @@
     const { rewards, count, starts, ends, oracle, ref } = decoded(one.side);
     const rank = ranked(rewards, one.name === "chosen").indexOf(i) + 1;
     const found = [
-      ["reward", `${nats(rewards[i])} nats`],
-      ["rank", `${rank} of ${rewards.length}, from the ${one.name === "chosen" ? "highest" : "lowest"}`],
+      ["reward", Number.isNaN(rewards[i]) ? "unknown" : `${nats(rewards[i])} nats`],
+      ["rank", !rank ? "none" : `${rank} of ${rewards.length}, from the ${one.name === "chosen" ? "highest" : "lowest"}`],
     ];
     if (i < count) {
       if (oracle) found.push(["oracle log-prob", nats(oracle[i])], ["reference log-prob", nats(ref[i])]);
@@ -309,7 +317,7 @@
 
   function showTip(span) {
     hideTip();
-    const one = current.sides.find((side) => side.tokens.includes(span));
+    const one = current.lines.find((side) => side.tokens.includes(span));
     const i = Number(span.dataset.token);
     const list = element("dl");
     for (const [name, value] of facts(one, i)) list.append(element("dt", {}, name), element("dd", {}, value));
@@ -333,7 +341,7 @@
   // ---- keys and buttons
 
   function moveInResponse(event) {
-    const tokens = current.sides.map((side) => side.tokens).find((some) => some.includes(event.target));
+    const tokens = current.lines.map((side) => side.tokens).find((some) => some.includes(event.target));
     const at = tokens.indexOf(event.target);
     const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: tokens.length - 1 }[event.key];
     if (to === undefined || !tokens[to]) return;

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SettingsError
-from ..pieces import Piece, one_text
+from ..pieces import OneText, Piece, one_text, piece_text
+from ..projected.pairs import ProjectedSide
 from ..schema import SIDES, Message
 
 if TYPE_CHECKING:
@@ -68,22 +69,57 @@ def _stored_side(row: Mapping[str, Any], side: str) -> dict[str, Any]:
     ends = {name: [row[f"{side}_eos_{name}"]] if ended else [] for name in ("reward", "mask")}
     spans = (row[f"{side}_token_start"], row[f"{side}_token_end"])
     whole = one_text(row[side], *spans, row.get(f"{side}_token_message"), row.get(f"{side}_token_field"))
-    width = "<u2" if len(whole.text) < 1 << 16 else "<u4"  # the page tells them by the number of bytes
     logps = {
         name: _base64(row[column], "<f4")
         for name in ("oracle", "ref")
         if (column := f"{side}_token_{name}_logps") in row
     }
     return {
-        "text": whole.text,
+        **_packed(
+            whole,
+            rewards=[*row[f"{side}_token_rewards"], *ends["reward"]],
+            mask=[*row[f"{side}_token_mask"], *ends["mask"]],
+            ended=ended,
+        ),
         **_around(row[side], whole.pieces),
         "reward": row[f"{side}_reward"],
+        **logps,
+    }
+
+
+def projected_side(response: str | list[Message], side: ProjectedSide) -> dict[str, Any]:
+    """One response on a policy's tokens, as the page stores it; rewards that nobody knows are NaN.
+
+    Args:
+        response: Of the annotated row.
+        side: The same, projected.
+    """
+    ended = side.eos_reward is not None
+    texts = [piece_text(response, piece)[piece.begins : piece.begins + piece.size] for piece in side.pieces]
+    rewards = [*side.token_rewards.tolist(), *([side.eos_reward] if ended else [])]
+    return {
+        **_packed(
+            OneText("".join(texts), side.pieces, side.token_start, side.token_end),
+            rewards=rewards,
+            mask=[*side.token_mask.tolist(), *([side.eos_mask] if ended else [])],
+            ended=ended,
+        ),
+        **_around(response, side.pieces),
+        "before": [],
+        "reward": float(np.nansum(rewards)),
+    }
+
+
+def _packed(whole: OneText, *, rewards: npt.ArrayLike, mask: npt.ArrayLike, ended: bool) -> dict[str, Any]:
+    """Text and arrays; of tokens the end of the turn, where it was seen, is the last."""
+    width = "<u2" if len(whole.text) < 1 << 16 else "<u4"  # the page tells them by the number of bytes
+    return {
+        "text": whole.text,
         "ended": ended,
         "starts": _base64(whole.start, width),
         "ends": _base64(whole.end, width),
-        "rewards": _base64([*row[f"{side}_token_rewards"], *ends["reward"]], "<f4"),
-        "mask": _base64([*row[f"{side}_token_mask"], *ends["mask"]], "u1"),
-        **logps,
+        "rewards": _base64(rewards, "<f4"),
+        "mask": _base64(mask, "u1"),
     }
 
 

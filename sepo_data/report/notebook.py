@@ -1,0 +1,86 @@
+"""One annotated row as a heat map in a notebook, without scripts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from ..errors import SchemaError, visible
+from ..pieces import one_text
+from ..schema import SIDES
+
+_SPAN = Markup('<span title="{}" style="background:rgba({},{:.2f});{}">{}</span>')
+_SIDE = Markup(
+    '<div style="flex:1 1 20em"><b>{}</b> {:+.2f} nats<div dir="auto" style="white-space:pre-wrap;'
+    'overflow-wrap:anywhere;line-height:1.8">{}</div></div>'
+)
+_BLUE, _ORANGE = "67,147,195", "241,163,64"  # the page's; with transparency they serve light and dark
+_SELECTED = "text-decoration:underline 2px;text-underline-offset:3px"
+
+
+class HeatMap:
+    """What `show` returns: a notebook displays it.
+
+    Attributes:
+        html: Its markup.
+    """
+
+    def __init__(self, html: str) -> None:
+        self.html = html
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def show(row: Mapping[str, Any]) -> HeatMap:
+    """Show both responses of a row, every token coloured by its reward and the selected ones underlined.
+
+    Args:
+        row: A row of an annotated dataset, as ``datasets`` gives it.
+
+    Returns:
+        An object that a notebook displays: blue where the oracle finds a token likelier than the reference,
+        orange where less likely; a token's tooltip has its reward in nats.
+
+    Raises:
+        SchemaError: If it is no row of an annotated dataset.
+
+    Example:
+        >>> show(load_annotated("me/prefs-sepo")["train"][13])
+    """
+    try:
+        rewards = [np.abs(_rewards(row, side)) for side in SIDES]
+        scale = float(np.quantile(np.concatenate(rewards), 0.97)) or 1.0
+        sides = [_SIDE.format(side, row[f"{side}_reward"], _tokens(row, side, scale)) for side in SIDES]
+    except KeyError as error:
+        raise SchemaError(
+            f"not a row of an annotated dataset: {error.args[0]} is missing. Give one as it is loaded."
+        ) from error
+    html = Markup('<div style="display:flex;flex-wrap:wrap;gap:1.5em">{}</div>').format(
+        Markup("").join(sides)
+    )
+    return HeatMap(str(html))
+
+
+def _rewards(row: Mapping[str, Any], side: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    ends = [] if row[f"{side}_eos_reward"] is None else [row[f"{side}_eos_reward"]]
+    return np.array([*row[f"{side}_token_rewards"], *ends], dtype=np.float64)
+
+
+def _tokens(row: Mapping[str, Any], side: str, scale: float) -> Markup:
+    places = (row.get(f"{side}_token_message"), row.get(f"{side}_token_field"))
+    whole = one_text(row[side], row[f"{side}_token_start"], row[f"{side}_token_end"], *places)
+    rewards, mask = _rewards(row, side), [*row[f"{side}_token_mask"], row[f"{side}_eos_mask"]]
+    spans, done = list[Markup](), 0
+    for i, reward in enumerate(rewards.tolist()):
+        text = "⏎ end of turn"
+        if i < whole.end.size:
+            # several byte tokens may share a character: it stands in the first of them
+            text = whole.text[max(done, int(whole.start[i])) : int(whole.end[i])] or "·"
+            done = max(done, int(whole.end[i]))
+        title = f"{reward:+.3f} nats, {'selected' if mask[i] else 'not selected'}"
+        shade = min(1.0, abs(reward) / scale) * 0.75
+        look = (_BLUE if reward > 0 else _ORANGE, shade, _SELECTED if mask[i] else "")
+        spans.append(_SPAN.format(title, *look, visible(text)))
+    return Markup("").join([*spans, visible(whole.text[done:])])
