@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from annotated import TEXT, manifest, random_table, side_values
 from nasty import NASTY
+from test_run_report import history, record, save
 
 from sepo_data import AnnotateSettings, annotate
 from sepo_data.report.page import render_page, report
@@ -19,6 +20,7 @@ from sepo_data.report.rows import stored_rows
 from sepo_data.report.statistics import measure
 from sepo_data.schema import SIDES, annotated_schema
 from sepo_data.selection import select, select_beyond
+from sepo_train.run_report import report_run
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -277,5 +279,43 @@ def test_axe_finds_nothing(browser: Any, demo: Path, scheme: str, width: int) ->
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     viewport = {"width": width, "height": 800}
     opened = Opened(browser, demo, "#row-13", color_scheme=scheme, viewport=viewport, bypass_csp=True)
+    found = axe.Axe().run(opened.page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_the_slider_selects_on_the_tokens_that_stand_under_the_oracles(browser: Any, demo: Path) -> None:
+    path = report(
+        str(demo.parent),
+        demo.parent / "layers.html",
+        rows=0,
+        wanted=[13],
+        tokenizer=str(ROOT / "demo/policy"),
+    )
+    opened = Opened(browser, path, bypass_csp=True)
+    (row,) = stored(opened)
+    lines = [(line, side == "chosen") for side in SIDES for line in (row[side], *row[side]["under"])]
+    assert len(lines) == 4
+    for ratio, masks in zip(RATIOS, opened.masks("ratio", RATIOS), strict=True):
+        for mask, (line, highest) in zip(masks, lines, strict=True):
+            rewards = np.frombuffer(base64.b64decode(line["rewards"]), "<f4")
+            assert mask == select(rewards, "ratio", ratio, highest=highest).tolist()
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    found = axe.Axe().run(opened.page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (1200, "dark")])
+def test_the_page_of_a_run_is_sound(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    entries = history(0.69, 0.8, 0.9)
+    save(tmp_path, record(entries), entries)
+    path = report_run(tmp_path)
+    viewport = {"width": width, "height": 800}
+    plain = Opened(browser, path, color_scheme=scheme, viewport=viewport)
+    assert plain.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    plain.page.click("#theme")
+    assert plain.page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert (plain.said, plain.asked) == ([], [path.as_uri()])
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    opened = Opened(browser, path, color_scheme=scheme, viewport=viewport, bypass_csp=True)
     found = axe.Axe().run(opened.page)
     assert found.violations_count == 0, found.generate_report()
