@@ -132,7 +132,7 @@ def against_layer(annotated: Annotated, numbers: Sequence[int], other: str) -> L
     stored = stored_rows(second, list(places.values()))
     right = " and ".join(f"{accuracy:.1%}" for accuracy in found.accuracies)
     figures = [
-        (what, *(f"{getattr(side, name):{form}}" for side in (found.chosen, found.rejected)))
+        (what, f"{getattr(found.chosen, name):{form}}", f"{getattr(found.rejected, name):{form}}")
         for what, name, form in (
             ("rank correlation of the token rewards", "rank_correlation", "+.3f"),
             ("selected text, overlap over union", "mask_overlap", ".1%"),
