@@ -295,6 +295,20 @@ def test_a_model_that_packing_does_not_suit_gets_padded_batches(family: str) -> 
         np.testing.assert_allclose(logps, plain_logps(model, item), atol=1e-4, rtol=0)
 
 
+def test_a_head_that_is_called_decoder_is_not_taken_for_the_layers() -> None:
+    torch.manual_seed(0)
+    windows = {"local_attention": 8, "global_attn_every_n_layers": 2}
+    size = {**_STATE, **_ATTENTION, **windows, "max_position_embeddings": 64, "pad_token_id": 0}
+    config = AutoConfig.for_model("modernbert-decoder", vocab_size=VOCABULARY, initializer_range=0.3, **size)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    torch.nn.Module.eval(model)
+    tokens = sequences(*MIXED)
+    plain = [plain_logps(model, item) for item in tokens]
+    assert prepare(model, 64)
+    for logps, expected in zip(token_logps(model, tokens, batch_tokens=1000), plain, strict=True):
+        np.testing.assert_allclose(logps, expected, atol=1e-4, rtol=0)
+
+
 def test_a_model_in_training_stays_so() -> None:
     model = tiny_model()
     model.train()

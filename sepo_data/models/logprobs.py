@@ -198,6 +198,10 @@ def _logps_in_parts(
     """
     causal = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
     layers: nn.Module = causal.get_decoder()
+    if layers is causal or isinstance(
+        layers, nn.Linear
+    ):  # Llama 4, and ModernBERT, whose head is its decoder
+        layers = causal.model
     outputs: list[Any] = []
     hook = layers.register_forward_hook(lambda module, args, output: outputs.append(output))
     try:
