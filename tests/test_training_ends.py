@@ -17,6 +17,7 @@ from cli.main import main
 from sepo_data import AnnotateSettings, annotate
 from sepo_data.models.distance import visited_kl
 from sepo_train import SepoSettings, train_sepo
+from sepo_train.examples import key_tokens
 from sepo_train.folder import RECORD_NAME
 from sepo_train.rates import suitable_rate
 
@@ -210,10 +211,9 @@ def test_random_tokens_are_those_of_the_row_whichever_rows_and_shares_are_used(
     def keep(side: Any) -> Any:
         text = side.input_ids.tobytes()
         found.setdefault(key, {})[text] = set(np.flatnonzero(side.weights).tolist())
-        return original(side)
+        return key_tokens(side)
 
-    original = stages.key_tokens
-    monkeypatch.setattr(stages, "key_tokens", keep)
+    monkeypatch.setattr("sepo_train.stages.key_tokens", keep)
     for number, key in enumerate([(1.0, 0.4), (0.5, 0.4), (1.0, 0.2)]):
         settings = SepoSettings(
             output_dir=tmp_path / str(number),
