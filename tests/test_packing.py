@@ -300,7 +300,7 @@ def test_a_head_that_is_called_decoder_is_not_taken_for_the_layers() -> None:
     windows = {"local_attention": 8, "global_attn_every_n_layers": 2}
     size = {**_STATE, **_ATTENTION, **windows, "max_position_embeddings": 64, "pad_token_id": 0}
     config = AutoConfig.for_model("modernbert-decoder", vocab_size=VOCABULARY, initializer_range=0.3, **size)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     torch.nn.Module.eval(model)
     tokens = sequences(*MIXED)
     plain = [plain_logps(model, item) for item in tokens]
