@@ -171,6 +171,7 @@ def prepare_oracle(experiment: Experiment, which: tuple[str, str, str]) -> None:
     model, gold, name = which
     spec, folder = experiment.plan["oracles"][name], experiment.folder(model) / gold
     reference = experiment.plan["models"][model]["folder"]
+    rate = 3e-4 * 64 / experiment.references[model].width  # wider models break at 3e-4
     place = experiment.oracle(model, gold, name)
     if (place / "annotated" / "README.md").exists():
         return
@@ -185,7 +186,7 @@ def prepare_oracle(experiment: Experiment, which: tuple[str, str, str]) -> None:
     command(
         "train", "dpo", "--model", reference, "--dataset", place / "pairs.jsonl", "--output-dir",
         place / "oracle", "--no-chat-template", "--batch-size", 64, "--micro-batch-size", 32,
-        "--learning-rate", 3e-4, "--epochs", 2,
+        "--learning-rate", rate, "--epochs", 2,
     )  # fmt: skip
     oracle, ref = (reference, place / "oracle") if spec.get("swapped") else (place / "oracle", reference)
     command(

@@ -33,6 +33,11 @@ class Stories:
         """Number of its tokens."""
         return int(self.model.config.vocab_size)
 
+    @property
+    def width(self) -> int:
+        """Of its hidden states."""
+        return int(self.model.config.hidden_size)
+
     def batch(self, tokens: int) -> int:
         """How many sequences fit at once, if the logits of so many of their tokens are kept."""
         return max(1, int(BATCH_LOGITS / (tokens * self.vocabulary)))
