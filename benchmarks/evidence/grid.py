@@ -109,9 +109,10 @@ def main() -> None:
             began = time.monotonic()
             arms = [(question["model"], question["gold"], arm) for arm in question["arms"]]
             of_arm = experiment.plan["arms"]
-            needed = {
+            needed = {  # a policy may train from pairs alone
                 (of_arm[arm].get("from", model), gold, of_arm[arm].get("oracle", "full"))
                 for model, gold, arm in arms
+                if of_arm[arm]["stage"] == "sepo"
             }
             each(partial(prepare_oracle, experiment), sorted(needed))
             climbing = {(model, "valence", of_arm[arm].get("rate_of", arm)) for model, _, arm in arms}
@@ -254,8 +255,15 @@ def _training(experiment: Experiment, run: Run, folder: Path) -> list[object]:
     return [
         "train", arm["stage"], flag, plan["models"][run.model]["folder"], "--dataset", dataset,
         "--output-dir", folder, "--learning-rate", run.rate, "--seed", run.seed, *plan["train"],
+        "--set", f"max_steps={_checkpoints(plan, run)[-1]}",
         *arm.get("options", []),
     ]  # fmt: skip
+
+
+def _checkpoints(plan: dict[str, Any], run: Run) -> list[int]:
+    """Steps after which a policy is measured; the last ends its training."""
+    steps: list[int] = plan["models"][run.model].get("checkpoints", plan["checkpoints"])
+    return steps
 
 
 def _measures(experiment: Experiment, run: Run, folder: Path) -> Iterator[dict[str, Any]]:
@@ -264,10 +272,12 @@ def _measures(experiment: Experiment, run: Run, folder: Path) -> Iterator[dict[s
         prompts = other_prompts(plan["elsewhere"])
     else:
         prompts = json.loads((experiment.folder(run.model) / "prompts.json").read_text())[run.split]
+    prompts = prompts[: plan["models"][run.model].get("measured")]
     held_out = "choosing" if run.split == "choosing" else "report"
     pairs = read_rows(experiment.folder(run.model) / run.gold / f"{held_out}.jsonl")[:PAIRS_SCORED]
     before = {side: response_logps(reference, pairs, side) for side in ("chosen", "rejected")}
-    for step in (0, *plan["checkpoints"]):
+    checkpoints = _checkpoints(plan, run)
+    for step in (0, *checkpoints):
         policy = load(folder / f"checkpoint-{step}") if step else reference
         said = measured(
             policy,
@@ -277,7 +287,7 @@ def _measures(experiment: Experiment, run: Run, folder: Path) -> Iterator[dict[s
             SAMPLING_SEED + 1000 * run.seed,
         )
         kl = float(np.mean(said.kl))
-        is_last = step == plan["checkpoints"][-1] or kl > plan["stop_at"]
+        is_last = step == checkpoints[-1] or kl > plan["stop_at"]
         yield {
             "step": step,
             "kl": kl,
