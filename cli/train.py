@@ -62,13 +62,7 @@ def _training(stage: type[TrainSettings], *more: Option) -> list[click.Parameter
         "Training",
         option("--learning-rate", "Peak learning rate.", stage, type=POSITIVE, metavar="RATE"),
         option("--epochs", "Training epochs.", stage, "num_train_epochs", type=POSITIVE, metavar="N"),
-        option(
-            "--max-steps",
-            "Train for N steps instead of --epochs.",
-            stage,
-            type=COUNT,
-            metavar="N",
-        ),
+        option("--max-steps", "Train for N steps instead of --epochs.", stage, type=COUNT, metavar="N"),
         option(
             "--max-kl",
             "Measure the KL divergence from the start in nats per answer of 64 tokens, and end the training "

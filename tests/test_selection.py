@@ -30,6 +30,13 @@ def test_of_equal_rewards_the_earlier_wins() -> None:
     assert marked(select_tokens([1.0, 1.0, 1.0, 1.0], 0.5, highest=False)) == [0, 1]
 
 
+@pytest.mark.parametrize("highest", [True, False])
+def test_ties_go_to_the_earlier_token_of_a_long_response_too(highest: bool) -> None:
+    rewards = np.random.default_rng(0).integers(0, 4, 1000).astype(float)
+    order = sorted(range(1000), key=lambda i: (-rewards[i] if highest else rewards[i], i))
+    assert marked(select_tokens(rewards, 0.4, highest=highest)) == sorted(order[:400])
+
+
 def test_a_short_response_still_has_one_token() -> None:
     assert marked(select_tokens([0.2, 0.7], 0.3, highest=True)) == [1]
 
