@@ -16,7 +16,7 @@ pipeline: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh -exc "$$(sed -n 's/^    \$$ //p' docs/pipeline.md)"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
