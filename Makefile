@@ -19,6 +19,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 3
 
 slow: $(INSTALLED)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -m slow
 
 # Kill workers a thousand times, fill disks, damage chunks; `slow` does a tenth of it.

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rich_click as click
 
@@ -10,7 +10,8 @@ from sepo_data.selection import PER_RESPONSE, RATIO, SelectionRule
 from sepo_data.settings import AnnotateSettings
 
 from .config import CONFIG
-from .options import COUNT, SHARE, command, option, panel
+from .options import SHARE, command, option, panel
+from .parts import PARTS, check_parts, run_parts
 from .shared import (
     ALLOW_PICKLE,
     COLUMNS,
@@ -28,38 +29,9 @@ from .shared import (
     limit,
     max_length,
     push_options,
-    read_pairs,
     reasoning,
     seed,
 )
-
-if TYPE_CHECKING:
-    from sepo_data.runs.folder import Run as AnnotationRun
-
-
-class ShardType(click.ParamType):  # type: ignore[type-arg]
-    """``i/n``, counted from 0, or ``auto``."""
-
-    name = "i/n|auto"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Two numbers, the first below the second."""
-        if value == "auto":
-            from sepo_data.errors import SettingsError
-            from sepo_data.runs.workers import own_shard
-
-            try:
-                return own_shard(os.environ)
-            except SettingsError as error:
-                self.fail(str(error), param, ctx)
-        if isinstance(value, tuple):
-            return value
-        index, _, count = str(value).partition("/")
-        if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-            self.fail(f"{value!r} is not i/n with i from 0 to n-1, for example 0/4.", param, ctx)
-        return int(index), int(count)
 
 
 class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
@@ -166,36 +138,7 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
         ALLOW_PICKLE,
         TRUST_REMOTE_CODE,
     ),
-    panel(
-        "Many processes",
-        option(
-            "--shard",
-            "Process only this shard; auto: from SLURM or torchrun. The last worker assembles the dataset.",
-            AnnotateSettings,
-            type=ShardType(),
-            multiple=False,
-            show_default=False,
-        ),
-        option(
-            "--executor",
-            "Run all shards with datatrove, on this machine or as a SLURM job array.",
-            type=click.Choice(["local", "slurm"]),
-        ),
-        option("--tasks", "Number of shards. Default locally: workers.", type=COUNT, metavar="N"),
-        option(
-            "--workers",
-            "Shards at a time. Default: one per GPU locally; all on SLURM.",
-            type=COUNT,
-            metavar="M",
-        ),
-        option(
-            "--slurm",
-            "partition, time or any other sbatch option.",
-            multiple=True,
-            metavar="FIELD=VALUE",
-            callback=read_pairs,
-        ),
-    ),
+    PARTS,
     [CONFIG, JSON],
     settings=AnnotateSettings,
     env="SEPO_ANNOTATE",
@@ -210,6 +153,8 @@ def main(
     tasks: int | None,
     workers: int | None,
     slurm: dict[str, str],
+    ray: dict[str, str],
+    hf_jobs: dict[str, str],
     as_json: bool,
 ) -> None:
     """Score a preference dataset once and save its token rewards.
@@ -231,7 +176,8 @@ def main(
     from .running import ProgressBar, Stop, quiet_libraries
 
     quiet_libraries()
-    _check_parts(settings.shard, executor, tasks, workers, slurm)
+    fields = {"slurm": slurm, "ray": ray, "hf-jobs": hf_jobs}
+    check_parts(settings.shard, executor, tasks, workers, fields)
     if executor is None and settings.device in ("auto", "cuda"):
         bind_gpu(os.environ, num_gpus())
     if dry_run:
@@ -243,7 +189,7 @@ def main(
         show(as_json, describe_plan(found), dry_run=True, **facts)
         return
     if executor is not None:
-        submitted = _run_parts(executor, begin(dataset, oracle, ref, settings)[1], tasks, workers, slurm)
+        submitted = run_parts(executor, begin(dataset, oracle, ref, settings)[1], tasks, workers, fields)
         if submitted is not None:
             show(as_json, [submitted], output=settings.output, finished=False, submitted=submitted)
             return
@@ -258,59 +204,6 @@ def main(
     following = typed("inspect", report.output) if report.manifest is not None else None
     lines = [*describe_report(report), *saved(report.output, url, following)]
     show(as_json, lines, **report_facts(report), url=url)
-
-
-def _check_parts(
-    shard: Any, executor: str | None, tasks: int | None, workers: int | None, slurm: dict[str, str]
-) -> None:
-    """Refuse options that have no effect or contradict each other."""
-    if executor is None and (tasks or workers):
-        raise click.UsageError("--tasks and --workers need --executor.")
-    if executor != "slurm" and slurm:
-        raise click.UsageError("--slurm needs --executor slurm.")
-    if executor is not None and shard != (0, 1):
-        raise click.UsageError("--shard is one part, and --executor runs all of them.")
-    if executor == "slurm" and tasks is None:
-        raise click.UsageError("--executor slurm needs --tasks.")
-
-
-def _run_parts(
-    executor: str, run: "AnnotationRun", tasks: int | None, workers: int | None, slurm: dict[str, str]
-) -> str | None:
-    """Run the shards of an unfinished run here, or submit them; returns what was submitted."""
-    from sepo_data.errors import SettingsError
-    from sepo_data.runs.folder import is_finished, missing_chunks
-    from sepo_data.runs.workers import num_gpus
-
-    try:
-        from .executors import run_here, submit
-    except ImportError as error:
-        raise SettingsError("--executor needs datatrove. Run pip install datatrove first.") from error
-    if is_finished(run) or not missing_chunks(run):  # then this process assembles the dataset
-        return None
-    given = _given(run.output)
-    if executor == "slurm":
-        assert tasks is not None
-        return submit(run, given, tasks, workers, slurm)
-    run_here(run, given, tasks, workers or num_gpus() or 1)
-    return None
-
-
-def _given(output: Path) -> dict[str, Any]:
-    """The options of this command as in a config file, for the processes that run its shards."""
-    context = click.get_current_context()
-    assert context is not None
-    names = {parameter.name: parameter.opts[0].removeprefix("--") for parameter in context.command.params}
-    given = {names[name]: _as_yaml(value) for name, value in context.params.items() if value is not None}
-    for name in ("shard", "executor", "tasks", "workers", "slurm", "dry-run", "json"):
-        given.pop(name, None)
-    return {**given, "output": str(output.absolute())}
-
-
-def _as_yaml(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value.absolute())
-    return list(value) if isinstance(value, tuple) else value
 
 
 def default_output(dataset: str) -> Path:

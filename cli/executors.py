@@ -1,4 +1,4 @@
-"""``sepo-annotate --executor``: the shards of a run as tasks of datatrove, here or on a SLURM cluster.
+"""``sepo-annotate --executor``: the shards of a run as tasks of datatrove, here, on Ray or under SLURM.
 
 A task is one plain process, ``sepo-annotate --shard i/n``. datatrove starts the tasks, keeps
 their logs and marks the complete ones; before each start the marks are synchronised with
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger as task_log
@@ -37,6 +37,8 @@ SLURM_DEFAULTS: dict[str, Any] = {
     "qos": None,
     "env_command": f'export PATH="{Path(sys.executable).parent}:$PATH"',
 }
+
+RAY_DEFAULTS: dict[str, Any] = {"cpus_per_task": 1, "mem_per_cpu_gb": 0, "gpus_per_task": 0}
 
 
 class AnnotateShard(PipelineStep):  # type: ignore[misc]
@@ -89,6 +91,17 @@ class _Local(LocalPipelineExecutor):  # type: ignore[misc]
             return PipelineStats()  # it is logged, and its mark stays missing
 
 
+class _Ray(RayPipelineExecutor):  # type: ignore[misc]
+    """A task is an actor; it and its shard end together, and a failure is an error that Ray can send."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
+        _end_with_parent()  # this is a process of the actor's pool
+        try:
+            return super()._run_for_rank(rank, local_rank, node_rank)
+        except SystemExit as error:  # the pool would wait for ever
+            raise RuntimeError(f"task {rank} failed") from error
+
+
 class _Slurm(SlurmPipelineExecutor):  # type: ignore[misc]
     """Without the final job that aggregates datatrove's statistics."""
 
@@ -111,18 +124,63 @@ def run_here(run: Run, options: Mapping[str, Any], tasks: int | None, workers: i
     tasks = tasks or workers
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     folder = _task_folder(run)
-    executor = _Local(
+    step = AnnotateShard(_write_config(folder, options))
+    _wait_for(_Local([step], tasks=tasks, workers=workers, logging_dir=str(folder)), run, tasks)
+
+
+def run_on_ray(
+    run: Run, options: Mapping[str, Any], tasks: int, workers: int | None, fields: Mapping[str, str]
+) -> None:
+    """Run the tasks on a Ray cluster, and wait for them.
+
+    The cluster is that of ``RAY_ADDRESS``, or the one of this machine, which is started if there is
+    none. A task whose worker or node dies is started again, three times at most.
+
+    Args:
+        run: The run; its folder must be one that all nodes see.
+        options: Of ``sepo-annotate``, by name.
+        tasks: Number of shards.
+        workers: How many at once; None: as many as the cluster has room for.
+        fields: Some of datatrove's RayPipelineExecutor.
+
+    Raises:
+        SettingsError: If Ray is not there, or a field is wrong.
+        OutputError: If a task failed.
+    """
+    wrong = fields.keys() - RAY_DEFAULTS.keys()
+    if wrong:
+        raise SettingsError(f"--ray {min(wrong)}=… is none of {', '.join(sorted(RAY_DEFAULTS))}.")
+    try:
+        numbers = {name: float(value) if "." in value else int(value) for name, value in fields.items()}
+    except ValueError as error:
+        raise SettingsError(f"--ray: {error}. Give a number.") from error
+    try:
+        import ray
+    except ImportError as error:
+        raise SettingsError("--executor ray needs Ray. Run pip install ray first.") from error
+    ray.init(log_to_driver=False, logging_level=logging.WARNING, ignore_reinit_error=True)
+    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)  # type: ignore[no-untyped-call]
+    folder = _task_folder(run)
+    executor = _Ray(
         [AnnotateShard(_write_config(folder, options))],
         tasks=tasks,
-        workers=workers,
+        workers=workers or -1,
         logging_dir=str(folder),
+        **{**RAY_DEFAULTS, "gpus_per_task": gpus, **numbers},
     )
+    try:
+        _wait_for(executor, run, tasks)
+    finally:
+        ray.shutdown()
+
+
+def _wait_for(executor: PipelineExecutor, run: Run, tasks: int) -> None:
     _agree(executor, run, tasks)
     executor.run()
     if failed := executor.get_incomplete_ranks():
         raise OutputError(
             f"{len(failed)} of {tasks} tasks failed ({', '.join(map(str, failed[:8]))}). Their logs are in "
-            f"{folder / 'logs'}; the same command reruns only these."
+            f"{Path(executor.logging_dir.path) / 'logs'}; the same command reruns only these."
         )
 
 

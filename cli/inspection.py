@@ -50,6 +50,7 @@ def main(
     from sepo_data.annotated.health import HealthMeter
     from sepo_data.annotated.opening import open_annotated
     from sepo_data.errors import counted
+    from sepo_data.projected.whole import settled
     from sepo_data.report.layers import policy_encoder
 
     from .ending import show, typed
@@ -79,7 +80,8 @@ def main(
         lines += describe_health(health)
         facts = {"pairs": len(rows), "health": health, "warnings": health.warnings(), "row": rows[row]}
         if encoder is not None:
-            settings = ProjectionSettings(annotated.manifest.selection, max_length=max_length)
+            rule = annotated.manifest.selection
+            settings = settled(rows, annotated.name, encoder, ProjectionSettings(rule, max_length=max_length))
             shown, transfer = _on_policy(rows, encoder, settings, row)
             lines += [
                 "",

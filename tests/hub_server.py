@@ -12,11 +12,12 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 OWNER, READER, STRANGER = "hf_owner", "hf_reader", "hf_stranger"  # tokens
 USERS = {OWNER: ("me", True), READER: ("me", False), STRANGER: ("stranger", True)}  # name, may write
@@ -77,6 +78,10 @@ class HubServer:
         self.uploads: dict[str, bytes] = {}  # large files by SHA-256
         self.requests: list[str] = []  # "METHOD /path", in order of arrival
         self.crashes: list[BaseException] = []
+        self.jobs: list[dict[str, Any]] = []  # as they were asked for
+        self.run_job: Callable[[dict[str, Any]], int] = lambda job: 0  # its exit code; in a thread
+        self._running: list[Future[int]] = []
+        self._pool = ThreadPoolExecutor()
         self.lock = threading.RLock()
         self._faults: list[tuple[re.Pattern[str], list[Fault], dict[str, str]]] = []
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -127,6 +132,17 @@ class HubServer:
     def pending_faults(self) -> list[Fault]:
         """Faults that no request has met yet."""
         return [fault for _, kinds, _ in self._faults for fault in kinds]
+
+    def start_job(self, asked: dict[str, Any]) -> int:
+        """Run a Job; returns its number."""
+        self.jobs.append(asked)
+        self._running.append(self._pool.submit(self.run_job, asked))
+        return len(self._running) - 1
+
+    def job_stage(self, number: int) -> str:
+        """What has become of it."""
+        job = self._running[number]
+        return "RUNNING" if not job.done() else "ERROR" if job.exception() or job.result() else "COMPLETED"
 
     def next_fault(self, request: str) -> tuple[Fault, dict[str, str]] | None:
         """Take the fault that is due for this request, with headers for its answer."""
@@ -307,6 +323,29 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(404, f"{folder} does not exist", "EntryNotFound")
         return _json(list(entries.values()))
 
+    def paths_info(self, kind: str, repo_id: str, rev: str) -> Answer:
+        _, _, tree = self.tree(kind, repo_id, rev)
+        asked = parse_qs(self.body.decode()).get("paths", [])
+        files = [
+            {"type": "file", "path": path, "oid": git_sha(tree[path]), "size": len(tree[path])}
+            for path in asked
+            if path in tree
+        ]
+        folders = [
+            {"type": "directory", "path": path, "oid": git_sha(path.encode())}
+            for path in asked
+            if any(one.startswith(f"{path}/") for one in tree)
+        ]
+        return _json([*files, *folders])
+
+    def start_job(self, owner: str) -> Answer:
+        self.check_write(owner)
+        return self.job(owner, str(self.hub.start_job(json.loads(self.body))))
+
+    def job(self, owner: str, number: str) -> Answer:
+        who = {"id": owner, "name": owner, "type": "user"}
+        return _json({"id": number, "owner": who, "status": {"stage": self.hub.job_stage(int(number))}})
+
     def preupload(self, kind: str, repo_id: str, rev: str) -> Answer:
         repo, _, tree = self.tree(kind, repo_id, rev)
         self.check_write(repo.owner)
@@ -414,6 +453,9 @@ def _routes() -> list[tuple[str, Callable[..., Answer]]]:
         (f"GET {api}/revision/{rev}", _Handler.info),
         (f"GET {api}/auth-check/write", _Handler.may_write),
         (f"GET {api}/tree/{rev}(/(?P<folder>.+))?", _Handler.list_tree),
+        (f"POST {api}/paths-info/{rev}", _Handler.paths_info),
+        ("POST /api/jobs/(?P<owner>[^/]+)", _Handler.start_job),
+        (r"GET /api/jobs/(?P<owner>[^/]+)/(?P<number>\d+)", _Handler.job),
         (f"POST {api}/preupload/{rev}", _Handler.preupload),
         (f"POST {api}/commit/{rev}", _Handler.commit),
         (rf"POST {page}\.git/info/lfs/objects/batch", _Handler.batch),

@@ -134,6 +134,66 @@ def test_no_task_goes_on_behind_a_command_that_was_killed(tmp_path: Path, argume
     wait_until(lambda: not tasks())
 
 
+def test_a_ray_worker_that_is_killed_is_replaced_and_nothing_is_lost(
+    tmp_path: Path, arguments: list[str], whole: Path
+) -> None:
+    pytest.importorskip("ray")
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "sepo_cli.annotate", *arguments, "--output", str(output)]
+    process = subprocess.Popen(
+        [*command, "--executor", "ray", "--tasks", "3", "--workers", "2"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def shards() -> list[psutil.Process]:
+        config = str(tmp_path / "out-tasks" / "annotate.yaml")
+        return [one for one in psutil.process_iter(["cmdline"]) if config in (one.info["cmdline"] or [])]
+
+    wait_until(lambda: bool(shards()))
+    first = shards()[0]
+    pool = first.parent()
+    assert pool is not None
+    actor = pool.parent()
+    assert actor is not None
+    assert "ray::" in " ".join(actor.cmdline())
+    actor.kill()
+    wait_until(lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE)
+    stdout, stderr = process.communicate(timeout=500)
+    assert process.returncode == 0, stderr
+    assert "failed with RayActorError" in stderr
+    assert f"annotated {ROWS} of {ROWS} rows" in stdout
+    assert_same_files(output, whole)
+
+
+def test_a_task_that_failed_on_ray_is_said_and_runs_again(
+    tmp_path: Path, arguments: list[str], whole: Path
+) -> None:
+    pytest.importorskip("ray")
+    output = tmp_path / "out"
+    there = ["--output", output, "--executor", "ray", "--tasks", 3, "--workers", 2]
+    obstacle = output / "_work" / "train-000000256-000000512.rows" / "in the way"
+    obstacle.mkdir(parents=True)
+    failed = run(*arguments, *there)
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("Error: 1 of 3 tasks failed (1). Their logs are in ")
+    log = (tmp_path / "out-tasks" / "logs" / "task_00001.log").read_text()
+    assert "shard 1/3 ended with exit code 1" in log
+    obstacle.rmdir()
+    obstacle.parent.rmdir()
+    done = run(*arguments, *there)
+    assert done.returncode == 0, done.stderr
+    assert "Will run pipeline on 1 incomplete ranks out of 3 total" in done.stderr
+    assert_same_files(output, whole)
+    wrong = run(*arguments, *there, "--output", tmp_path / "new", "--ray", "gpus=1")
+    assert wrong.stderr.splitlines()[-1] == (
+        "Error: --ray gpus=… is none of cpus_per_task, gpus_per_task, mem_per_cpu_gb."
+    )
+
+
 def wait_until(true: Callable[[], bool]) -> None:
     for _ in range(1200):
         if true():
@@ -251,6 +311,8 @@ def invoke(arguments: Sequence[Any]) -> Result:
     [
         (["--tasks", 2], "--tasks and --workers need --executor."),
         (["--slurm", "time=1"], "--slurm needs --executor slurm."),
+        (["--executor", "local", "--ray", "gpus_per_task=1"], "--ray needs --executor ray."),
+        (["--executor", "ray"], "--executor ray needs --tasks."),
         (["--executor", "local", "--shard", "0/2"], "--shard is one part, and --executor runs all of them."),
         (["--executor", "slurm"], "--executor slurm needs --tasks."),
         (["--executor", "slurm", "--tasks", 2, "--slurm", "fast"], "'fast' is not field=value"),

@@ -27,7 +27,7 @@ from transformers import (
 
 from sepo_data.annotated.manifest import ModelFacts
 from sepo_data.errors import HubError, ModelError, SettingsError, TokenizerError
-from sepo_data.models import loading
+from sepo_data.models import description, loading
 from sepo_data.models.description import describe_pair
 from sepo_data.models.loading import BATCH_TOKENS_CPU, Loading, ModelPair, Scorer, load_pair
 
@@ -646,3 +646,22 @@ def test_the_base_of_an_adapter_can_be_given(made: dict[str, Path], tmp_path: Pa
         describe_pair(str(adapter), str(made["other"]))
     facts = describe_pair(str(adapter), str(made["other"]), base=str(made["base"]))
     assert facts.checkpoints[0].base.location == str(made["base"])
+
+
+def test_one_tokenizer_in_two_folders_is_read_once(
+    made: dict[str, Path], copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    original = description._read_tokenizer
+
+    def counted(place: Any, trust: Any) -> Any:
+        read.append(place.location)
+        return original(place, trust)
+
+    monkeypatch.setattr(description, "_read_tokenizer", counted)
+    facts = describe_pair(str(made["base"]), str(made["other"]))
+    assert read == [str(made["base"])]
+    (copy / "special_tokens_map.json").write_text("{}")  # one more file, and both are read
+    twice = describe_pair(str(copy), str(made["other"]))
+    assert read[1:] == [str(copy), str(made["other"])]
+    assert twice.tokenizer.get_vocab() == facts.tokenizer.get_vocab()

@@ -1,5 +1,6 @@
 """Tests of `sepo reselect`: other masks on the rewards that a dataset stores."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from annotated import with_rule
 from click.testing import CliRunner, Result
 from tiny_pair import pairs, save_pair, write_jsonl
+from tiny_tokenizers import tiny_tokenizer
 
 from cli.main import main
 from sepo_data import AnnotateSettings, SelectionRule, annotate, load_annotated
@@ -113,6 +115,19 @@ def test_global_keeps_the_share_of_all_tokens_and_counts_the_rows_it_drops(
     found = verify(str(tmp_path / "global"), *models)
     assert found.holds
     assert found.equal_masks == 1
+
+
+def test_the_preview_on_other_tokens_takes_the_share_of_those_tokens(tmp_path: Path, annotated: Path) -> None:
+    # the dataset's cutoffs are of the oracle's tokens; a policy's have other rewards, as training counts them
+    reselect(str(annotated), SelectionChange("global", 0.3, 0.3), tmp_path / "global")
+    tiny_tokenizer("sentencepiece_bpe").save_pretrained(tmp_path / "policy")
+    shown = CliRunner().invoke(
+        main, ["inspect", str(tmp_path / "global"), "--tokenizer", str(tmp_path / "policy"), "--json"]
+    )
+    assert shown.exit_code == 0, shown.output
+    transfer = json.loads(shown.stdout)["splits"]["train"]["transfer"]
+    for side in SIDES:
+        assert transfer[side]["selected"] == pytest.approx(0.3, abs=2 / transfer[side]["tokens"])
 
 
 def test_tokens_are_filtered_by_text_and_groups_have_their_ratio(

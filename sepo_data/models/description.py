@@ -1,7 +1,10 @@
 """What a model, or oracle and reference together, can read: tokenizer, vocabulary, context. No weights."""
 
+import filecmp
 import logging
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -30,6 +33,9 @@ TOKENIZERS = (
     "spiece.model",
     "tokenizer_config.json",  # all that those without a vocabulary have, like ByT5's
 )
+
+
+_OF_A_TOKENIZER = re.compile(r"tokeni[sz]|vocab|merges|special_tokens|added_tokens|chat_template|.*\.model$")
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,12 @@ def _common_tokenizer(oracle: Checkpoint, ref: Checkpoint) -> PreTrainedTokenize
 
     Control tokens that only one of them has, after all others, are let pass: an added [PAD] is in no text.
     """
-    ours, theirs = _load_tokenizer(oracle), _load_tokenizer(ref)
+    ours = _load_tokenizer(oracle)
+    if ours is not None and _same_tokenizer_files(oracle, ref):  # to read it again takes seconds
+        _check_embeds(oracle, ours)
+        _check_embeds(ref, ours)
+        return ours
+    theirs = _load_tokenizer(ref)
     if ours is None or theirs is None:
         found = theirs if ours is None else ours
         if found is None:
@@ -230,10 +241,28 @@ def _check_templates(
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
-    for place in (checkpoint.adapter, checkpoint.base):
-        if place is not None and place.files.intersection(TOKENIZERS):
-            return _read_tokenizer(place, checkpoint.trust)
-    return None
+    place = _tokenizer_place(checkpoint)
+    return None if place is None else _read_tokenizer(place, checkpoint.trust)
+
+
+def _tokenizer_place(checkpoint: Checkpoint) -> Snapshot | None:
+    """Where a model's tokenizer is: with its adapter, or with the base."""
+    places = (checkpoint.adapter, checkpoint.base)
+    return next((one for one in places if one is not None and one.files.intersection(TOKENIZERS)), None)
+
+
+def _same_tokenizer_files(oracle: Checkpoint, ref: Checkpoint) -> bool:
+    """Whether both tokenizers are made of the same bytes, in two folders or at one place."""
+    ours, theirs = _tokenizer_place(oracle), _tokenizer_place(ref)
+    if ours is None or theirs is None or oracle.config.model_type != ref.config.model_type:
+        return False
+    if (ours.location, ours.commit) == (theirs.location, theirs.commit):
+        return True
+    names = [sorted(filter(_OF_A_TOKENIZER.match, place.files)) for place in (ours, theirs)]
+    if ours.commit or theirs.commit or names[0] != names[1]:
+        return False
+    folders = Path(ours.location), Path(theirs.location)
+    return all(filecmp.cmp(folders[0] / name, folders[1] / name, shallow=False) for name in names[0])
 
 
 def _read_tokenizer(place: Snapshot, trust: Trust) -> PreTrainedTokenizerBase:
