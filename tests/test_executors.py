@@ -143,7 +143,7 @@ def test_a_ray_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     process = subprocess.Popen(
         [*command, "--executor", "ray", "--tasks", "3", "--workers", "2"],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
