@@ -64,7 +64,8 @@ def verdict(figures: Mapping[str, Any]) -> str:
         return ""
     changes = f"loss {start['loss']:.4f} -> {end['loss']:.4f}"
     if not figures["held_out"]:
-        return f"unknown: no rows were held out; on the training batches {changes}"
+        logs = f"; on the training batches {changes}" if start != end else ""  # else it is one log
+        return f"unknown: no rows were held out{logs}"
     if "accuracy" in start and "accuracy" in end:
         changes += f", accuracy {start['accuracy']:.1%} -> {end['accuracy']:.1%}"
     change = (end["loss"] - start["loss"]) / abs(start["loss"] or 1.0)

@@ -117,9 +117,10 @@ def test_source_columns_pass_through_and_spans_slice_the_text(
 
 
 def test_nasty_responses_come_through_whole(tmp_path: Path, models: tuple[str, str]) -> None:
-    rows = [{"prompt": "Say it.", "chosen": text, "rejected": f"not {text}"} for text in NASTY]
+    texts = [text for text in NASTY if text.strip()]  # others are no responses
+    rows = [{"prompt": "Say it.", "chosen": text, "rejected": f"not {text}"} for text in texts]
     dataset = run(tmp_path, models, rows, max_length=20_000)
-    assert dataset["chosen"][:] == NASTY
+    assert dataset["chosen"][:] == texts
     for row in dataset:
         assert row["chosen_token_end"][-1] == len(row["chosen"])
         assert row["chosen_eos_reward"] is not None

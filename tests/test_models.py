@@ -302,7 +302,9 @@ def test_a_folder_without_weights_is_an_error(made: dict[str, Path], copy: Path)
     ):
         describe_pair(str(copy), str(made["other"]))
     (copy / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"pytorch_model\.bin is a pickle.* write model\.safetensors"):
+    with pytest.raises(
+        ModelError, match=r"pytorch_model\.bin is a pickle.* Convert it to model\.safetensors"
+    ):
         describe_pair(str(copy), str(made["other"]))
 
 

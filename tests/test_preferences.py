@@ -128,7 +128,9 @@ def test_prompt_and_response_of_a_transcript_give_back_the_text(
     start = "".join(f"\n\nHuman: {asked}\n\nAssistant: {said}" for asked, said in turns[:-1])
     start += f"\n\nHuman: {turns[-1][0]}\n\nAssistant: "
     pair = implicit(start + chosen, start + rejected)
-    if chosen == rejected:
+    if not (chosen.strip() and rejected.strip()):
+        assert pair == Reason.EMPTY_RESPONSE
+    elif chosen == rejected:
         assert pair == Reason.SAME_RESPONSE
     else:
         assert pair == Pair(start, chosen, rejected)
@@ -160,10 +162,6 @@ def test_a_row_with_an_empty_response_is_dropped(empty: Any) -> None:
 def test_a_transcript_that_ends_with_assistant_has_an_empty_response() -> None:
     start = "\n\nHuman: Hi\n\nAssistant: "
     assert implicit(start, f"{start}b") == Reason.EMPTY_RESPONSE
-
-
-def test_white_space_is_a_response() -> None:
-    assert explicit("Hi", " ", "\n") == Pair("Hi", " ", "\n")
 
 
 @pytest.mark.parametrize("missing", ["", None, []])

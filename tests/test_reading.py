@@ -51,7 +51,7 @@ def test_roles_that_nobody_knows_are_named_before_the_run(tmp_path: Path) -> Non
 
 def test_a_prompt_that_is_nowhere_is_said_before_the_run(tmp_path: Path) -> None:
     rows = [{"chosen": "a", "rejected": "b", "asked": "Hi"}]
-    with pytest.raises(PreferenceError, match=r"1 no common prompt\. .* columns .*asked\. .*--prompt-column"):
+    with pytest.raises(PreferenceError, match=r"1 no common prompt\. .* columns .*asked\. .*`prompt_column`"):
         open_pairs(write_jsonl(tmp_path / "rows.jsonl", rows))
 
 

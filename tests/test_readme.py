@@ -18,7 +18,7 @@ COMMANDS = sorted(
     {
         line.strip().split("#")[0].strip()
         for page in PAGES
-        for line in page.splitlines()
+        for line in re.sub(r"\\\n\s*", "", page).splitlines()
         if re.match(r"    (sepo|sepo-\w+) ", line)
     }
 )

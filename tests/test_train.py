@@ -594,7 +594,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_what_to_lower(
     def full(*arguments: Any, **named: Any) -> Any:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr("sepo_train.trainer.batch_logps", full)
+    monkeypatch.setattr("sepo_train.batches.batch_logps", full)
     result = invoke_sepo(models[1], annotated, tmp_path / "p", *FAST)
     assert result.exit_code == 1
     assert "a batch of 2 does not fit into memory. Lower --micro-batch-size" in last_line(result)

@@ -169,7 +169,7 @@ def test_a_selection_of_other_text_is_warned_of_unless_it_is_random() -> None:
     (warning,) = found.warnings()
     assert warning.startswith("chosen: the policy's selection and the dataset's share 69% of their text.")
     assert "4% of the policy's tokens merge" in warning
-    assert "6% cut one" in warning
+    assert "6% split one" in warning
     assert replace(found, random=True).warnings() == []
 
 

@@ -62,7 +62,7 @@ grep -q "<style>" out.html # from page.css
 try sepo export out --to axolotl-spans --output exported
 test -s exported/README.md # from the export's template
 try sepo train sepo --policy demo/reference --dataset out --output policy --max-steps 1 --batch-size 2
-grep -q "base_model" policy/README.md # from the model card's template
+grep -q "trained with SePO" policy/README.md # from the model card's template
 try sepo push out me/out
 try sepo push policy me/policy
 try sepo verify me/out --oracle demo/oracle --ref demo/reference --rows 4
