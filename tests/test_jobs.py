@@ -95,7 +95,7 @@ def test_jobs_score_the_shards_and_their_chunks_come_back(
     assert job["secrets"] == {"HF_TOKEN": OWNER}
     assert not any(OWNER.encode() in data for data in hub.files(f"{repo_id}-run").values())
     again = run(*published, *there)
-    assert "is complete already" in again.stderr
+    assert "is already complete" in again.stderr
     assert len(hub.jobs) == 3
 
 
@@ -131,5 +131,8 @@ def test_what_a_job_could_not_do_is_refused(
     assert "--tasks must be from 2 to 3, the chunks of 256 rows, got 4" in refusal(
         "--tasks", 4, *jobs(repo_id)
     )
-    assert "--dataset" in refusal("--tasks", 2, *jobs(repo_id), "--dataset", tmp_path / "train.jsonl")
+    assert "--dataset" in refusal(
+        *("--tasks", 2, *jobs(repo_id)),
+        *("--dataset", tmp_path / "train.jsonl", "--output", tmp_path / "other"),
+    )
     assert not hub.jobs

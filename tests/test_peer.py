@@ -214,14 +214,14 @@ def test_conversations_are_read_as_trl_reads_them(drawn: Drawn) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(preferences())
 def test_many_pairs(drawn: Drawn) -> None:
     compare(drawn, "pairs.jsonl")
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(conversations())
 def test_many_conversations(drawn: Drawn) -> None:
     compare(drawn, "chats.jsonl")
