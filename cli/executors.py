@@ -175,13 +175,17 @@ def run_on_ray(
 
 
 def _wait_for(executor: PipelineExecutor, run: Run, tasks: int) -> None:
-    _agree(executor, run, tasks)
+    mark_complete(executor, run, tasks)
     executor.run()
+    check_complete(executor, tasks, f"Their logs are in {Path(executor.logging_dir.path) / 'logs'}")
+
+
+def check_complete(executor: PipelineExecutor, tasks: int, logs: str) -> None:
+    """Refuse a run of which a task failed; ``logs`` says where to look."""
     if failed := executor.get_incomplete_ranks():
-        raise OutputError(
-            f"{len(failed)} of {tasks} tasks failed ({', '.join(map(str, failed[:8]))}). Their logs are in "
-            f"{Path(executor.logging_dir.path) / 'logs'}; the same command reruns only these."
-        )
+        which = ", ".join(map(str, failed[:8]))
+        problem = f"{len(failed)} of {tasks} tasks failed ({which})"
+        raise OutputError(f"{problem}. {logs}; the same command reruns only these.")
 
 
 def submit(
@@ -219,7 +223,7 @@ def submit(
         sbatch_args={name: value for name, value in slurm.items() if name.replace("-", "_") not in known},
         **{**SLURM_DEFAULTS, **fields},
     )
-    _agree(executor, run, tasks)
+    mark_complete(executor, run, tasks)
     try:
         executor.run()
     except (OSError, subprocess.CalledProcessError) as error:
@@ -243,7 +247,7 @@ def _write_config(folder: Path, options: Mapping[str, Any]) -> Path:
     return path
 
 
-def _agree(executor: PipelineExecutor, run: Run, tasks: int) -> None:
+def mark_complete(executor: PipelineExecutor, run: Run, tasks: int) -> None:
     """Mark exactly the tasks whose chunks all exist as complete."""
     for rank in range(tasks):
         if all(is_done(run, *chunk) for chunk in chunk_ranges(run.rows, (rank, tasks))):

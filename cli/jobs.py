@@ -16,11 +16,11 @@ from datatrove.executor.jobs import ARRAY_INDEX_ENV_VAR, JobsPipelineExecutor
 from datatrove.io import get_datafolder
 from huggingface_hub import get_token, run_uv_job
 
-from sepo_data.errors import HubError, OutputError, SettingsError, first_line
+from sepo_data.errors import HubError, SettingsError, first_line
 from sepo_data.files import write_atomically, writing
 from sepo_data.runs.folder import Run, chunk_ranges, is_done
 
-from .executors import AnnotateShard, _agree
+from .executors import AnnotateShard, check_complete, mark_complete
 
 log = logging.getLogger("sepo")
 
@@ -106,17 +106,12 @@ def run_in_jobs(
         )
         executor._ensure_logging_dir_repo()
         _fetch(run, folder)  # of an earlier call
-        _agree(executor, run, tasks)
+        mark_complete(executor, run, tasks)
         executor.run()
         _fetch(run, folder)
-        failed = executor.get_incomplete_ranks()
+        check_complete(executor, tasks, "Look at the Jobs' logs (hf jobs logs ID)")
     except (OSError, ValueError) as error:  # of the Hub's client
         raise HubError(f"--executor hf-jobs: {first_line(error)}") from error
-    if failed:
-        raise OutputError(
-            f"{len(failed)} of {tasks} tasks failed ({', '.join(map(str, failed[:8]))}). Look at the Jobs' "
-            "logs (hf jobs logs ID); the same command runs them again, and them only."
-        )
 
 
 def _checked(run: Run, options: Mapping[str, Any], tasks: int, said: Mapping[str, str]) -> dict[str, Any]:
@@ -173,9 +168,9 @@ def _fetch(run: Run, folder: str) -> None:
     there = get_datafolder(f"{folder}/{CHUNKS}")
     there.fs.invalidate_cache()
     for lo, hi in chunk_ranges(run.rows):
-        path = run.chunk(lo, hi)
         if is_done(run, lo, hi):
             continue
+        path = run.chunk(lo, hi)
         with contextlib.suppress(FileNotFoundError):
             content = there.open(path.name, "rb").read()
             with writing(run.output):

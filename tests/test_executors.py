@@ -11,12 +11,12 @@ from typing import Any
 
 import psutil
 import pytest
+from annotate_process import ROOT, run
 from click.testing import CliRunner, Result
 from tiny_pair import pairs, save_pair, write_jsonl
 
 from cli.annotate import main
 
-ROOT = Path(__file__).parent.parent
 ROWS = 700  # three chunks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -28,17 +28,6 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     oracle, ref = save_pair(folder)
     data = write_jsonl(folder / "prefs.jsonl", pairs(ROWS))
     return ["--oracle", oracle, "--ref", ref, "--dataset", data, "--license", "mit"]
-
-
-def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sepo_cli.annotate", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

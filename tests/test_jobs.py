@@ -8,24 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from annotate_process import ROOT, run
 from hub_server import OWNER, HubServer
 from tiny_pair import pairs, save_pair, write_jsonl
 
-ROOT = Path(__file__).parent.parent
 ROWS = 700  # three chunks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sepo_cli.annotate", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture
