@@ -33,7 +33,13 @@ def published(hub: HubServer, tmp_path: Path) -> Iterator[list[str]]:
             "datatrove.tools.launch_pickled_pipeline",
             *job["command"][where + 1 :],
         ]
-        environment = {**os.environ, **job["environment"], **job["secrets"], "HF_HOME": str(tmp_path / "job")}
+        environment = {
+            **os.environ,
+            **job["environment"],
+            **job["secrets"],
+            "HF_HOME": str(tmp_path / "job"),
+            "OMP_NUM_THREADS": "1",  # as `run` has; sums in another order would give other bits
+        }
         return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
     hub.run_job = run_job
