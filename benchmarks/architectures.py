@@ -138,7 +138,7 @@ def _shrink(config: Any) -> None:
 
 def _sizes_that_follow(config: dict[str, Any]) -> dict[str, int]:
     """Those that a model computes from others, and a config states again."""
-    found = {}
+    found: dict[str, int] = {}
     if config.get("kv_lora_rank"):  # latent attention: a key for every head, of two parts
         found |= {"num_key_value_heads": 4, "qk_head_dim": 16, "head_dim": 8}
     if any("mamba" in key or key in ("expand", "state_size") for key in config):  # 4 heads are twice 32
@@ -179,7 +179,7 @@ def _plain(model: PreTrainedModel, one: Tokens) -> torch.Tensor:
     What is read has the length that a batch gives it: sparse attention (DeepSeek's) breaks ties by it.
     """
     ids = torch.from_numpy(one.input_ids)
-    logits = model(input_ids=ids[None, :-1], use_cache=False).logits[0].float().log_softmax(-1)
+    logits: torch.Tensor = model(input_ids=ids[None, :-1], use_cache=False).logits[0].float().log_softmax(-1)
     places = torch.from_numpy(one.positions)
     return logits[places - 1, ids[places]]
 

@@ -159,7 +159,7 @@ def run_on_ray(
     except ImportError as error:
         raise SettingsError("--executor ray needs Ray. Run pip install ray first.") from error
     ray.init(log_to_driver=False, logging_level=logging.WARNING, ignore_reinit_error=True)
-    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)  # type: ignore[no-untyped-call]
+    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
     folder = _task_folder(run)
     executor = _Ray(
         [AnnotateShard(_write_config(folder, options))],

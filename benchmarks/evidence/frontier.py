@@ -24,7 +24,8 @@ def at_kl(
         if before["kl"] <= target <= after["kl"]:
             low, high = np.sqrt(before["kl"]), np.sqrt(after["kl"])
             share = (np.sqrt(target) - low) / (high - low)
-            return (1 - share) * np.array(measure(before)) + share * np.array(measure(after))
+            found: Numbers = (1 - share) * np.array(measure(before)) + share * np.array(measure(after))
+            return found
     return None
 
 
