@@ -385,7 +385,7 @@ def test_values_without_a_common_type_are_kept_as_their_json(tmp_path: Path, val
         (b'chosen,rejected\na,b\nc,"d', ", line 3: corrupt or truncated CSV (unexpected end of data)"),
         (b"chosen,rejected\na,b\nc\n", ", line 3: corrupt or truncated CSV (1 cells where the header has 2)"),
         (b"chosen,rejected\na,b,c\n", ", line 2: corrupt or truncated CSV (3 cells where the header has 2)"),
-        (b"chosen,chosen\na,b\n", ", line 1: corrupt or truncated CSV (two columns of one name)"),
+        (b"chosen,chosen\na,b\n", ", line 1: corrupt or truncated CSV (two columns with the same name)"),
         (b'chosen,rejected\n"a\n\n",b\n"c"x,d\n', ", line 5: corrupt or truncated CSV"),
         (b"chosen,rejected\na,\xe9\n", ", line 2: not UTF-8"),
     ],

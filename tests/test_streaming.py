@@ -108,7 +108,7 @@ TEXT = [{"question": "a", "chosen": '[{"role": "user", "content": "b"}]', "rejec
     [
         ("train.jsonl", b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n', "train", "reads parquet files"),
         ("train.parquet", parquet(ROWS[:3]), "train[:2]", "reads one whole split"),
-        ("train.parquet", parquet(TEXT), "train", "written anew"),
+        ("train.parquet", parquet(TEXT), "train", "have to be converted"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused(

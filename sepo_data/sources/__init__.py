@@ -1,1 +1,1 @@
-"""Datasets that people have: files, folders and Hub datasets to rows, rows to pairs or conversations."""
+"""Reading datasets: files, folders and Hub datasets to rows, rows to pairs or conversations."""

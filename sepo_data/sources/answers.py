@@ -1,7 +1,7 @@
-"""Pairs made of several answers to a prompt with scores or ranks: a list in one row, or rows of their own.
+"""Build pairs from several scored or ranked answers to a prompt: a list in one row, or one answer per row.
 
-Of answers in a list the row gives the pairs; of answers in rows, the rows of one prompt give them. What
-belongs to an answer, its score first of all, is kept with ``chosen_`` and ``rejected_`` before its name.
+With a list, each row yields its own pairs; with one answer per row, the rows that share a prompt do. Fields
+of an answer, above all its score, are kept under their names with ``chosen_`` or ``rejected_`` prepended.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,8 +42,8 @@ class Answer:
 
     Attributes:
         content: Its text or messages.
-        score: The higher, the better.
-        about: What else is known of it: its score as it stands there, the model, …
+        score: Higher is better.
+        about: Its other fields: the score as stored, the model, …
     """
 
     content: Any
@@ -56,13 +56,13 @@ class AnswerLayout:
     """Where a source keeps several answers to a prompt.
 
     Attributes:
-        answers: The column of the list, or of the one answer of a row.
-        score: Column of the scores, or the key of a score in the objects of ``answers``.
-        inside: Whether it is such a key.
-        prompts: Columns that rows of one prompt share; none: a row has all of the answers.
-        best_from: If the column holds the index of the best answer instead: that of the first one, 0 or 1.
-        pairs: Which of them make pairs.
-        min_margin: Least difference in score.
+        answers: Column with the list of answers, or with the one answer of a row.
+        score: Column of the scores, or the key of the score in the objects of ``answers``.
+        inside: Whether ``score`` is such a key.
+        prompts: Columns that the rows of one prompt share; empty if each row has all of its answers.
+        pairs: Which answers make pairs.
+        min_margin: Minimum difference in score.
+        best_from: If ``score`` holds the index of the best answer: where indices start, 0 or 1.
     """
 
     answers: str
@@ -75,14 +75,14 @@ class AnswerLayout:
 
     @property
     def words(self) -> str:
-        """What the manifest says."""
+        """Description for the manifest."""
         of = f"{self.answers} of one prompt" if self.prompts else self.answers
         least = "" if self.min_margin is None else f", from a margin of {self.min_margin:g}"
         return f"{self.pairs} of {of}, by {self.score}{least}"
 
 
 def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> AnswerLayout | None:
-    """Find several answers by the names and values of columns; None if there are none with scores."""
+    """Find several scored answers by column names and values; None if there are none."""
     lists = [name for name in ANSWERS if name in names]
     for name in lists:
         values = [value for value in sampled(source.rows, name) if value]
@@ -111,7 +111,7 @@ def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> Ans
 
 
 def paired(dataset: str, source: Source, layout: AnswerLayout) -> Source:
-    """The source with a pair in every row, under ``chosen`` and ``rejected``; its answers are left out.
+    """The source with a pair in every row, as ``chosen`` and ``rejected``; the answer columns are dropped.
 
     Raises:
         PreferenceError: If no prompt has two answers, or the cache cannot be written.
@@ -150,7 +150,7 @@ def _batches(
 
 
 def _groups(rows: "datasets.Dataset", layout: AnswerLayout) -> Iterator[list[list[dict[str, Any]]]]:
-    """Rows that give pairs together, some groups at a time, in the order of their first rows."""
+    """Groups of rows that yield pairs together, in batches, ordered by first row."""
     table = rows.with_format("arrow")
     if not layout.prompts:
         for batch in table.iter(batch_size=_BATCH_ROWS):
@@ -173,7 +173,7 @@ def _groups(rows: "datasets.Dataset", layout: AnswerLayout) -> Iterator[list[lis
 
 
 def _answers(group: Sequence[Mapping[str, Any]], layout: AnswerLayout) -> list[Answer] | Unusable:
-    """The answers of a row or of the rows of a prompt, without those that have no text or no score."""
+    """The answers in a row or in the rows of a prompt; those without text or score are skipped."""
     row = group[0]
     if layout.prompts:
         own = (layout.answers, *layout.prompts)
@@ -204,7 +204,7 @@ def _answers(group: Sequence[Mapping[str, Any]], layout: AnswerLayout) -> list[A
 def _pairs(
     answers: Sequence[Answer], layout: AnswerLayout, repairs: dict[str, int]
 ) -> Iterator[tuple[Answer, Answer]]:
-    """Better and worse, as the layout asks for; of equal scores the earlier answer stands first."""
+    """Pairs (better, worse) as the layout asks; of equal scores the earlier answer ranks first."""
     ranked = sorted(answers, key=lambda answer: -answer.score)
     found = {
         "best-worst": [(ranked[0], ranked[-1])],
@@ -221,7 +221,7 @@ def _pairs(
 
 
 def _content(item: Any) -> Any:
-    """The text or the messages of an answer."""
+    """The text or messages of an answer."""
     if not isinstance(item, Mapping):
         return item
     return next((item[key] for key in ANSWER_KEYS if item.get(key)), None)
@@ -236,7 +236,7 @@ def _scalars(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _others(row: Mapping[str, Any], layout: AnswerLayout) -> dict[str, Any]:
-    """What a row says besides its answers."""
+    """The columns of a row other than its answers."""
     if layout.prompts:
         return {name: row[name] for name in layout.prompts}
     left_out = (layout.answers,) if layout.inside else (layout.answers, layout.score)
@@ -244,7 +244,7 @@ def _others(row: Mapping[str, Any], layout: AnswerLayout) -> dict[str, Any]:
 
 
 def _first_index(indices: Sequence[Any], answers: Sequence[Any]) -> int | None:
-    """Whether indices of the best answer count from 0 or from 1; None if they do neither, or may do both."""
+    """Whether the indices of the best answer start at 0 or 1; None if neither fits, or both do."""
     both = zip(indices, answers, strict=True)
     known = [(index, len(texts)) for index, texts in both if index is not None and texts]
     if not known or not all(type(index) is int for index, _ in known):

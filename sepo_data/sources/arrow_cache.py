@@ -1,7 +1,7 @@
 """Rows of Python values → a memory-mapped Arrow file, made once and kept in the cache of ``datasets``.
 
-All rows are looked at before the first one is written: a column may be null for a million rows and then show
-its type. Memory holds one batch.
+All rows are read before the first is written: a column may be null for a million rows before its type
+shows. One batch is held in memory.
 """
 
 import json
@@ -24,12 +24,12 @@ Batches = Callable[[dict[str, int]], Iterator[list[dict[str, Any]]]]
 
 
 class CachedRows(NamedTuple):
-    """What came of reading rows.
+    """Rows in the cache, and what was changed in them.
 
     Attributes:
         rows: The rows.
-        repairs: How many repairs were made, by kind.
-        json_columns: Columns whose values no Arrow type holds together: text, the JSON of each value.
+        repairs: Number of repairs by kind.
+        json_columns: Columns whose values share no Arrow type; each value is stored as JSON text.
     """
 
     rows: "datasets.Dataset"
@@ -38,12 +38,12 @@ class CachedRows(NamedTuple):
 
 
 def cached_rows(name: str, place: str, batches: Batches) -> CachedRows:
-    """Write rows to the cache, or find them there.
+    """Write rows to the cache, or reuse them if they are there.
 
     Args:
-        name: Of the file: what decides on its content, readers' version included, stands in it.
-        place: What messages call the rows' origin.
-        batches: Gives the rows, some at a time; called several times. What it repairs it counts up.
+        name: File name. It includes everything that determines the content, the reader's version too.
+        place: Where the rows come from, for messages.
+        batches: Yields the rows in batches and counts its repairs; called several times.
 
     Raises:
         PreferenceError: If the cache cannot be written, or a column's name cannot be stored.
@@ -56,17 +56,15 @@ def cached_rows(name: str, place: str, batches: Batches) -> CachedRows:
     while not target.exists():
         try:
             _write_arrow(batches, _learn_schema(place, batches, as_json), target)
-        except (
-            _NoCommonTypeError
-        ) as error:  # 2**53 + 1 among floats: the types agree, and the value does not fit
-            as_json.add(str(error))
+        except _NoCommonTypeError as error:
+            as_json.add(str(error))  # 2**53 + 1 among floats: the types agree, but the value does not fit
     with pa.memory_map(str(target)) as stream:
         learned = json.loads(pa.ipc.open_stream(stream).schema.metadata[b"sepo"])
     return CachedRows(datasets.Dataset.from_file(str(target)), learned["repairs"], frozenset(learned["json"]))
 
 
 def merged_type(first: "pa.DataType", second: "pa.DataType") -> "pa.DataType":
-    """The type that holds values of both: null gives way, integers widen, structs take each other's fields.
+    """The type that holds values of both: null yields, integers widen, structs take the union of fields.
 
     Raises:
         pyarrow.ArrowTypeError: If there is none, as for text and numbers.
@@ -78,7 +76,7 @@ def merged_type(first: "pa.DataType", second: "pa.DataType") -> "pa.DataType":
 
 
 class _NoCommonTypeError(Exception):
-    """The name of a column."""
+    """A column's values share no type; the message is its name."""
 
 
 def _learn_schema(place: str, batches: Batches, as_json: set[str]) -> "pa.Schema":
@@ -111,7 +109,7 @@ def _write_arrow(batches: Batches, schema: "pa.Schema", target: Path) -> None:
     import pyarrow as pa
 
     as_json = set(json.loads(schema.metadata[b"sepo"])["json"])
-    unfinished = target.with_suffix(f".{uuid4().hex}.tmp")  # another node may share the folder
+    unfinished = target.with_suffix(f".{uuid4().hex}.tmp")  # nodes may share the folder
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:

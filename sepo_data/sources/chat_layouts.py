@@ -1,4 +1,4 @@
-"""Which columns hold the conversations of fine-tuning, and how rows in another form become such."""
+"""Which columns hold the conversations for fine-tuning, and how other layouts are converted to them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class ChatLayout:
     """Where a source keeps its conversations: in one column, or as prompt and completion.
 
     Attributes:
-        columns: That of the messages, or those of prompt and completion.
-        input: Column of a text that belongs after the prompt, as Alpaca's datasets have it.
+        columns: The messages column, or the prompt and completion columns.
+        input: Column of a text to append to the prompt, as in Alpaca's datasets.
     """
 
     columns: tuple[Column, ...]
@@ -30,17 +30,17 @@ class ChatLayout:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the columns are called where rows are written anew."""
+        """Names of the columns after conversion."""
         return MESSAGES if len(self.columns) == 1 else COMPLETION
 
     @property
     def as_it_is(self) -> bool:
-        """Whether rows can be read without a change."""
+        """Whether rows can be read without conversion."""
         plain = all(column.as_it_is for column in self.columns) and self.input is None
         return plain and len({column.kind for column in self.columns}) == 1
 
     def make(self, row: Mapping[str, Any], repaired: set[str]) -> Mended:
-        """A row's messages, or its prompt and completion, both texts or both messages."""
+        """A row's messages, or its prompt and completion, both as text or both as messages."""
         found = []
         for column in (*self.columns, *([self.input] if self.input else [])):
             content = column.read(row, repaired)
@@ -61,7 +61,7 @@ class ChatLayout:
 
 
 def find_chats(dataset: str, source: Source, spec: DatasetSpec) -> ChatLayout:
-    """Find the columns of the conversations by their names, types and values.
+    """Find the conversation columns by their names, types and values.
 
     Raises:
         PreferenceError: If there are none.
@@ -87,7 +87,7 @@ def find_chats(dataset: str, source: Source, spec: DatasetSpec) -> ChatLayout:
 
 
 def _problem(source: Source, names: list[str], prompts: list[Column]) -> str:
-    """Why there are no conversations, and what to do."""
+    """Why no conversations were found, and what to do."""
     if prompts:
         which = ", ".join(prompt.name for prompt in prompts)
         return f"the prompt may be in any of its columns {which}. Leave the others out with `ignore_columns`"

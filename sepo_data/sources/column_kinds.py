@@ -1,6 +1,6 @@
-"""What a column holds, by its type and its values: texts, conversations, or these in another shape.
+"""What a column holds, judged by its type and values: text, conversations, or either in another shape.
 
-Decided for a column as a whole, never row by row: an answer that happens to be JSON stays a text.
+Decided per column, never per row: an answer that happens to be JSON stays text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,9 +33,9 @@ class Column:
 
     Attributes:
         name: Its name.
-        kind: What it gives: a text, a list of messages, or the texts of one party's turns.
-        as_it_is: Whether it gives that without a change.
-        from_text: Whether lists of texts stand there as text.
+        kind: What it yields: a text, a list of messages, or the texts of one side's turns.
+        as_it_is: Whether its values need no conversion.
+        from_text: Whether it stores lists of texts as text.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Column:
     from_text: bool = False
 
     def read(self, row: Mapping[str, Any], repaired: set[str]) -> Content | Unusable:
-        """The content in a row; ``repaired`` is given what was changed."""
+        """The content of a row; changes are added to ``repaired``."""
         value = row[self.name]
         if self.as_it_is or not value:
             return value or None
@@ -59,7 +59,7 @@ class Column:
 
 
 def find_kind(source: Source, name: str) -> Column | None:
-    """What a column holds; None for anything else."""
+    """The column as texts or conversations; None if it holds neither."""
     kind = source.schema.field(name).type
     if kind_of(kind) == "messages":
         return Column(name, "messages", as_it_is=_roles_are_plain(source.rows, name))
@@ -111,13 +111,13 @@ def answer_text(value: Mapping[str, Any]) -> str | None:
 
 
 def _roles_are_plain(rows: "datasets.Dataset", name: str) -> bool:
-    """Looks at every row, which costs little: of a message's fields Arrow reads only the one asked for."""
+    """Checks every row, which is cheap: Arrow reads only the requested field of each message."""
     tables = rows.select_columns([name]).with_format("arrow").iter(batch_size=100_000)
     return all(odd_role(table.column(0)) is None for table in tables)
 
 
 def odd_role(messages: "pa.ChunkedArray") -> str | None:
-    """A role in lists of messages that templates know by another name; None if there is none."""
+    """A role that chat templates know by another name; None if there is none."""
     import pyarrow.compute as pc
 
     for chunk in messages.chunks:

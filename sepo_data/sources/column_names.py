@@ -1,4 +1,4 @@
-"""What people call the columns of a pair or a conversation, besides prompt, chosen, rejected and messages."""
+"""Common names for the columns of pairs and conversations, besides prompt, chosen, rejected and messages."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ _BETTER_WORSE = (  # words that tell two columns apart, and say which of them is
     ("positive", "negative"),
     ("good", "bad"),
 )
-_NEED_A_NOUN = ("winner", "win", "positive", "good")  # alone they may be verdicts, or a retrieval set's
+_NEED_A_NOUN = ("winner", "win", "positive", "good")  # alone: perhaps a verdict, or a retrieval dataset's
 _IRREGULAR_SIDES = (
     ("preferred_output", "non_preferred_output"),  # OpenAI's DPO files
     ("response_j", "response_k"),  # stack-exchange-paired: j is the better one
@@ -53,7 +53,7 @@ _TAGS: tuple[Tags, ...] = (("a", "b"), ("0", "1"), ("1", "2"))
 
 
 def tags_of(first: str, second: str) -> Tags | None:
-    """What tells two names apart, if nothing else does.
+    """The words in which two column names differ; None unless they differ in one word only.
 
     Example:
         >>> tags_of("response_B", "response_A")
@@ -67,7 +67,7 @@ def tags_of(first: str, second: str) -> Tags | None:
 
 
 def response_pairs(names: Sequence[str]) -> Iterator[tuple[str, str, Tags]]:
-    """Two columns of responses, neither called the better one: ``response_a`` and ``response_b``."""
+    """Pairs of response columns whose names do not say which is better: ``response_a``, ``response_b``."""
     for first in names:
         for second in names:
             tags = tags_of(first, second)
@@ -76,7 +76,7 @@ def response_pairs(names: Sequence[str]) -> Iterator[tuple[str, str, Tags]]:
 
 
 def sides_by_name(names: Sequence[str]) -> tuple[str, str] | None:
-    """Two columns that are called chosen and rejected, or what means the same.
+    """The columns named chosen and rejected, or a synonym of these.
 
     Example:
         >>> sides_by_name(["prompt", "Winning Response", "Losing Response"])
@@ -94,18 +94,18 @@ def sides_by_name(names: Sequence[str]) -> tuple[str, str] | None:
 
 
 def score_of(words: Iterable[str]) -> str:
-    """What is scored by a column of a response's, without the response: ``rating`` of ``conv_a_rating``."""
+    """The score in the name of a response's score column: ``rating`` in ``conv_a_rating``."""
     found = list(words)
     return "_".join(found[1:] if found[0].removesuffix("s") in _RESPONSES and len(found) > 1 else found)
 
 
 def belongs_behind(prompts: Sequence[str]) -> bool:
-    """Whether the second of two prompts is a text that belongs after the first: Alpaca's, and Dolly's."""
+    """Whether the second of two prompt columns continues the first, as in Alpaca and Dolly."""
     return tuple(prompts) in (("instruction", "input"), ("instruction", "context"))
 
 
 def usual_names(names: Sequence[str]) -> dict[str, str]:
-    """Columns to be renamed: what differs from a usual name in case or in what divides its words.
+    """Columns to rename: those that differ from a usual name only in case or word separators.
 
     Example:
         >>> usual_names(["Prompt", "userPrompt", "Chosen Response", "chosen_response"])

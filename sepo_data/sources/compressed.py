@@ -1,4 +1,4 @@
-"""Lines of text files, compressed or not: gzip, xz, bzip2, Zstandard, and zip with one file in it."""
+"""Lines of text files, plain or compressed: gzip, xz, bzip2, Zstandard, and zip archives of one file."""
 
 import bz2
 import gzip
@@ -16,25 +16,25 @@ ENDINGS = (".gz", ".xz", ".bz2", ".zst", ".zip")
 
 
 class DataFile(NamedTuple):
-    """A file to read: what messages call it, and where it is on this machine."""
+    """A file to read: its name in messages and its local path."""
 
     label: str
     path: Path
 
 
 def plain_name(file: DataFile) -> str:
-    """The name without the ending of a compression; of a zip called by no other, that of the file in it."""
+    """The name without a compression suffix; for a zip with no other suffix, the name of the file in it."""
     name = without_ending(file.label)
     return _member(file) if file.label.endswith(".zip") and not Path(name).suffix else name
 
 
 def without_ending(name: str) -> str:
-    """A file's name without the ending of a compression."""
+    """A file name without its compression suffix."""
     return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)
 
 
 def numbered_lines(file: DataFile) -> Iterator[tuple[int, str]]:
-    r"""Numbered lines with their ends, split at "\n" only: U+2028 and a lone "\r" are text."""
+    r"""Numbered lines with their line ends, split only at "\n": U+2028 and a lone "\r" are text."""
     number = 0
     kind, opened = _kind(file)
     try:
@@ -51,7 +51,7 @@ def numbered_lines(file: DataFile) -> Iterator[tuple[int, str]]:
 
 
 def _kind(file: DataFile) -> tuple[str, Callable[[], IO[bytes] | Any]]:
-    """Told by the content: a downloaded file may have lost its ending."""
+    """The compression, detected from the content: a downloaded file may have lost its suffix."""
     path = file.path
     with path.open("rb") as raw:
         start = raw.read(6)

@@ -1,7 +1,7 @@
-"""What a chat template is given besides the messages: a system text, tools, and its own keywords.
+"""What a chat template receives besides the messages: a system prompt, tools, and its own keyword arguments.
 
-The columns are those that TRL reads (``tools``, ``chat_template_kwargs``) and the ``system`` of
-LLaMA-Factory and axolotl: an oracle that was trained on such a dataset has seen them.
+The columns are those that TRL reads (``tools``, ``chat_template_kwargs``) and ``system`` from LLaMA-Factory
+and axolotl: an oracle trained on such a dataset has seen them.
 """
 
 import json
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# what `apply_chat_template` takes for itself, or what would put text after the response
+# parameters of `apply_chat_template` itself, and those that would append text to the response
 _RESERVED = {
     "conversation", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
     "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
@@ -30,12 +30,12 @@ _RESERVED = {
 
 @dataclass(frozen=True)
 class Context:
-    """What a row gives its template besides the messages.
+    """What a row passes to the chat template besides the messages.
 
     Attributes:
         system: Text of a system turn before the prompt.
         tools: JSON schemas of the tools that the model may call.
-        template_kwargs: Keywords of the template: ``enable_thinking``, ``documents``, …
+        template_kwargs: Keyword arguments of the template: ``enable_thinking``, ``documents``, …
     """
 
     system: str | None = None
@@ -43,7 +43,7 @@ class Context:
     template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        """Whether there is anything."""
+        """Whether any of them is set."""
         return bool(self.system or self.tools or self.template_kwargs)
 
 
@@ -52,19 +52,19 @@ NO_CONTEXT = Context()
 
 @dataclass(frozen=True)
 class ContextColumns:
-    """Where a source keeps it; None: nowhere. The fields' names are the columns' in an annotated dataset."""
+    """Source columns of the context; None if missing. In an annotated dataset they have the fields' names."""
 
     system: str | None = None
     tools: str | None = None
     chat_template_kwargs: str | None = None
 
     def items(self) -> list[tuple[str, str]]:
-        """The columns that there are: name in an annotated dataset, name in the source."""
+        """The columns that exist: name in an annotated dataset, name in the source."""
         found = ((one.name, getattr(self, one.name)) for one in fields(self))
         return [(name, column) for name, column in found if column is not None]
 
     def read(self, row: Mapping[str, Any]) -> Context | Unusable:
-        """What a row gives, or why it cannot be used."""
+        """The context of a row, or why the row cannot be used."""
         system, tools, keywords = (
             row[column] if column is not None else None
             for column in (self.system, self.tools, self.chat_template_kwargs)
@@ -88,15 +88,15 @@ NO_COLUMNS = ContextColumns()
 
 
 def annotated_context(names: Container[str]) -> ContextColumns:
-    """What an annotated dataset with these columns uses: all of them, for what it ignored it left out."""
+    """The context columns of an annotated dataset: all that it has, since ignored ones were not written."""
     return ContextColumns(**{one.name: one.name for one in fields(ContextColumns) if one.name in names})
 
 
 def context_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> ContextColumns:
-    """Find the columns by their usual names, or those that the user names.
+    """Find the context columns by their usual names, or as the user names them.
 
     Raises:
-        PreferenceError: If a named column is missing, or one holds something else.
+        PreferenceError: If a named column is missing, or a column has the wrong type.
     """
     named = {"system": spec.system_column, "tools": spec.tools_column}
     found: dict[str, str] = {}
@@ -124,7 +124,7 @@ def context_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> Con
 
 
 def _parsed(value: Any) -> Any:
-    """JSON where it is text, without the nulls that only the column has where it is not."""
+    """Text parsed as JSON; other values without the nulls that only the column's type adds."""
     if isinstance(value, str):
         return json.loads(value) if value.strip() else None
     return compact(value)

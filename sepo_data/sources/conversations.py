@@ -1,8 +1,8 @@
-"""Conversations → the assistant's tokens of every turn, which is what supervised fine-tuning learns.
+"""Conversations → the assistant tokens of every turn, on which supervised fine-tuning computes its loss.
 
-Formats are told apart by their column types: a list of ``messages``; a ``prompt`` and a ``completion``, texts
+Formats are detected from the column types: a list of ``messages``; a ``prompt`` and a ``completion``, as text
 or messages; or one side of a preference dataset. Rendering and encoding are those of annotation, so the
-reference learns the very tokens that are scored later, the token that ends each turn included.
+reference is trained on exactly the tokens that are scored later, including the token that ends each turn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,11 +30,11 @@ class Chat:
     """A conversation up to its last response.
 
     Attributes:
-        prompt: Everything before that response: a text, or messages.
-        response: Its text, or its message.
-        shortened: Whether messages after it were left out.
-        context: What the chat template is given in addition.
-        cut: Whether the response was cut where it was made.
+        prompt: Everything before the response, as text or messages.
+        response: The response, as text or as its message.
+        shortened: Whether messages after the response were dropped.
+        context: What the chat template receives in addition.
+        cut: Whether generation stopped at its length limit, so that the response has no end.
     """
 
     prompt: str | list[Message]
@@ -49,12 +49,12 @@ class ChatColumns:
     """Where a source keeps its conversations.
 
     Attributes:
-        names: That of the messages, or those of prompt and completion, or a pair's.
-        pair: Of a preference dataset, its pair.
-        side: Whose response ends the conversation then.
-        context: Of what the chat template is given in addition.
-        ends: Of what says which responses were cut.
-        marks: Of what says whether a row is to be trained on.
+        names: The messages column, the prompt and completion columns, or those of a pair.
+        pair: The pair's columns, for a preference dataset.
+        side: For a preference dataset, the side whose response ends the conversation.
+        context: Columns of what the chat template receives in addition.
+        ends: Columns that say which responses were cut.
+        marks: Columns that say whether to train on a row.
     """
 
     names: tuple[str, ...]
@@ -65,7 +65,7 @@ class ChatColumns:
     marks: tuple[str, ...] = ()
 
     def read(self, row: Mapping[str, Any]) -> Chat | Unusable:
-        """The conversation of a row, or why it gives none."""
+        """The conversation of a row, or why it has none."""
         if any(row[name] is not None and not row[name] for name in self.marks):
             return Unusable(Reason.NOT_FOR_TRAINING)
         chat = self._chat(row)
@@ -105,13 +105,13 @@ def open_chats(
     Args:
         dataset: As for `opening.open_source`.
         spec: Which rows and, of a preference dataset, which columns.
-        side: It is a preference dataset, and this side's response ends the conversation. None: it has
-            ``messages``, or else ``prompt`` and ``completion``.
+        side: For a preference dataset, the side whose response ends the conversation. None if it has
+            ``messages``, or ``prompt`` and ``completion``.
 
     Raises:
         PreferenceError: If it cannot be found or read, or its columns hold no conversations.
         HubError: If the Hub refuses, or cannot be reached.
-        SettingsError: If ``side`` is unknown, or missing besides the names of a pair's columns.
+        SettingsError: If ``side`` is unknown, or missing although a pair's columns are named.
     """
     if side is None:
         for role in PAIR_COLUMNS:

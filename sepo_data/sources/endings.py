@@ -1,7 +1,7 @@
-"""Which responses were cut where they were made, so that no end of turn follows their last token.
+"""Which responses were cut during generation, so that no end of turn follows their last token.
 
-A sampler that stops at its limit leaves a text without an end. Rendered like the others it would get an
-end of turn that nobody wrote, and an oracle may reward that one token more than any other.
+A sampler that reaches its length limit leaves an unfinished text. Rendered like a complete one, it would get
+an end of turn that was never generated, and an oracle may reward that one token more than any other.
 """
 
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 UNCUT = Sides(False, False)
 _NAMES = ("truncated", "finish_reason")
-_FINISH_REASONS = {"length", "max_tokens", "max_length", "max_output_tokens", "model_length"}  # of a cut one
+_FINISH_REASONS = {"length", "max_tokens", "max_length", "max_output_tokens", "model_length"}  # cut ones
 
 
 @dataclass(frozen=True)
 class EndColumns:
-    """Where a source says so, for either side; None: nowhere, and no response was cut."""
+    """Source columns that say which responses were cut; None if there is none: that side was not cut."""
 
     chosen: str | None = None
     rejected: str | None = None
 
     def items(self) -> list[tuple[str, str]]:
-        """What they say of which side, and their names in the source."""
+        """The columns that exist: what each tells of which side, and its name in the source."""
         sides = {"chosen_truncated": self.chosen, "rejected_truncated": self.rejected}
         return [(what, name) for what, name in sides.items() if name is not None]
 
@@ -49,10 +49,10 @@ NOWHERE = EndColumns()
 
 
 def end_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> EndColumns:
-    """Find ``truncated`` (true or false) or ``finish_reason`` (``length``), of either side or of both.
+    """Find ``truncated`` (true or false) or ``finish_reason`` (``length``), for one side or for both.
 
     Raises:
-        PreferenceError: If the named column is missing, or one holds something else.
+        PreferenceError: If the named column is missing, or a column has the wrong type.
     """
     wanted = (spec.truncated_column,) if spec.truncated_column else _NAMES
     found: dict[str, str | None] = {"chosen": None, "rejected": None}

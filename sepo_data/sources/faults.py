@@ -1,4 +1,4 @@
-"""What is wrong with a dataset that does not open: no such split, or which of its files is corrupt."""
+"""Why a dataset does not open: it has no such split, or one of its files is corrupt."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ class NoSplitError(PreferenceError):
     """There is no such split.
 
     Attributes:
-        splits: Those that there are.
+        splits: The splits that exist.
     """
 
     def __init__(self, message: str, splits: Sequence[str]) -> None:
@@ -22,10 +22,10 @@ class NoSplitError(PreferenceError):
 
 
 def find_corrupt_parquet(files: Sequence[DataFile]) -> None:
-    """Read files to their ends.
+    """Read parquet files completely to find a corrupt one.
 
     Raises:
-        PreferenceError: If one is corrupt, with its name.
+        PreferenceError: Naming a corrupt file.
     """
     for label, path in files:
         if not label.endswith(".parquet"):

@@ -22,11 +22,11 @@ from .pair_layouts import PairLayout
 from .verdicts import Verdict, find_verdict
 
 HUMAN = "\n\nHuman:"
-_EVIDENT = 8  # a shorter prompt may begin two answers by chance
+_EVIDENT = 8  # two answers may begin with a shorter prompt by chance
 
 
 def with_pairs(dataset: str, source: Source, spec: DatasetSpec) -> Source:
-    """The source itself, or the pairs that its answers make where it holds no pairs but several answers.
+    """The source itself; if it holds several answers instead of pairs, the pairs made from them.
 
     Raises:
         PreferenceError: If no prompt has two answers.
@@ -42,7 +42,8 @@ def find_pair(dataset: str, source: Source, spec: DatasetSpec) -> tuple[PairLayo
     """Find the columns of the pair by their names, types and values.
 
     Returns:
-        Where it is, and what a row is checked against: columns that say again which response is better.
+        Where the pair is, and the verdict that each row is checked against, if more columns say which
+        response is better.
 
     Raises:
         PreferenceError: If there is no pair, or a column holds neither texts nor messages.
@@ -68,7 +69,7 @@ def find_pair(dataset: str, source: Source, spec: DatasetSpec) -> tuple[PairLayo
 def _find_sides(
     dataset: str, source: Source, spec: DatasetSpec, names: Sequence[str]
 ) -> tuple[tuple[str, str], Tags, bool, Verdict | None]:
-    """The columns of the two responses, what tells them apart, whether a verdict has to, and that verdict."""
+    """The two response columns, the tags in their names, whether a verdict decides, and that verdict."""
     usual = sides_by_name(names)
     if spec.chosen_column is None and spec.rejected_column is None and usual is None:
         for first, second, tags in response_pairs(names):
@@ -100,7 +101,7 @@ def _checked(
     *,
     decides: bool,
 ) -> Verdict | None:
-    """What says which response is better, or confirms it, with what was asked of it."""
+    """The verdict with the requested margin, after checking it on sampled rows."""
     if verdict is None:
         if decides:
             problem = f"{sides[0]} and {sides[1]} are two responses, and no column says which is better"
@@ -108,7 +109,7 @@ def _checked(
         if spec.min_margin is not None:
             raise PreferenceError(
                 f"{dataset}: `min_margin` needs scores of both responses, and none of its columns "
-                f"{', '.join(source.schema.names)} are such. Leave it out."
+                f"{', '.join(source.schema.names)} holds any. Leave it out."
             )
         return None
     verdict = replace(verdict, min_margin=spec.min_margin, decides=decides)
@@ -126,7 +127,7 @@ def _checked(
 def _find_prompt(
     dataset: str, source: Source, spec: DatasetSpec, names: Sequence[str], sides: Sequence[Column]
 ) -> tuple[Column | None, Column | None]:
-    """The column of the prompt, and of a text after it."""
+    """The prompt column, and the column of a text appended to it."""
     if spec.prompt_column is not None or "prompt" in names:
         name = spec.prompt_column or "prompt"
         _check_name(dataset, names, "prompt", name)
@@ -151,7 +152,7 @@ def _find_prompt(
 
 
 def _is_whole(source: Source, side: Column) -> bool:
-    """Whether a column holds whole conversations or transcripts, the prompt included."""
+    """Whether a column holds whole conversations or transcripts, including the prompt."""
     contents = [side.read({side.name: value}, set()) for value in sampled(source.rows, side.name) if value]
     if side.kind == "text":
         whole = [isinstance(text, str) and text.lstrip().startswith(HUMAN.lstrip()) for text in contents]
@@ -176,7 +177,7 @@ def _repeat_prompt(source: Source, layout: PairLayout) -> bool:
 
 
 def _settled(layout: PairLayout) -> PairLayout:
-    """Lists of texts are turns only where prompt and responses are such lists; elsewhere text stays text."""
+    """Keep lists of texts as turns only if prompt and responses all are such lists; otherwise as text."""
     columns = (layout.prompt, layout.chosen, layout.rejected)
     if all(column is not None and column.kind == "turns" for column in columns):
         return layout

@@ -1,4 +1,4 @@
-"""Rows of JSON files: an object a line, an array, objects over several lines, or one object of columns."""
+"""Rows of JSON files: one object per line, an array, objects over several lines, or one object of columns."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _MESSAGE = ({"role", "content"}, {"from", "value"})
 
 
 def json_rows(file: DataFile) -> Iterator[dict[str, Any]]:
-    """The rows of a file; one that is a single array or object is read whole.
+    """The rows of a file; a file that is a single array or object is read whole.
 
     Raises:
         PreferenceError: Naming the file and the line that cannot be read.
@@ -37,7 +37,7 @@ def json_rows(file: DataFile) -> Iterator[dict[str, Any]]:
 
 
 def _values(file: DataFile) -> Iterator[tuple[str, Any]]:
-    """The JSON values of a file, and where each begins."""
+    """The JSON values of a file, and where each starts."""
     lines = numbered_lines(file)
     for number, line in lines:
         if not line or line.isspace():
@@ -45,7 +45,7 @@ def _values(file: DataFile) -> Iterator[tuple[str, Any]]:
         if line.lstrip().startswith("["):
             text = "".join(chain([line], (line for _, line in lines)))
             yield from ((f"item {i}", row) for i, row in enumerate(_parsed(text, file, number), 1))
-        elif line.rstrip().endswith(("{", "[", ",")):  # an object goes on in the next lines
+        elif line.rstrip().endswith(("{", "[", ",")):  # the object continues on the next lines
             for text in _objects(chain([line], (line for _, line in lines))):
                 yield f"line {number}", _parsed(text.rstrip(), file, number)
                 number += text.count("\n")
@@ -54,7 +54,7 @@ def _values(file: DataFile) -> Iterator[tuple[str, Any]]:
 
 
 def _objects(lines: Iterator[str]) -> Iterator[str]:
-    """The texts of objects that each begin and end at the margin of a line."""
+    """The texts of objects that open and close in the first column of a line."""
     held: list[str] = []
     for line in lines:
         held.append(line)
@@ -66,7 +66,7 @@ def _objects(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _rows_in(value: Any) -> list[Any] | None:
-    """The rows that the only object of a file holds; None if it is a row itself.
+    """The rows in a file's only object; None if that object is a row itself.
 
     Example:
         >>> _rows_in({"prompt": ["a", "b"], "chosen": ["c", "d"]})

@@ -1,4 +1,4 @@
-"""Columns whose names say that a row is more than its texts, or is not to be trained on."""
+"""Columns whose names say that a row is more than its texts, or that it is excluded from training."""
 
 from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
@@ -14,7 +14,7 @@ _MARKS = ("label", "train", "weight")
 
 
 def check_texts_alone(dataset: str, source: Source, spec: DatasetSpec) -> None:
-    """Refuse what belongs to the prompt and is not read.
+    """Refuse columns, such as images, that belong to the prompt but are not read.
 
     Raises:
         PreferenceError: Naming the column.
@@ -31,7 +31,7 @@ def check_texts_alone(dataset: str, source: Source, spec: DatasetSpec) -> None:
 
 
 def training_marks(dataset: str, source: Source, spec: DatasetSpec) -> tuple[str, ...]:
-    """Columns that say of every row whether it is to be trained on: ``label``, ``train``, ``weight``.
+    """Columns that say for each row whether to train on it: ``label``, ``train``, ``weight``.
 
     Raises:
         PreferenceError: If a weight is neither 0 nor 1.

@@ -1,7 +1,7 @@
-"""Rows in another shape → rows as `preferences` and `conversations` read them, in a file of the cache.
+"""Convert rows in another shape to what `preferences` and `conversations` read, in a cache file.
 
-Only the columns of the pair or the conversation are rewritten; the source's other columns stay where they
-are. An unusable row stays a row, with the reason in a separate column, so row numbers are the source's.
+Only the columns of the pair or the conversation are rewritten; the source's other columns stay as they
+are. An unusable row stays a row, with the reason in a separate column, so that row numbers do not shift.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,19 +25,19 @@ UNUSABLE = "sepo_unusable"
 Mended = dict[str, Any] | Unusable
 Make = Callable[[Mapping[str, Any], set[str]], Mended]
 
-_VERSION = 1  # raise it when other rows come of the same source: cache files carry it
+_VERSION = 1  # in the names of cache files: raise it when the same source gives different rows
 _BATCH_ROWS = 1000
 
 
 def mended(source: Source, read: Sequence[str], replaced: Sequence[str], make: Make, recipe: str) -> Source:
-    """The source with its columns in another form.
+    """The source with its columns converted.
 
     Args:
         source: Where the rows come from.
         read: Columns that ``make`` reads.
-        replaced: Those among them that what it makes stands for.
-        make: A row's new columns, or why it gives none; it is told a set to put in what it repaired.
-        recipe: Everything that decides what ``make`` makes.
+        replaced: Those of them that the new columns replace.
+        make: Returns a row's new columns, or why it is unusable; adds its repairs to the given set.
+        recipe: Everything that determines the result of ``make``.
 
     Raises:
         PreferenceError: If the cache cannot be written, or no type holds all of a new column's values.
@@ -62,7 +62,7 @@ def mended(source: Source, read: Sequence[str], replaced: Sequence[str], make: M
 
 
 def made_anew(source: Source, batches: Batches, recipe: str) -> Source:
-    """The source with other rows, all of their columns given by ``batches``; else as `mended`."""
+    """The source with new rows, whose columns all come from ``batches``; otherwise as `mended`."""
     found = cached_rows(_name(source, recipe), source.name, batches)
     return replace(
         source,
@@ -78,7 +78,7 @@ def _name(source: Source, recipe: str) -> str:
 
 
 def with_usual_names(source: Source, spec: DatasetSpec) -> Source:
-    """The source with ``prompt`` for ``Prompt``, and the like; columns that the user names stay."""
+    """The source with ``Prompt`` renamed to ``prompt`` and the like; columns named by the user stay."""
     named = {value for value in vars(spec).values() if isinstance(value, str)} | {*spec.ignore_columns}
     names = {old: new for old, new in usual_names(source.schema.names).items() if old not in named}
     if not names:
@@ -88,7 +88,7 @@ def with_usual_names(source: Source, spec: DatasetSpec) -> Source:
 
 
 def reason_of(row: Mapping[str, Any]) -> Unusable | None:
-    """Why a mended row gives nothing."""
+    """Why a converted row is unusable; None if it is usable."""
     reason = row.get(UNUSABLE)
     return None if reason is None else Unusable(Reason(reason))
 

@@ -1,7 +1,7 @@
-"""Find a dataset, on the Hub or on this machine, and open one split of it as rows of a memory-mapped file.
+"""Find a dataset on the Hub or on this machine, and open one split of it as a memory-mapped file.
 
-``datasets`` finds the configs, splits and files of a Hub dataset or a folder, and reads parquet and the like;
-``text_files`` reads JSON and CSV. No pairs here: see ``preferences``.
+``datasets`` finds the configs, splits and files of a Hub dataset or a folder, and reads parquet and similar
+formats; ``text_files`` reads JSON and CSV. Pairs are found in ``preferences``.
 """
 
 import re
@@ -32,16 +32,16 @@ class Source:
     Attributes:
         rows: The rows.
         name: Hub id, or the name of the file or folder without its parents.
-        split: Which split.
+        split: Name of the split.
         revision: Commit on the Hub, or ``sha256:…`` of the local content.
-        config: Which configuration, of a dataset that has several.
+        config: Configuration, if the dataset has several.
         card: YAML of the source's card.
         restricted: Private or gated on the Hub.
-        repairs: What was changed in the texts and how often: ``{"lone surrogates replaced": 3}``.
-        json_columns: Text columns that hold the JSON of values of which no Arrow type holds all.
-        origins: Columns that were written anew → where their content stood.
-        pairs_from: What pairs were made of, if the source holds none.
-        part: The split as it was asked for, if it is not a whole one: ``train[:1000]``, ``train+test``.
+        repairs: Changes to the texts and their counts: ``{"lone surrogates replaced": 3}``.
+        json_columns: Text columns with JSON, because their values share no Arrow type.
+        origins: Converted columns → the source columns of their content.
+        pairs_from: What the pairs were made from, if the source has none.
+        part: The split as requested, unless it is one whole split: ``train[:1000]``, ``train+test``.
     """
 
     rows: "datasets.Dataset"
@@ -64,7 +64,7 @@ class Source:
 
 
 def open_split(dataset: str, config: str | None, split: str, revision: str | None) -> Source:
-    """Open one split of a file, a folder or a Hub dataset; what exists on this machine wins over the Hub.
+    """Open one split of a file, a folder or a Hub dataset; a local path takes precedence over the Hub.
 
     Raises:
         PreferenceError: If it does not exist, has no such config or split, or a file cannot be read.
@@ -94,20 +94,20 @@ def open_split(dataset: str, config: str | None, split: str, revision: str | Non
 
 
 def _matching(pattern: Path) -> list[Path]:
-    """The files that a pattern like ``data/*.jsonl`` means, in order."""
+    """The files that match a pattern like ``data/*.jsonl``, sorted."""
     anchor = Path(pattern.anchor) if pattern.is_absolute() else Path()
     parts = str(pattern.relative_to(anchor)) if pattern.is_absolute() else str(pattern)
     return sorted(path for path in anchor.glob(parts) if path.is_file()) if set("*?[") & set(parts) else []
 
 
 def is_hub_id(dataset: str) -> bool:
-    """Whether it is a name on the Hub, if there is no such file or folder."""
+    """Whether a name that is no local file or folder can be a Hub id."""
     is_file = is_text_file(dataset) or dataset.endswith((".parquet", ".arrow"))
     return not is_file and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset, re.ASCII) is not None
 
 
 class HubSplit(NamedTuple):
-    """A split of a Hub dataset; ``files``: what messages call them → where they are."""
+    """A split of a Hub dataset; ``files``: name in messages → address."""
 
     name: str
     split: str
@@ -117,7 +117,7 @@ class HubSplit(NamedTuple):
     files: dict[str, str]
 
     def source(self, read: CachedRows) -> Source:
-        """With rows of it."""
+        """The source with these rows."""
         facts = self.facts
         restricted = facts.private or facts.gated
         place = (self.name, self.split, facts.revision, self.config, facts.card, restricted)
@@ -164,7 +164,7 @@ def _open_files(paths: Sequence[Path], name: Path, dataset: str, config: str | N
 
 
 def _arrow(paths: Sequence[Path], dataset: str) -> "datasets.Dataset":
-    """Files of ``save_to_disk`` or of the cache of ``datasets``."""
+    """Rows of Arrow files, as ``save_to_disk`` or the cache of ``datasets`` writes them."""
     import datasets
 
     with _one_line(dataset):
@@ -211,7 +211,7 @@ def _saved_to_disk(root: Path, dataset: str, split: str) -> "datasets.Dataset":
 
 
 def _builder(path: str, dataset: str, config: str | None, revision: str | None, **options: Any) -> Any:
-    """``datasets.load_dataset_builder``, which finds configs, splits and files, and reads none of them."""
+    """``datasets.load_dataset_builder``, which finds configs, splits and files without reading them."""
     import datasets
 
     try:
@@ -235,7 +235,7 @@ def _builder(path: str, dataset: str, config: str | None, revision: str | None, 
 
 
 def _files_of(builder: Any, split: str, dataset: str, prefix: str) -> dict[str, str]:
-    """The files of a split: what messages call them → where they are; ``prefix`` is common to the latter."""
+    """The files of a split: name in messages → address; all addresses start with ``prefix``."""
     _check_split(split, [str(name) for name in builder.config.data_files], dataset)
     urls = list(builder.config.data_files[split])
     _check_inside(urls, prefix, dataset)
@@ -245,14 +245,14 @@ def _files_of(builder: Any, split: str, dataset: str, prefix: str) -> dict[str, 
 def _rows_of(
     builder: Any, split: str, dataset: str, files: dict[str, str], digest: str | None = None
 ) -> CachedRows:
-    """The rows of the files; ``builder`` reads what is neither JSON nor CSV."""
+    """The rows of the files; ``builder`` reads those that are neither JSON nor CSV."""
     if all(map(is_text_file, files)):
         return read_text_files(_downloaded(files, dataset))
     return CachedRows(_prepared(builder, split, dataset, files, digest), {}, frozenset())
 
 
 def _downloaded(files: dict[str, str], dataset: str) -> list[DataFile]:
-    """The files on this machine: those of the Hub from its cache, after a download if need be."""
+    """Local paths of the files; those on the Hub are downloaded to its cache unless they are there."""
     import datasets
 
     try:
@@ -267,8 +267,8 @@ def _prepared(
 ) -> "datasets.Dataset":
     """Let ``datasets`` convert the files to Arrow; if one is corrupt, name it.
 
-    Its own cache knows local files by path and time, and those of a folder whose card has ``configs`` by the
-    folder's name alone: it would serve the rows of other files. So local files are kept by their digest.
+    Its own cache identifies local files by path and time, and those of a folder whose card has ``configs`` by
+    the folder's name alone: it would return rows of other files. So local files are cached by their digest.
     """
     import datasets
     from datasets.utils import logging
@@ -277,10 +277,10 @@ def _prepared(
         Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / f"rows-{builder.name}-{split}-{digest}"
     )
     if kept_in:
-        builder.dataset_name = "rows"  # else its files there have the folder's name, which may change
+        builder.dataset_name = "rows"  # its files there would have the folder's name, which may change
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # it logs a failure and then raises it: once is enough
+    logging.set_verbosity(logging.CRITICAL)  # it logs each failure before raising it
     try:
         builder.download_and_prepare(output_dir=kept_in)
         return builder.as_dataset(split=split)
@@ -301,7 +301,7 @@ def _check_split(split: str, splits: Sequence[str], dataset: str) -> None:
 
 
 def _check_inside(files: Iterable[str], prefix: str, dataset: str) -> None:
-    """A card, or what ``save_to_disk`` writes, may name any file; it is the folder that is annotated."""
+    """Refuse files outside the folder: a card, or what ``save_to_disk`` writes, may name any file."""
     for file in paths_outside(files, prefix):
         problem = f"it names {file}, which is not in it"
         raise PreferenceError(f"{dataset}: {problem}. Correct data_files in its README.md or state.json.")
@@ -314,7 +314,7 @@ def _refuse_config(config: str | None, dataset: str) -> None:
 
 @contextmanager
 def _one_line(place: str) -> Iterator[None]:
-    """Whatever a foreign library raises in here becomes one line that names the place."""
+    """Turn whatever another library raises into one line that names the place."""
     try:
         yield
     except Exception as error:

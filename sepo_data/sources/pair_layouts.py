@@ -1,4 +1,4 @@
-"""How rows with a pair in another form become prompt, chosen and rejected."""
+"""How rows in other pair formats are converted to prompt, chosen and rejected."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class PairLayout:
     """Where a source keeps its pair.
 
     Attributes:
-        prompt: Column of the prompt; None: it is inside the other two.
+        prompt: Column of the prompt; None if the prompt is part of the other two.
         chosen: Column of the preferred response.
-        rejected: Column of the other.
-        input: Column of a text that belongs after the prompt, as Alpaca's datasets have it.
-        repeats_prompt: Whether the texts of both responses begin with the prompt.
-        transcripts: Whether they are transcripts that hold it.
-        verdict: What says which is better: the columns of the two responses do not.
+        rejected: Column of the other response.
+        input: Column of a text to append to the prompt, as in Alpaca's datasets.
+        repeats_prompt: Whether both responses begin with the text of the prompt.
+        transcripts: Whether both responses are transcripts that contain the prompt.
+        verdict: Columns that say which response is better, if the names of the two do not.
     """
 
     prompt: Column | None
@@ -37,14 +37,14 @@ class PairLayout:
 
     @property
     def columns(self) -> list[Column]:
-        """Those that there are."""
+        """The columns that exist."""
         return [
             column for column in (self.prompt, self.input, self.chosen, self.rejected) if column is not None
         ]
 
     @property
     def as_it_is(self) -> bool:
-        """Whether rows can be read without a change."""
+        """Whether rows can be read without conversion."""
         of_sides = {self.chosen.kind, self.rejected.kind}
         lone = self.prompt is not None and self.prompt.kind == "messages" and of_sides == {"text"}
         plain = all(column.as_it_is for column in self.columns) and self.input is None
@@ -53,14 +53,14 @@ class PairLayout:
 
     @property
     def decided_by(self) -> str | None:
-        """What decides which response is the better one, for the manifest."""
+        """Which columns decide the better response, for the manifest."""
         if self.verdict is None:
             return None
         least = "" if self.verdict.min_margin is None else f", from a margin of {self.verdict.min_margin:g}"
         return f"{self.chosen.name} and {self.rejected.name}, by {self.verdict.words}{least}"
 
     def make(self, row: Mapping[str, Any], repaired: set[str]) -> Mended:
-        """A row's prompt, chosen and rejected, as texts or messages."""
+        """A row's prompt, chosen and rejected, as text or messages."""
         made = self._pair(row, repaired)
         if self.verdict is None or isinstance(made, Unusable):
             return made
@@ -99,7 +99,7 @@ class PairLayout:
 
 
 def _undoubled(prompt: str, chosen: str, rejected: str, repaired: set[str]) -> tuple[str, str, str]:
-    """Prompt and responses whose concatenations are the texts that were given as responses."""
+    """Move the prompt out of both responses, so that prompt + response is the text given as the response."""
     stripped = prompt.rstrip()
     if not (chosen.startswith(stripped) and rejected.startswith(stripped)):
         return prompt, chosen, rejected
@@ -111,7 +111,7 @@ def _undoubled(prompt: str, chosen: str, rejected: str, repaired: set[str]) -> t
 
 
 def _interleaved(prompt: Content, chosen: Content, rejected: Content) -> Mended:
-    """The conversations whose user and assistant turns are given as two lists of texts."""
+    """Conversations from lists of texts: the user's turns, and the assistant's turns of either side."""
     if not (isinstance(prompt, list) and isinstance(chosen, list) and isinstance(rejected, list)):
         return Unusable(Reason.EMPTY_RESPONSE if prompt else Reason.PROMPT_MISSING)
     if not len(prompt) == len(chosen) == len(rejected):
@@ -127,7 +127,7 @@ def _interleaved(prompt: Content, chosen: Content, rejected: Content) -> Mended:
 
 
 def _lone_text(content: Content) -> Content:
-    """The text of a list that holds one alone."""
+    """The text in a list of one text; anything else unchanged."""
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], str):
         return content[0]
     return content

@@ -1,8 +1,8 @@
-"""Any preference dataset → pairs of one prompt and two responses, or a clear reason why a row gives none.
+"""Any preference dataset → pairs of one prompt and two responses, or the reason why a row has none.
 
-Formats are told apart by their column types: the prompt in a column of its own or inside ``chosen`` and
-``rejected``; text or lists of messages; and the hybrid of UltraFeedback and Tulu, a text prompt next to whole
-conversations. No tokens here, no models, and not a character of a text is changed.
+Formats are detected from the column types: the prompt in a separate column or part of ``chosen`` and
+``rejected``; text or lists of messages; and the hybrid of UltraFeedback and Tulu, a text prompt with whole
+conversations. No tokens, no models, and no character of a text is changed.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -48,11 +48,11 @@ class Pair:
     """A preference pair in explicit form: three texts, or three lists of messages.
 
     Attributes:
-        prompt: Text, or messages.
-        chosen: Text, or the messages after the prompt: first and last are the assistant's.
-        rejected: The same.
-        context: What the chat template is given in addition.
-        cut: Whether the responses were cut where they were made, so that no end of turn follows them.
+        prompt: Text or messages.
+        chosen: Text, or the messages after the prompt, the first and last of them by the assistant.
+        rejected: As ``chosen``.
+        context: What the chat template receives in addition.
+        cut: Whether each response was cut during generation, so that no end of turn follows it.
     """
 
     prompt: str | list[Message]
@@ -69,7 +69,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class PairColumns:
-    """Where a source keeps its pair; no prompt column means that the prompt is inside the other two."""
+    """Where a source keeps its pair; without a prompt column the prompt is part of the other two."""
 
     prompt: str | None
     chosen: str
@@ -80,7 +80,7 @@ class PairColumns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns of the pair that there are."""
+        """The columns of the pair that exist."""
         return tuple(name for name in (self.prompt, self.chosen, self.rejected) if name is not None)
 
     def read(self, row: Mapping[str, Any]) -> Pair | Unusable:
@@ -90,7 +90,7 @@ class PairColumns:
             row: A row of the source.
 
         Returns:
-            The pair, or why the row gives none.
+            The pair, or why the row has none.
 
         Example:
             >>> hi = {"role": "user", "content": "Hi"}
@@ -131,7 +131,7 @@ class PairColumns:
 
 
 def annotated_columns(names: Container[str]) -> PairColumns:
-    """Where an annotated dataset with these columns keeps its pair."""
+    """The pair's columns in an annotated dataset."""
     return PairColumns(*PAIR_COLUMNS, annotated_context(names))
 
 
@@ -142,9 +142,9 @@ def open_pairs(
 
     Args:
         dataset: As for `opening.open_source`.
-        spec: Which rows, and which columns if they are not called prompt, chosen and rejected. Without a
-            column ``prompt`` the prompt is inside the other two.
-        streaming: Leave the rows on the Hub and read them from there, see `remote`.
+        spec: Which rows, and which columns if they are not named prompt, chosen and rejected. Without a
+            column ``prompt`` the prompt is part of the other two.
+        streaming: Read the rows from the Hub without downloading them, see `remote`.
 
     Raises:
         PreferenceError: If it cannot be found or read, or its columns hold no pair.
@@ -157,8 +157,8 @@ def open_pairs(
     layout, verdict = find_pair(dataset, source, spec)
     if everything is not None and not (source is given and layout.as_it_is):
         raise PreferenceError(
-            f"{dataset}: prompt, chosen and rejected have to be written anew from its columns, which "
-            "`streaming` cannot. Leave it out."
+            f"{dataset}: prompt, chosen and rejected have to be converted from its columns, which "
+            "`streaming` cannot do. Leave it out."
         )
     context = context_columns(dataset, source.schema, spec)
     ends = end_columns(dataset, source.schema, spec)
@@ -183,7 +183,7 @@ def open_pairs(
 
 
 def _check_roles(names: Sequence[str]) -> Callable[["pa.Table", str], None]:
-    """The first rows had roles that templates know; so must the others."""
+    """Refuse later rows with other roles: the first rows had roles that templates know."""
 
     def check(table: "pa.Table", label: str) -> None:
         for name in names:
@@ -192,7 +192,7 @@ def _check_roles(names: Sequence[str]) -> Callable[["pa.Table", str], None]:
             if odd is not None:
                 raise PreferenceError(
                     f'{label}: "{name}" has a role "{odd}", unlike the first rows, so its rows have to be '
-                    "written anew, which `streaming` cannot. Leave it out."
+                    "converted, which `streaming` cannot do. Leave it out."
                 )
 
     return check
@@ -230,14 +230,14 @@ def _split_transcripts(chosen: str, rejected: str) -> Pair | Unusable:
     if chosen[end : end + 1] == rejected[end : end + 1] == " ":
         end += 1
     if any(marker in side[end:] for marker in (HUMAN, _ASSISTANT) for side in (chosen, rejected)):
-        return Unusable(Reason.NO_COMMON_PROMPT)  # they parted before the last turn
+        return Unusable(Reason.NO_COMMON_PROMPT)  # they differ before the last turn
     return Pair(chosen[:end], chosen[end:], rejected[end:])
 
 
 def _split_conversations(
     prompt: str | list[Message] | None, chosen: list[Message], rejected: list[Message]
 ) -> Pair | Unusable:
-    """Take what both sides begin with as the prompt, and what is after it as the responses."""
+    """Split at the end of the shared messages: these are the prompt, the rest of each side its response."""
     explicit = prompt if isinstance(prompt, list) else []
     answers = chosen[-1], rejected[-1]
     if any(answer and answer["role"] == "assistant" and not says(answer) for answer in answers):
@@ -247,7 +247,7 @@ def _split_conversations(
             return Unusable(reason)
     if any(answer["role"] != "assistant" for answer in answers):
         return Unusable(Reason.LAST_NOT_ASSISTANT)
-    if _said(chosen) == _said(rejected):
+    if _roles_and_texts(chosen) == _roles_and_texts(rejected):
         return Unusable(Reason.SAME_RESPONSE)
     shared = _shared(chosen, rejected)
     turns, sides = chosen[:shared], Sides(chosen[shared:], rejected[shared:])
@@ -270,31 +270,31 @@ def _split_conversations(
 
 
 def _shared(chosen: list[Message], rejected: list[Message]) -> int:
-    """How many messages both sides begin with; what an answer ends with is its own."""
+    """The number of messages at the start that both sides share."""
     first = min(len(chosen), len(rejected))
     differ = (i for i in range(first) if compact(chosen[i]) != compact(rejected[i]))
     return next(differ, first)
 
 
-def _said(messages: list[Message]) -> list[Message]:
-    """What is said, by whom."""
+def _roles_and_texts(messages: list[Message]) -> list[Message]:
+    """Messages reduced to role, texts and tool calls."""
     return [{key: value for key, value in compact(m).items() if key in ("role", *_SAYS)} for m in messages]
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a text, a list or an object says nothing: blanks are no response."""
+    """Whether a text, a list or an object is empty; white space alone is no response."""
     return not (value.strip() if isinstance(value, str) else value)
 
 
 def says(message: Message) -> bool:
-    """Whether an assistant's message says anything that is scored."""
+    """Whether an assistant message has any content, tool calls included."""
     return not all(is_blank(message.get(key)) for key in (*_SAYS, "function_call"))
 
 
 def _joined(explicit: list[Message], turns: list[Message]) -> list[Message] | None:
-    """The prompt's messages and those before the response, without what both say; None if they disagree."""
+    """The prompt and the turns before the response, what both have only once; None if they disagree."""
     first, second = _comparable(explicit), _comparable(turns)
-    if second[-len(first) :] == first:  # the sides repeat the prompt, and may put a system turn before it
+    if second[-len(first) :] == first:  # the sides repeat the prompt, perhaps after a system turn
         return turns
     most = min(len(first), len(second))
     shared = next(n for n in range(most, -1, -1) if first[len(first) - n :] == second[:n])
@@ -308,7 +308,7 @@ def _comparable(messages: list[Message]) -> list[Message]:
 
 
 def invalid_reason(message: Message | None) -> Reason | None:
-    """Why a message cannot be used; None if it can."""
+    """Why a message is unusable; None if it is usable."""
     if not message or not message["role"]:
         return Reason.ROLE_MISSING
     if message["content"] is None and message["role"] == "assistant" and len(compact(message)) > 1:

@@ -1,4 +1,4 @@
-"""How a dataset was read, for people: what was taken for what, what was changed, what cannot be read."""
+"""How a dataset was read, for the user: which columns became what, what was changed, what is unreadable."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ SHOWN_ROWS = 3
 _SHOWN_CHARACTERS = 60
 _KNOWN = "system, developer, user, assistant and tool"
 
-# what is wrong with the columns rather than with a row
+# problems of the columns rather than of a single row
 _OF_COLUMNS = {
     Reason.PROMPT_MISSING, Reason.NO_COMMON_PROMPT, Reason.PROMPT_DISAGREES, Reason.LAST_NOT_ASSISTANT,
     Reason.CONTENT_NOT_TEXT, Reason.NOT_TEXT_PART, Reason.NOT_A_CONVERSATION, Reason.TOOLS_INSIDE,
@@ -24,15 +24,15 @@ _OF_COLUMNS = {
 
 
 def check_readable(dataset: str, source: Source, columns: Any) -> None:
-    """Refuse a dataset at once whose columns are not what they were taken for: no row can be read.
+    """Refuse a dataset at once if none of its sampled rows can be read: its columns were misinterpreted.
 
     Args:
-        dataset: What messages call it.
+        dataset: Its name in messages.
         source: Its rows.
         columns: `PairColumns` or `ChatColumns`.
 
     Raises:
-        PreferenceError: With the reasons, the columns and the roles that were seen.
+        PreferenceError: With the reasons, the columns and the roles found.
     """
     reasons: Counter[Reason] = Counter()
     roles: set[str] = set()
@@ -48,13 +48,13 @@ def check_readable(dataset: str, source: Source, columns: Any) -> None:
     if not reasons.keys() <= _OF_COLUMNS:
         return
     why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-    seen = f" Its roles are {', '.join(sorted(roles))}; those that are known are {_KNOWN}." if roles else ""
-    taken = f"It was read as {_taken_for(source, columns)}, of the columns {', '.join(source.schema.names)}"
+    seen = f" Its roles are {', '.join(sorted(roles))}; known roles are {_KNOWN}." if roles else ""
+    taken = f"It was read as {_taken_for(source, columns)}; its columns are {', '.join(source.schema.names)}"
     advice = "Name the columns of the pair: `prompt_column`, `chosen_column`, `rejected_column`"
     if rendered:
         advice = (
-            "Its texts are rendered with a chat template: give lists of messages, or the prompt in a column "
-            "of its own and the responses without it"
+            "Its texts are rendered with a chat template: give lists of messages, or the prompt in a "
+            "separate column and the responses without it"
         )
     raise PreferenceError(
         f"{dataset}: none of {reasons.total():,} rows can be read: {why}. {taken}.{seen} {advice}."
@@ -62,7 +62,7 @@ def check_readable(dataset: str, source: Source, columns: Any) -> None:
 
 
 def describe_reading(source: Source, columns: Any) -> list[str]:
-    """What was taken for what, what was changed, which columns are only carried, and the first rows."""
+    """Which columns became what, what was changed, which columns are only copied, and the first rows."""
     lines = [f"{source.name}: {_taken_for(source, columns)}"]
     lines += [f"changed: {count:,} {what}" for what, count in source.repairs.items()]
     used = {*columns.names, UNUSABLE, *(column for _, column in columns.context.items())}
@@ -94,7 +94,7 @@ def _roles(value: Any) -> set[str]:
 
 
 def _shown(content: Any) -> str:
-    """A text, or the roles and texts of messages, short and on one line."""
+    """A text, or the roles and texts of messages, shortened to one line."""
     if isinstance(content, str):
         shown = repr(content)
     else:

@@ -1,7 +1,7 @@
-"""Parquet files on the Hub, read where they are, a row group at a time: nothing is kept on the disk.
+"""Stream parquet files from the Hub, one row group at a time; nothing is kept on disk.
 
-The rows have the numbers that they would have on this machine, so a run goes on by them, in the same
-chunks, and ends in the same bytes. Memory holds one row group. What columns mean the first rows say.
+Rows have the same numbers as after a download, so a run resumes in the same chunks, and its output is
+byte-identical. One row group is held in memory. The first rows decide what the columns mean.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 HEAD_ROWS = 2048
-_AT_ONCE = 16  # files whose footers are read
+_AT_ONCE = 16  # footers read concurrently
 
 
 class _Group(NamedTuple):
-    """A row group: its file, as messages call it and as the Hub does; its number there; its rows."""
+    """A row group: name of its file in messages, address of that file, index in the file, row count."""
 
     label: str
     url: str
@@ -37,11 +37,11 @@ class _Group(NamedTuple):
 
 
 class RemoteRows:
-    """What reading needs of a `datasets.Dataset`: rows by their numbers, as Arrow, and the first ones.
+    """The part of `datasets.Dataset` that reading needs: slices of rows as Arrow, and iteration.
 
     Attributes:
         features: Types of the columns.
-        check: Told each row group that was read, and where it is from; may refuse it.
+        check: Called with each row group that was read and its file's name; may refuse it.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class RemoteRows:
         self._groups = groups
         self._ends = list(accumulate(group.rows for group in groups))
         self._lo, self._hi = lo, sum(group.rows for group in groups) if hi is None else hi
-        self._read: tuple[int, pa.Table] | None = None  # the last row group
+        self._read: tuple[int, pa.Table] | None = None  # the latest row group
 
     @property
     def column_names(self) -> list[str]:
@@ -63,12 +63,12 @@ class RemoteRows:
         return self._hi - self._lo
 
     def with_format(self, kind: str) -> "RemoteRows":
-        """Rows are Arrow anyway."""
+        """These rows; they are Arrow anyway."""
         assert kind == "arrow"
         return self
 
     def select(self, rows: range) -> "RemoteRows":
-        """Rows that follow one another."""
+        """A contiguous range of rows."""
         found = RemoteRows(self._groups, self.features, self._lo + rows.start, self._lo + rows.stop)
         found.check = self.check
         return found
@@ -78,7 +78,7 @@ class RemoteRows:
             yield from self[lo : lo + HEAD_ROWS].to_pylist()
 
     def __getitem__(self, rows: slice) -> "pa.Table":
-        """Some rows.
+        """Read a slice of rows.
 
         Raises:
             HubError: If they cannot be read.
@@ -111,7 +111,7 @@ def open_remote(dataset: str, spec: DatasetSpec) -> tuple[Source, RemoteRows]:
     """Open a split of a Hub dataset without downloading it.
 
     Returns:
-        The source with its first rows only, and all of its rows.
+        The source with only its first rows, and all of its rows.
 
     Raises:
         PreferenceError: If it is not on the Hub, has no such config or split, or is not parquet.
@@ -126,9 +126,9 @@ def open_remote(dataset: str, spec: DatasetSpec) -> tuple[Source, RemoteRows]:
         raise PreferenceError(f'{dataset}: `streaming` reads one whole split, not "{split}". Choose one.')
     found = find_on_hub(dataset, spec.config_name, split, spec.revision)
     if other := [label for label in found.files if not label.endswith(".parquet")]:
-        problem = f"`streaming` reads parquet files, and {other[0]} is none"
+        problem = f"`streaming` reads parquet files, and {other[0]} is not one"
         raise PreferenceError(
-            f"{dataset}: {problem}. Pass `revision=refs/convert/parquet`, the Hub's own copy as parquet."
+            f"{dataset}: {problem}. Pass `revision=refs/convert/parquet`, the Hub's own parquet copy."
         )
     with ThreadPoolExecutor(_AT_ONCE) as beside:
         footers = list(beside.map(_footer, *zip(*found.files.items(), strict=True)))
@@ -142,7 +142,7 @@ def open_remote(dataset: str, spec: DatasetSpec) -> tuple[Source, RemoteRows]:
 
 
 def with_all_rows(source: Source, rows: RemoteRows) -> Source:
-    """The source of which only the first rows were looked at, with all of them."""
+    """A source that was opened with its first rows, with all of its rows."""
     return replace(source, rows=cast("datasets.Dataset", rows))
 
 
@@ -154,7 +154,7 @@ def _footer(label: str, url: str) -> "tuple[list[_Group], pa.Schema]":
 
 @contextmanager
 def _parquet(label: str, url: str) -> Iterator[Any]:
-    """A parquet file on the Hub; whatever goes wrong in reading it is one line."""
+    """Open a parquet file on the Hub; any failure becomes one line."""
     import pyarrow.parquet as pq
     from huggingface_hub import HfFileSystem
 

@@ -1,9 +1,9 @@
-"""Conversations in the shapes that people store them in → messages with a role and a text.
+"""Conversations in the shapes found in the wild → messages with a role and a text.
 
-ShareGPT's ``from``/``value``; roles called human, gpt, model; contents given as parts; one message alone;
-lists of roles and contents side by side (``datasets`` before 4); exchanges of a question and its answer; an
-object around the list; any of these as text, JSON or what Python prints. Values only: `column_kinds` decides
-for a column.
+ShareGPT's ``from``/``value``; roles named human, gpt or model; contents in parts; a single message;
+parallel lists of roles and contents (``datasets`` before 4); pairs of a question and an answer; an object
+around the list; any of these stored as text, as JSON or as Python prints it. This module converts single
+values; `column_kinds` decides for a column.
 """
 
 import ast
@@ -30,7 +30,7 @@ _MESSAGE_KEYS = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
 _EXCHANGES = (("input", "output"), ("user", "assistant"), ("human", "assistant"), ("prompt", "response"))
 _WRAPPERS = ("messages", "conversations", "conversation")
 
-# what a user should know of what was changed
+# repairs, as reported to the user
 RENAMED = "conversations whose roles were renamed (human, gpt, model, … to user and assistant)"
 SHAREGPT = "conversations in ShareGPT's from and value, read as role and content"
 JOINED = "conversations with contents in parts, joined to texts"
@@ -39,10 +39,10 @@ ARGUMENTS = "conversations with arguments of tool calls given as text, read as o
 
 
 def parsed(text: str) -> Any:
-    """What a text holds that is JSON, or what Python or NumPy prints of lists and objects.
+    """Parse a text that is JSON, or a list or dict as printed by Python or NumPy.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is none of these.
 
     Example:
         >>> parsed("[{'role': 'user', 'content': 'Hi'}]")
@@ -55,7 +55,7 @@ def parsed(text: str) -> Any:
     except ValueError:
         pass
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        warnings.simplefilter("ignore")  # about escapes that Python does not know
         for spelling in (str, _with_commas):
             try:
                 return ast.literal_eval(spelling(text.strip()))
@@ -65,7 +65,7 @@ def parsed(text: str) -> Any:
 
 
 def parsed_or_none(text: str) -> Any:
-    """As `parsed`; None if it is neither."""
+    """As `parsed`; None if the text is none of these."""
     try:
         return parsed(text)
     except ValueError:
@@ -73,11 +73,11 @@ def parsed_or_none(text: str) -> Any:
 
 
 def looks_dumped(text: str) -> bool:
-    """Whether a text begins as lists and objects do."""
+    """Whether a text begins like a list or an object."""
     return text.lstrip()[:1] in ("[", "{")
 
 
-# what texts begin with that were rendered with a chat template
+# how texts begin that were rendered with a chat template
 OF_A_TEMPLATE = re.compile(
     r"\s*(<s>\s*)?(<\|(im_start|user|system|begin_of_text|start_header_id|endoftext|prompter)\|>|<bos>"
     r"|\[INST\]|<start_of_turn>|<｜)"
@@ -91,7 +91,7 @@ def is_dumped_conversation(text: str) -> bool:
 
 
 def is_conversation(value: Any) -> bool:
-    """Whether a value, texts parsed, is meant as a conversation."""
+    """Whether a value, parsed if it is text, looks like a conversation."""
     if isinstance(value, Mapping):
         return any(isinstance(value.get(key), list) for key in _WRAPPERS) or is_message(value)
     return isinstance(value, list) and bool(value) and all(map(is_message, value))
@@ -103,7 +103,7 @@ def conversation(value: Any, repaired: set[str]) -> list[Message] | Unusable:
     Args:
         value: A list of messages, one message, lists of roles and contents, an object around any of these, or
             any of these as text.
-        repaired: Given what was changed.
+        repaired: Receives what was changed.
 
     Example:
         >>> conversation({"from": "human", "value": "Hi"}, set())
@@ -128,7 +128,7 @@ def conversation(value: Any, repaired: set[str]) -> list[Message] | Unusable:
 
 
 def _unwrapped(value: Mapping[str, Any]) -> Iterable[Any]:
-    """The list in an object, lists of roles and contents as a list of messages, or one message as a list."""
+    """A list of messages: from inside an object, from lists of roles and contents, or from one message."""
     for key in _WRAPPERS:
         if isinstance(value.get(key), list):
             return list(value[key])
@@ -139,7 +139,7 @@ def _unwrapped(value: Mapping[str, Any]) -> Iterable[Any]:
 
 
 def _turn(item: Any) -> list[Any]:
-    """Two messages for an exchange, one for everything else."""
+    """Two messages for a question with its answer, one for anything else."""
     exchange = _exchange(item)
     if exchange is None:
         return [item]
@@ -150,12 +150,12 @@ def _turn(item: Any) -> list[Any]:
 
 
 def _exchange(item: Any) -> tuple[str, str] | None:
-    """The keys of an object that holds a question and its answer."""
+    """The keys of an object that holds a question and its answer; None if it does not."""
     return next((keys for keys in _EXCHANGES if isinstance(item, Mapping) and set(keys) <= item.keys()), None)
 
 
 def is_message(value: Any) -> bool:
-    """Whether a value is meant as a message, or as an exchange of two."""
+    """Whether a value looks like a message, or like a question with its answer."""
     if isinstance(value, str) and looks_dumped(value):  # untyped JSON, as `datasets` stores it
         value = parsed_or_none(value)
     if _exchange(value) is not None:
@@ -194,7 +194,7 @@ def _message(item: Any, repaired: set[str]) -> Message | Unusable:
 
 
 def _call(call: Any, repaired: set[str]) -> Any:
-    """A tool call, whose arguments are an object: text in OpenAI's form, which templates write out twice."""
+    """A tool call with its arguments as an object; as text (OpenAI), it would be encoded twice."""
     call = parsed_or_none(call) if isinstance(call, str) else call
     if not isinstance(call, Mapping):
         return call
@@ -209,19 +209,19 @@ def _call(call: Any, repaired: set[str]) -> Any:
 
 
 def is_trained(message: Message | None) -> bool:
-    """Whether a message is to be trained on: ``weight: 0`` and ``train: false`` say that it is not."""
+    """Whether to train on a message; ``weight: 0`` and ``train: false`` exclude it."""
     return not message or not any(
         message.get(key) is not None and not message[key] for key in ("weight", "train")
     )
 
 
 def plain_role(role: str) -> str:
-    """The role by the name that chat templates know."""
+    """The role under the name that chat templates use."""
     return ROLES.get(role.strip().lower(), role)
 
 
 def _joined(parts: Iterable[Any]) -> str | Unusable | None:
-    """The text of a content in parts; None if there are none."""
+    """The joined text of a content in parts; None if it has other parts than text."""
     texts = []
     for part in parts:
         if isinstance(part, str):
@@ -238,7 +238,7 @@ def _joined(parts: Iterable[Any]) -> str | Unusable | None:
 
 
 def _with_commas(text: str) -> str:
-    """NumPy prints a list of objects without the commas between them."""
+    """Add the commas that NumPy leaves out when it prints a list of objects."""
     lines = text.splitlines(keepends=True)
     before = None
     places = []

@@ -1,4 +1,4 @@
-"""Open the rows that a user means: splits as people write them, ``train[:1000]``, ``train+test``, ``all``."""
+"""Open splits as users write them: ``train[:1000]``, ``train+test``, ``all``."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ _SLICE = re.compile(r"(\w+(?:\.\w+)*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 
 def open_source(dataset: str, spec: DatasetSpec = DEFAULT_SPEC) -> Source:
-    """Open the rows of a file, a folder or a Hub dataset; what exists on this machine wins over the Hub.
+    """Open the rows of a file, a folder or a Hub dataset; a local path takes precedence over the Hub.
 
     Args:
-        dataset: A .parquet, .arrow, .jsonl, .json, .csv or .tsv file, the latter compressed or not; a pattern
-            of such; a folder of them, a folder written by ``save_to_disk``, or a Hub id.
-        spec: Its configuration, split and revision. A single file is all "train".
+        dataset: A .parquet, .arrow, .jsonl, .json, .csv or .tsv file (the last four may be compressed), a
+            glob pattern, a folder of such files, a folder written by ``save_to_disk``, or a Hub id.
+        spec: Its configuration, split and revision. A single file has one split, "train".
 
     Raises:
         PreferenceError: If it does not exist, has no such config or split, no rows, or a file cannot be read.
@@ -38,7 +38,7 @@ def open_source(dataset: str, spec: DatasetSpec = DEFAULT_SPEC) -> Source:
 
 
 def _open_splits(dataset: str, split: str, opened: Callable[[str], Source]) -> Source:
-    """Open a split by its name, a slice of one, or several of these joined."""
+    """Open a split by name, a slice of one, or several of these joined."""
     try:
         if SPLIT_NAME.fullmatch(split):
             return opened(split)

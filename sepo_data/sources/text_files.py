@@ -1,9 +1,10 @@
 """Read JSON and CSV into a memory-mapped Arrow file, changing nothing but lone surrogates.
 
-The readers of ``datasets`` are not used. From CSV they make 7.0 of "007" and nothing of "None". For JSON they
-name no line, refuse lone surrogates, take a column's type from the first ten megabytes, and store messages as
-untyped JSON if one of them lacks a key. A CSV file has no types, so all its columns are text here, and an
-empty cell is null. Memory stays flat, save for a file that is one JSON array: it is read whole.
+The readers of ``datasets`` are not used. In CSV they turn "007" into 7.0 and "None" into null. In JSON they
+do not name the line of an error, refuse lone surrogates, infer a column's type from the first ten megabytes,
+and store messages as untyped JSON if one of them lacks a key. A CSV file has no types, so here all of its
+columns are text, and an empty cell is null. Memory stays flat, except for a file that is one JSON array: it
+is read whole.
 """
 
 import csv
@@ -28,12 +29,12 @@ _BATCH_ROWS = 1000
 
 
 def is_text_file(name: str) -> bool:
-    """Whether the file is one for ``read_text_files``, by its name."""
+    """Whether ``read_text_files`` reads a file with this name."""
     return Path(without_ending(name)).suffix in SUFFIXES or name.endswith(".zip")
 
 
 def digest_of(files: Sequence[DataFile]) -> str:
-    """A lone file's SHA-256; of several, the SHA-256 of what ``sha256sum`` prints for them, sorted."""
+    """The SHA-256 of a single file; of several, that of the sorted output of ``sha256sum``."""
     if len(files) == 1:
         return file_sha256(files[0].path)
     lines = (f"{file_sha256(path)}  {label}\n" for label, path in sorted(files))
@@ -41,10 +42,10 @@ def digest_of(files: Sequence[DataFile]) -> str:
 
 
 def read_text_files(files: Sequence[DataFile]) -> CachedRows:
-    """Convert the files to Arrow, once: the cache of ``datasets`` keeps it under the digest of their content.
+    """Convert the files to Arrow once; the result is cached beside ``datasets`` under the files' digest.
 
     Raises:
-        PreferenceError: Naming the file, and its line or column, that cannot be read.
+        PreferenceError: Naming the file and the line or column that cannot be read.
     """
     kind = Path(plain_name(files[0])).suffix[1:]
     name = f"{kind}-{_READER_VERSION}-{digest_of(files)}"
@@ -52,7 +53,7 @@ def read_text_files(files: Sequence[DataFile]) -> CachedRows:
 
 
 def _batches(files: Sequence[DataFile], repairs: dict[str, int]) -> Iterator[list[dict[str, Any]]]:
-    """Rows; ``repairs`` is counted up."""
+    """Batches of rows; repairs are counted in ``repairs``."""
     for file in files:
         is_table = Path(plain_name(file)).suffix in (".csv", ".tsv")
         rows = _csv_rows(file) if is_table else json_rows(file)
@@ -61,7 +62,7 @@ def _batches(files: Sequence[DataFile], repairs: dict[str, int]) -> Iterator[lis
 
 
 def _repaired(value: Any, repairs: dict[str, int]) -> Any:
-    """Join surrogate pairs and put U+FFFD for lone surrogates, which tokenizers and parquet refuse."""
+    """Join surrogate pairs and replace lone surrogates, which tokenizers and parquet refuse, by U+FFFD."""
     if isinstance(value, str):
         try:
             value.encode()
@@ -78,7 +79,7 @@ def _repaired(value: Any, repairs: dict[str, int]) -> Any:
 
 
 def _csv_rows(file: DataFile) -> Iterator[dict[str, str | None]]:
-    csv.field_size_limit(sys.maxsize)  # the default, 131,072 characters, is less than some responses
+    csv.field_size_limit(sys.maxsize)  # some responses are longer than the default of 131,072 characters
     lines = (line for _, line in numbered_lines(file))
     first = next(lines, "")
     reader = csv.reader(chain([first], lines), delimiter=_delimiter(first), strict=True)
@@ -88,7 +89,7 @@ def _csv_rows(file: DataFile) -> Iterator[dict[str, str | None]]:
             if not header:
                 header = cells
                 if len(set(header)) < len(header):
-                    raise csv.Error("two columns of one name")
+                    raise csv.Error("two columns with the same name")
             elif cells and len(cells) != len(header):
                 raise csv.Error(f"{len(cells)} cells where the header has {len(header)}")
             elif cells:
@@ -99,5 +100,5 @@ def _csv_rows(file: DataFile) -> Iterator[dict[str, str | None]]:
 
 
 def _delimiter(header: str) -> str:
-    """What splits the first line into most names; a comma if nothing does."""
+    """The delimiter that splits the first line into the most names; a comma if none does."""
     return max(",;\t|", key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))

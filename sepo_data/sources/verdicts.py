@@ -1,7 +1,7 @@
-"""Which of two responses is better, as columns of a dataset say: scores, words, indices, signed strengths.
+"""Columns that say which of two responses is better: scores, words, indices, signed strengths.
 
-A column of known meaning is used, or the dataset is refused with its name: a verdict that nobody looked at
-makes reversed pairs and keeps ties.
+A column with a known name is used, or the dataset is refused naming it: ignoring a verdict would yield
+reversed pairs and keep ties.
 """
 
 import math
@@ -31,22 +31,22 @@ SCORES = (
     "winner", "label", "rank",
 )  # fmt: skip
 _SIGNED = ("overall_preference", "preference_strength")  # HelpSteer: from -3, the first is better, to 3
-_OF_TOPICS = ("label", "labels", "choice", "preference")  # may be, besides chosen and rejected
+_OF_TOPICS = ("label", "labels", "choice", "preference")  # next to chosen and rejected, perhaps a topic
 _LOWER_IS_BETTER = "rank"
 _OURS = "chosen_token_rewards"  # an annotated dataset's chosen_reward is no verdict
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a row says of its two responses.
+    """The columns that say which of a row's two responses is better.
 
     Attributes:
-        tags: What tells the names of the two apart: ``a`` and ``b``, ``chosen`` and ``rejected``.
-        column: Where it says so in a word, an index or a signed number.
-        how: How that is read.
-        scores: Columns of a score for each.
-        min_margin: Least difference that counts.
-        decides: Whether it tells chosen from rejected, or only confirms what their names say.
+        tags: The words in which the names of the two differ: ``a`` and ``b``, ``chosen`` and ``rejected``.
+        column: Column with the answer as a word, an index or a signed number.
+        how: How ``column`` is read, a key of ``_READERS``.
+        scores: Score columns, one per response.
+        min_margin: Minimum difference in score.
+        decides: Whether it decides which is chosen, or only confirms what the names say.
     """
 
     tags: Tags
@@ -58,16 +58,16 @@ class Verdict:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Where it stands."""
+        """All of its columns."""
         return (*((self.column,) if self.column else ()), *(self.scores or ()))
 
     @property
     def words(self) -> str:
-        """For people."""
+        """Its name in messages."""
         return self.column or " and ".join(self.scores or ())
 
     def margin(self, row: Mapping[str, Any]) -> float | None:
-        """By how much the first is better, negative if the second is; None if the row does not say."""
+        """How much better the first response is, negative if the second is better; None if unknown."""
         by_score = self._difference(row)
         if self.column is None:
             return by_score
@@ -75,7 +75,7 @@ class Verdict:
         return verdict * abs(by_score) if verdict and by_score else verdict
 
     def judge(self, margin: float | None) -> Unusable | None:
-        """Why a pair with such a margin is not used."""
+        """Why a pair with this margin is dropped; None if it is kept."""
         if margin is None:
             return Unusable(Reason.NO_VERDICT) if self.decides else None
         if margin == 0:
@@ -99,14 +99,14 @@ def find_verdict(
     """Find the columns that say which response is better.
 
     Args:
-        dataset: What messages call it.
+        dataset: Its name in messages.
         source: Its rows.
-        names: Columns that may be looked at.
-        tags: What tells the names of the two responses apart.
-        decides: Whether the verdict is needed to tell chosen from rejected.
+        names: Columns to consider.
+        tags: The words in which the names of the two responses differ.
+        decides: Whether the verdict has to decide which response is chosen.
 
     Raises:
-        PreferenceError: If a column of known meaning cannot be read, or two of them contradict each other.
+        PreferenceError: If a column with a known name cannot be read, or two of them contradict each other.
     """
     if _OURS in names:
         return None
@@ -124,7 +124,7 @@ def find_verdict(
         elif decides and not found if name in _LOOSE else decides or _stops(name, values):
             shown = ", ".join(sorted({repr(value) for value in values})[:3])
             problem = f'column "{name}" may say which response is better, and its values are {shown}'
-            raise PreferenceError(f"{dataset}: {problem}. Pass `ignore_columns={name}` to go on without it.")
+            raise PreferenceError(f"{dataset}: {problem}. Pass `ignore_columns={name}` to ignore it.")
     if len(found) > 1:
         _check_agree(dataset, source, found)
     return found[0] if found else (Verdict(tags, scores=scores) if scores else None)
@@ -165,7 +165,7 @@ def _how(
     *,
     decides: bool,
 ) -> str | None:
-    """The way in which all values can be read; None if there is none."""
+    """The reader that understands all values; None if there is none."""
     if name in _TIES:
         return "tie" if all(value in (0, 1) for value in values) else None
     if name in _MARGINS:
@@ -178,7 +178,7 @@ def _how(
 
 
 def _label_means(source: Source, name: str, tags: Tags, scores: tuple[str, str] | None) -> str | None:
-    """Whether a label of 1 means the first or the second one: the scores next to it tell."""
+    """Whether a label of 1 means the first or the second response, inferred from the scores beside it."""
     if scores is None:
         return "index" if set(tags) == {"0", "1"} else None
     labels, *both = (sampled(source.rows, column) for column in (name, *scores))
@@ -202,25 +202,25 @@ def _check_agree(dataset: str, source: Source, found: Sequence[Verdict]) -> None
 
 
 def _stops(name: str, values: Sequence[Any]) -> bool:
-    """Whether a verdict that cannot be read stops the run where chosen and rejected are named."""
+    """Whether an unreadable verdict is an error even though the names say which response is chosen."""
     return name not in _OF_TOPICS or (0 in values and all(value in (0, 1) for value in values))
 
 
 def _word(value: Any) -> str | None:
-    """``tie`` for all that means one, else the value in lower case."""
+    """``tie`` for any way to say so, else the value in lower case."""
     text = str(value).strip(" \"'").lower()
     tie = text.startswith(("tie", "both", "equal", "draw", "same", "neither", "no preference"))
     return "tie" if tie or "both" in text.split() else text
 
 
 def _by_word(value: Any, tags: Tags) -> float | None:
-    """1 for the first, -1 for the second, 0 for neither; None if the value is none of them."""
+    """1 for the first, -1 for the second, 0 for neither; None if the value says none of these."""
     if value is None or isinstance(value, bool):
         return None
     text = _word(int(value) if isinstance(value, float) and value.is_integer() else value)
     if text == "tie":
         return 0.0
-    if text in ("unchanged", "swapped"):  # distilabel's status: what it did to a pair that is right now
+    if text in ("unchanged", "swapped"):  # distilabel's status: either way, chosen is the better response
         return 1.0
     order = re.search(r"([a-z0-9])\s*(>+|<+|=+)\s*([a-z0-9])", text or "")
     if order and {order[1], order[3]} == set(tags):
@@ -253,7 +253,7 @@ def _no_tie(value: Any, tags: Tags) -> float | None:
 
 
 def number(value: Any) -> float | None:
-    """A value as a number; None if it is none."""
+    """A value as a number; None if it is not a number."""
     if isinstance(value, str):
         try:
             value = float(value)
