@@ -13,7 +13,17 @@ import pytest
 import torch
 from hub_server import HubServer
 from huggingface_hub import snapshot_download
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    IA3Config,
+    LoKrConfig,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PromptTuningConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
 from test_logprobs import plain_logps, some_tokens
 from tiny_models import save_tiny, save_tiny_adapter, tiny_model, tiny_tokenizer
@@ -186,6 +196,47 @@ def test_an_adapter_that_changes_its_base_does_not_change_the_reference(tmp_path
     adapter = save_tiny_adapter(tmp_path / "adapter", base, bias="all")
     pair = load(adapter, base)
     assert_scores_like(pair, with_adapter(base, adapter), tiny_model("qwen2"))
+
+
+LORA: dict[str, Any] = {"r": 2, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+KINDS: dict[str, Callable[[], PeftConfig]] = {
+    "DoRA": lambda: LoraConfig(**LORA, use_dora=True),
+    "LoRA of tied embeddings": lambda: LoraConfig(
+        **LORA | {"target_modules": ["embed_tokens"]}, ensure_weight_tying=True
+    ),
+    "new tokens, trained": lambda: LoraConfig(**LORA, trainable_token_indices=[3, 5]),
+    "norms, saved whole": lambda: LoraConfig(**LORA, modules_to_save=["input_layernorm"]),
+    "PiSSA": lambda: LoraConfig(**LORA, init_lora_weights="pissa"),
+    "layers twice": lambda: LoraConfig(**LORA, layer_replication=[(0, 2), (1, 2)]),
+    "AdaLoRA": lambda: AdaLoraConfig(
+        init_r=2, target_r=1, total_step=9, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    ),
+    "VeRA": lambda: VeraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+    "VeRA, drawn again": lambda: VeraConfig(
+        r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", save_projection=False
+    ),
+    "LoKr": lambda: LoKrConfig(**LORA),
+    "IA3": lambda: IA3Config(
+        target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_scores_as_peft_loads_it(
+    kind: str, made: dict[str, Path], tmp_path: Path
+) -> None:
+    base = save_tiny(tmp_path / "base", tie_word_embeddings=True)
+    adapted: Any = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), KINDS[kind]()
+    )
+    torch.manual_seed(4)
+    for weights in adapted.parameters():
+        if weights.requires_grad:
+            weights.data += 0.1 * torch.randn_like(weights)
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    pair = load(tmp_path / "adapter", base)
+    assert_scores_like(pair, adapted.eval(), with_adapter(base, None))
 
 
 def test_an_adapter_finds_its_base_beside_itself(made: dict[str, Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import ModelError
 from .checkpoints import Snapshot, errors_as
@@ -53,7 +54,15 @@ def _check_landed(model: Any, adapter: Snapshot, name: str) -> None:
 
     weights = load_peft_weights(adapter.location, device="cpu", revision=adapter.commit)
     result: Any = set_peft_model_state_dict(model, weights, adapter_name=name)
-    missing = sorted(key for key in result.missing_keys if f".{name}." in f"{key}.")
+    placed: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    filled = {place.data_ptr() for key, place in placed.items() if key not in result.missing_keys}
+    missing = sorted(
+        key
+        for key in result.missing_keys
+        if f".{name}." in f"{key}."
+        and placed[key].data_ptr() not in filled  # tied weights and VeRA's are saved once
+        and not key.endswith(f".ranknum.{name}")  # AdaLoRA's follows from its configuration
+    )
     unexpected = sorted(key for key in result.unexpected_keys if not _saved_twice(key, weights))
     if not missing and not unexpected:
         return
