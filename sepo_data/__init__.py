@@ -1,7 +1,7 @@
 """Annotate a preference dataset with token-level rewards, store it, share it."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import (
     HubError,
@@ -120,7 +120,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import what needs the Hub's client on demand: commands read the settings for ``--help``."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

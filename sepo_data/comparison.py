@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from .annotated.annotations import Annotation, read_annotations
 from .errors import SchemaError
 from .files import text_sha256
 from .projection import overlaps, project
-from .schema import PAIR_COLUMNS, SIDES, Sides
+from .schema import PAIR_COLUMNS, SIDES, Message, Sides
 
 if TYPE_CHECKING:
     import datasets
@@ -171,7 +171,7 @@ def pair_keys(table: "pa.Table") -> Iterator[str]:
         yield text_sha256(json.dumps([_texts(row[name]) for name in PAIR_COLUMNS], ensure_ascii=True))
 
 
-def _texts(value: Any) -> Any:
+def _texts(value: str | list[Message]) -> str | list[list[object]]:
     """A text, or the role and content of each message: other keys depend on the reader."""
     if isinstance(value, str):
         return value

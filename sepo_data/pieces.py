@@ -62,14 +62,14 @@ def field_text(message: Mapping[str, Any], field: str) -> str:
     return calls_text(message[TOOL_CALLS]) if field == TOOL_CALLS else message[field] or ""
 
 
-def calls_text(calls: Iterable[Mapping[str, Any]]) -> str:
+def calls_text(calls: Iterable[Mapping[str, object]]) -> str:
     """Tool calls as JSON: a list of objects with ``name`` and ``arguments``."""
     functions = (compact(call.get("function") or call) for call in calls)
     named = [{"name": each.get("name"), "arguments": _arguments(each.get("arguments"))} for each in functions]
     return json.dumps(named, ensure_ascii=False)
 
 
-def _arguments(value: Any) -> Any:
+def _arguments(value: object) -> object:
     """Arguments are an object, or its JSON."""
     try:
         return json.loads(value) if isinstance(value, str) else value
@@ -77,7 +77,7 @@ def _arguments(value: Any) -> Any:
         return value
 
 
-def last_message(side: str | Sequence[Mapping[str, Any]]) -> int:
+def last_message(side: str | Sequence[Mapping[str, object]]) -> int:
     """Index of the message whose content is the whole response; 0 for a string."""
     return 0 if isinstance(side, str) else len(side) - 1
 
@@ -87,13 +87,13 @@ def response_text(side: str | Sequence[Mapping[str, Any]]) -> str:
     return side if isinstance(side, str) else side[-1]["content"] or ""
 
 
-def piece_text(side: str | Sequence[Mapping[str, Any]], piece: Piece) -> str:
+def piece_text(side: str | Sequence[Mapping[str, object]], piece: Piece) -> str:
     """The whole text of a piece."""
     return side if isinstance(side, str) else field_text(side[piece.message], piece.field)
 
 
 def one_text(
-    side: str | Sequence[Mapping[str, Any]],
+    side: str | Sequence[Mapping[str, object]],
     start: npt.ArrayLike,
     end: npt.ArrayLike,
     messages: Sequence[int] | None,

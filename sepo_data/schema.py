@@ -7,7 +7,7 @@ contract is fixed within a major schema version.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -27,6 +27,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 Message = dict[str, Any]  # {"role": ..., "content": ..., possibly further keys}
+Row = Mapping[str, Any]  # of a dataset: values have the types of its columns
 Side = Literal["chosen", "rejected"]
 
 SCHEMA_VERSION = "1.1"

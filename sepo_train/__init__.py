@@ -1,7 +1,7 @@
 """Train reference (SFT), oracle (DPO) and policy (SePO): a thin loop around ``transformers.Trainer``."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .settings import DpoSettings, SepoSettings, SftSettings
 
@@ -34,7 +34,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import what needs torch on demand: commands read the settings for ``--help``."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

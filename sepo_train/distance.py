@@ -19,7 +19,8 @@ from sepo_data.errors import SettingsError
 from sepo_data.generation.local import continued
 from sepo_data.models.adapters import attach
 from sepo_data.models.distance import visited_kl
-from sepo_data.models.packing_check import bare_model, usual_attention
+from sepo_data.models.packing import bare_model
+from sepo_data.models.packing_check import usual_attention
 from sepo_data.models.weights import load_base
 
 from .examples import Example

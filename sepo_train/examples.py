@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,8 @@ class WeightedSequence:
         length: Number of tokens of the response, including those without weight.
     """
 
-    input_ids: npt.NDArray[np.integer[Any]]
-    positions: npt.NDArray[np.integer[Any]]
+    input_ids: npt.NDArray[np.integer]
+    positions: npt.NDArray[np.integer]
     weights: npt.NDArray[np.float32]
     length: int
 

@@ -68,7 +68,7 @@ def _metadata(record: dict[str, Any], *, is_adapter: bool) -> dict[str, Any]:
     }
 
 
-def _language(stated: Any) -> dict[str, Any]:
+def _language(stated: object) -> dict[str, object]:
     """The dataset's; YAML has read the code of Norwegian, ``no``, as False."""
     if stated is None:
         return {}
@@ -85,7 +85,7 @@ def _known(value: Any) -> Any:
     return value
 
 
-def _name(facts: dict[str, Any]) -> str:
+def _name(facts: dict[str, object]) -> str:
     """A name on the Hub, or a folder's last name."""
     name = str(facts.get("name", ""))
     return name if facts.get("on_hub") else re.split(r"[\\/]", name.rstrip("\\/"))[-1]

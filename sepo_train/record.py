@@ -4,7 +4,6 @@ import math
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
 
 from transformers import TrainingArguments
 
@@ -38,7 +37,7 @@ def training_record(
     arguments: TrainingArguments,
     *,
     num_held_out: int,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The facts of a run as plain JSON; ``folder`` uses them to tell whether a folder belongs to this run."""
     checkpoint, encoder = start.description.checkpoint, start.encoder
     top = checkpoint.adapter or checkpoint.base
@@ -77,7 +76,7 @@ def training_record(
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Convert to JSON: enumerations to their value, tuples to lists, infinity to a word."""
     if value == math.inf:
         return "inf"

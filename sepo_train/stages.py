@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -228,7 +228,7 @@ def _projected_data(
     encoder: ResponseEncoder,
     projection: ProjectionSettings,
     weight: Callable[[int], float],
-    facts: dict[str, Any],
+    facts: dict[str, object],
     *,
     by_policy: bool,
 ) -> Data:

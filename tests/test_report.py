@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -33,7 +34,7 @@ from sepo_data.report.charts import charts
 from sepo_data.report.drawing import svg
 from sepo_data.report.kinds import KINDS, token_kinds
 from sepo_data.report.page import render_page
-from sepo_data.report.rows import rows_shown
+from sepo_data.report.rows import rows_shown, stored_rows
 from sepo_data.report.statistics import BARS, POSITIONS, RATIOS, measure
 from sepo_data.schema import PAIR_COLUMNS, SIDES
 from sepo_data.settings import SelectionChange
@@ -229,12 +230,14 @@ def test_names_and_values_cannot_become_markup(table: pa.Table) -> None:
     made = manifest()
     made = replace(made, source=replace(made.source, name=evil), oracle=replace(made.oracle, name=evil))
     found = measure([table.append_column("kind", pa.array([evil] * 300))], by="kind")
-    page = render_page(made, found, [{"row": 0, "text": evil}], by="kind")
+    (row,) = stored_rows(datasets.Dataset(table), [0])
+    row["chosen"]["text"] = evil
+    page = render_page(made, found, [row], by="kind")
     assert "<img" not in page
     assert "\u202e" not in page
     assert "\0" not in page
     assert page.count("</script>") == 3
-    assert data_of(page)["rows"][0]["text"] == evil
+    assert data_of(page)["rows"][0]["chosen"]["text"] == evil
 
 
 def test_charts_of_one_row_of_equal_rewards_can_be_drawn() -> None:

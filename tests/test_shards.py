@@ -3,7 +3,6 @@
 import errno
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +13,10 @@ from annotated import annotated_table, random_table, run_record
 from sepo_data import OutputError, SelectionRule, files
 from sepo_data.runs import folder as shards
 from sepo_data.runs import merging
-from sepo_data.runs.folder import chunk_ranges, is_done, is_finished, open_run, write_chunk
+from sepo_data.runs.folder import ChunkNotes, chunk_ranges, is_done, is_finished, open_run, write_chunk
 from sepo_data.runs.merging import merge_run
 
-NOTES: dict[str, Any] = {"dropped": {}, "counts": {}}
+NOTES: ChunkNotes = {"dropped": {}, "counts": {}}
 
 
 def write_all(run: shards.Run, seed: int = 0) -> list[pa.Table]:
@@ -125,7 +124,7 @@ def test_of_two_runs_begun_at_once_the_second_is_refused(
 
 def test_rows_without_a_usable_pair_end_in_a_clear_line(tmp_path: Path) -> None:
     run = open_run(tmp_path / "out", run_record(3))
-    notes = {"dropped": {"empty response": [0, 2], "no common prompt": [1]}, "counts": {}}
+    notes: ChunkNotes = {"dropped": {"empty response": [0, 2], "no common prompt": [1]}, "counts": {}}
     write_chunk(run, 0, 3, annotated_table().slice(0, 0), notes)
     with pytest.raises(OutputError, match="no row could be annotated: 2 empty response, 1 no common prompt"):
         merge_run(run.output)

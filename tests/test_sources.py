@@ -152,7 +152,7 @@ def test_lone_surrogates_are_replaced_and_counted(tmp_path: Path) -> None:
 @given(st.text(st.characters()))
 def test_a_repair_changes_nothing_but_surrogates(text: str) -> None:
     repairs: dict[str, int] = {}
-    repaired = text_files._repaired(text, repairs)
+    repaired = text_files._repaired_text(text, repairs)
     repaired.encode()
     joined = text.encode("utf-16-le", "surrogatepass").decode(
         "utf-16-le", "surrogatepass"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 1000
 
-Numbers = npt.NDArray[Any]
+Numbers = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True)

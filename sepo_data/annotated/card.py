@@ -4,8 +4,6 @@ Licence and language are carried over from the source's card, never invented. Th
 short facts are in the custom ``sepo:`` block, all of them in the manifest.
 """
 
-from typing import Any
-
 import jinja2
 import yaml
 
@@ -56,7 +54,7 @@ def markdown_templates(
     return environment
 
 
-def yaml_header(metadata: dict[str, Any]) -> str:
+def yaml_header(metadata: dict[str, object]) -> str:
     """The YAML of a card, in readable style where that is exact: it would turn U+0085 into a blank."""
     readable = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
     return readable if yaml.safe_load(readable) == metadata else yaml.safe_dump(metadata, sort_keys=False)
@@ -73,7 +71,7 @@ def code(text: object) -> str:
     return f"`{shown or ' '}`"
 
 
-def _metadata(manifest: Manifest) -> dict[str, Any]:
+def _metadata(manifest: Manifest) -> dict[str, object]:
     source, scored = manifest.source, manifest.scoring.source
     gate = {key: value for key, value in source.card.items() if key.startswith("extra_gated_")}
     return {

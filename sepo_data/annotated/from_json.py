@@ -72,11 +72,11 @@ def from_json(kind: type[T], value: object, place: str = "") -> T:
 
 
 @cache
-def _hints(kind: type[object]) -> dict[str, Any]:
+def _hints(kind: type[object]) -> dict[str, object]:
     return get_type_hints(kind, include_extras=True)
 
 
-def _checked(hint: Any, value: Any, place: str) -> Any:
+def _checked(hint: object, value: object, place: str) -> object:
     origin, arguments = get_origin(hint), get_args(hint)
     if isinstance(hint, type) and is_dataclass(hint):
         return from_json(hint, value, place)
@@ -115,7 +115,7 @@ _PLAIN: dict[object, Check] = {
     bool: Check("true or false", lambda value: isinstance(value, bool)),
     int: Check("a whole number", lambda value: type(value) is int and abs(value) < 2**53),
     float: Check("a finite number", _is_number),
-    Any: Check("anything", lambda value: True),
+    object: Check("anything", lambda value: True),
 }
 
 

@@ -104,7 +104,7 @@ class SourceRecord:
     name: str
     config: str | None
     on_hub: bool
-    card: dict[str, Any]
+    card: dict[str, object]
     restricted: bool
     repairs: dict[str, Count]
 
@@ -122,7 +122,7 @@ class RunRecord:
     ref: ModelFacts
     environment: dict[str, str] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain JSON."""
         return {**asdict(self), "selection": self.selection.as_dict()}
 
@@ -180,15 +180,15 @@ class Manifest(RunRecord):
         of_precision = self.precision.warnings(self.scoring.dtype) if self.precision is not None else []
         return [*self.health.warnings(), *of_precision]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain JSON, without an empty origin."""
-        stored = super().as_dict()
-        origin = stored.pop("reselected_from")
-        if self.reselected_from is None:
+        stored, origin = super().as_dict(), self.reselected_from
+        del stored["reselected_from"]
+        if origin is None:
             return stored
         return {
             **stored,
-            "reselected_from": {**origin, "selection": self.reselected_from.selection.as_dict()},
+            "reselected_from": {**asdict(origin), "selection": origin.selection.as_dict()},
         }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from ..selection import Mask, SelectionRule
 from .annotations import Annotation, group_values, read_annotations, scored_texts
 from .manifest import Manifest
 
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
 ALL_TOKENS = SelectionRule("all")
 
 
@@ -23,7 +25,7 @@ def stored_rewards(annotation: Annotation) -> npt.NDArray[np.float64]:
     return with_end(annotation.token_rewards, annotation.eos_reward)
 
 
-def with_end(values: npt.NDArray[Any], end: float | bool | None) -> npt.NDArray[Any]:
+def with_end(values: npt.NDArray[ScalarT], end: float | bool | None) -> npt.NDArray[ScalarT]:
     """The values of a response's tokens and, if there is one, of the token that ends the turn."""
     return values if end is None else np.append(values, end)
 
@@ -31,7 +33,7 @@ def with_end(values: npt.NDArray[Any], end: float | bool | None) -> npt.NDArray[
 def rule_masks(
     table: pa.Table,
     side: Side,
-    token_rewards: Sequence[npt.NDArray[np.floating[Any]]],
+    token_rewards: Sequence[npt.NDArray[np.floating]],
     selection: SelectionRule,
     numbers: Sequence[int],
 ) -> list[Mask]:
@@ -58,7 +60,7 @@ def rule_masks(
 def _candidates(
     table: pa.Table,
     side: Side,
-    token_rewards: Sequence[npt.NDArray[np.floating[Any]]],
+    token_rewards: Sequence[npt.NDArray[np.floating]],
     selection: SelectionRule,
 ) -> npt.NDArray[np.float64]:
     """The rewards of all tokens that the rule may select, one row after the other."""

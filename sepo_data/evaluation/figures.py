@@ -7,7 +7,6 @@ is the policy's log-prob per token (arXiv 2405.14734). Both are checked for orde
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,7 +99,7 @@ class Evaluation:
     groups: dict[str, Accuracy] = field(default_factory=dict)
     sampled: Sampled | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain JSON."""
         return asdict(self)
 

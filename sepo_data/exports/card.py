@@ -3,11 +3,11 @@
 from importlib.metadata import version
 from pathlib import Path, PurePath
 from string import Template
-from typing import Any
 
 from ..annotated.card import CARRIED_OVER, markdown_templates, yaml_header
 from ..annotated.opening import Annotated
-from .target import Target
+from ..projected.pairs import ProjectedPair
+from .target import SelectedText, Target
 from .targets import ExportReport, ExportSettings
 
 
@@ -15,7 +15,7 @@ def render_card(
     report: ExportReport,
     annotated: Annotated,
     settings: ExportSettings,
-    target: Target[Any],
+    target: Target[ProjectedPair] | Target[SelectedText],
 ) -> str:
     """The README.md of an export."""
     source = annotated.manifest.source

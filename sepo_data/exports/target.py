@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import pyarrow as pa
 from ..projected.pairs import ProjectedSide
 from ..schema import Message
 
-Record = dict[str, Any]
+Record = dict[str, object]
 RowT = TypeVar("RowT")
 
 IGNORED = -100  # the label of a token without loss, for all of them

@@ -4,8 +4,6 @@ A chosen and a rejected line in turn, as Tinker's preference recipes have them. 
 ``tinker.types.Datum``, as axolotl 0.19.0's ``integrations/hatchery/data.py`` writes it.
 """
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -55,7 +53,7 @@ def _datum(side: ProjectedSide) -> Record:
     }
 
 
-def _tensor(values: npt.NDArray[Any], dtype: str) -> Record:
+def _tensor(values: npt.NDArray[np.generic], dtype: str) -> Record:
     return {"dtype": dtype, "shape": list(np.shape(values)), "data": values.tolist()}
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..errors import HubError, first_line
 from ..schema import Message
@@ -20,7 +20,7 @@ class Answerer(Protocol):
     def answers(self, chats: Sequence[Conversation], temperatures: Sequence[float], seed: int) -> list[str]:
         """The next assistant message of each conversation."""
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What decides on its answers, plain JSON."""
 
 
@@ -38,7 +38,7 @@ class Server:
         self.max_new_tokens, self.parallel = max_new_tokens, parallel
         self.client = InferenceClient(base_url=url, timeout=600)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Where it is and what it is asked for."""
         return {"server": self.url, "model": self.model}
 

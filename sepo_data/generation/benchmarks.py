@@ -101,7 +101,7 @@ def _rows(path: Path) -> list[Row]:
     return list(rows)
 
 
-def _texts(value: Any) -> bool:
+def _texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
@@ -165,7 +165,7 @@ def _as_mt_bench(question: Question, answers: list[str], model: str) -> Row:
     return _as_choices(question, answers, model, answers)
 
 
-def _as_choices(question: Question, answers: list[str], model: str, turns: list[Any]) -> Row:
+def _as_choices(question: Question, answers: list[str], model: str, turns: object) -> Row:
     return {
         "question_id": question.row["question_id"],
         "answer_id": _answer_id(question, answers, model),

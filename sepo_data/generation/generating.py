@@ -8,7 +8,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -90,7 +89,7 @@ def _answerer(model: str, questions: list[Question], settings: GenerateSettings)
     )
 
 
-def _identity(answerer: Answerer, settings: GenerateSettings) -> dict[str, Any]:
+def _identity(answerer: Answerer, settings: GenerateSettings) -> dict[str, object]:
     """What decides on the answers."""
     names = ("format", "temperature", "max_new_tokens", "seed", "batch_size", "limit")
     return {
@@ -101,7 +100,7 @@ def _identity(answerer: Answerer, settings: GenerateSettings) -> dict[str, Any]:
     }
 
 
-def _check_work(work: Path, identity: dict[str, Any]) -> None:
+def _check_work(work: Path, identity: dict[str, object]) -> None:
     path = work / "settings.json"
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from ..errors import ModelError, PreferenceError
 from ..models.checkpoints import Checkpoint
@@ -57,9 +57,9 @@ class LocalModel:
     ) -> None:
         self.checkpoint, self.encoder, self.how = checkpoint, encoder, how
         self.max_new_tokens, self.top_p, self.max_context = max_new_tokens, top_p, max_context
-        self.model: Any = None
+        self.model: PreTrainedModel | None = None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Revisions, and how it computes."""
         revisions = self.checkpoint.revisions
         return {
@@ -110,7 +110,7 @@ class LocalModel:
         """
         if self.model is None:
             self.model = load_plain(self.checkpoint, self.how)
-        ends = self._ends()
+        ends = self._ends(self.model)
         width = max(map(len, prompts))
         room = self.max_new_tokens if self.max_context is None else self.max_context - width
         most = max(1, min(self.max_new_tokens, room))
@@ -122,9 +122,9 @@ class LocalModel:
             for text, prompt, ids in zip(texts, prompts, sampled, strict=True)
         ]
 
-    def _ends(self) -> list[int]:
+    def _ends(self, model: PreTrainedModel) -> list[int]:
         """The end of a turn in the template, and what the model itself stops at."""
-        known = self.model.generation_config.eos_token_id
+        known = model.generation_config.eos_token_id
         own = known if isinstance(known, list) else [] if known is None else [known]
         turn = end_of_turn(self.encoder)
         found = [turn, *own, self.encoder.tokenizer.eos_token_id]

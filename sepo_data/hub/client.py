@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from huggingface_hub import HfApi, hf_hub_download, metadata_load, try_to_load_from_cache
 from huggingface_hub.errors import OfflineModeIsEnabled, RemoteEntryNotFoundError
@@ -33,7 +33,7 @@ class SourceFacts:
     revision: str
     private: bool
     gated: bool
-    card: dict[str, Any]
+    card: dict[str, object]
 
 
 def dataset_revision(name: str, revision: str | None) -> SourceFacts:
@@ -100,7 +100,7 @@ def commit_of(name: str, repo_type: str, revision: str | None) -> str:
         return api.resolve_revision(name, repo_type=repo_type, revision=revision).resolved
 
 
-def _card(name: str, sha: str) -> dict[str, Any]:
+def _card(name: str, sha: str) -> dict[str, object]:
     try:
         path = hf_hub_download(name, "README.md", repo_type="dataset", revision=sha)
     except RemoteEntryNotFoundError:

@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,10 +12,16 @@ from torch import Tensor
 from ..errors import ModelError
 from .checkpoints import Snapshot, errors_as
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
 _SIZES = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", re.DOTALL)
 
 
-def attach(model: Any, adapter: Snapshot, name: str, *, trainable: bool = False) -> Any:
+def attach(
+    model: "PreTrainedModel | PeftModel", adapter: Snapshot, name: str, *, trainable: bool = False
+) -> Any:
     """Put an adapter on a model, or one more on a `PeftModel`; returns a `PeftModel` in eval mode.
 
     Raises:
@@ -42,13 +48,13 @@ def attach(model: Any, adapter: Snapshot, name: str, *, trainable: bool = False)
 
 
 @contextmanager
-def switched_to(model: Any, name: str) -> Iterator[None]:
+def switched_to(model: "PeftModel", name: str) -> Iterator[None]:
     """Use one of a model's adapters from here on."""
     model.set_adapter(name, inference_mode=True)
     yield
 
 
-def _check_landed(model: Any, adapter: Snapshot, name: str) -> None:
+def _check_landed(model: "PeftModel", adapter: Snapshot, name: str) -> None:
     """Put the weights there once more, since peft throws away what it finds out the first time."""
     from peft import load_peft_weights, set_peft_model_state_dict
 

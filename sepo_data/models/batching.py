@@ -6,7 +6,7 @@ similar length, padded.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ScoringError
 from .packing import TokenSequence, is_packed, tokens_to_read
@@ -25,7 +25,7 @@ PADDING_ACCELERATOR = 0.25  # attention takes few padded rows at once faster tha
 def grouped(model: "PreTrainedModel", sequences: Sequence[TokenSequence], batch_tokens: int) -> list[Group]:
     """Sequences that share their prompt, at most ``batch_tokens`` together unless one is longer."""
     switches = rope_switches(model.config.get_text_config())
-    by_prompt: dict[Any, Group] = {}
+    by_prompt: dict[object, Group] = {}
     # longest first: too little memory shows in the first batch
     for i in sorted(range(len(sequences)), key=lambda i: -tokens_to_read(sequences[i])):
         prompt = sequences[i].input_ids[: sequences[i].positions[0]]
@@ -74,7 +74,7 @@ def batch_size(
     return size + 1
 
 
-def rope_switches(config: Any) -> list[int]:
+def rope_switches(config: object) -> list[int]:
     """The lengths above which LongRoPE (Phi-3) turns all positions of a batch another way."""
     found, waiting = set[int](), [getattr(config, "rope_parameters", None)]
     while waiting:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -104,9 +103,7 @@ class Checkpoint:
     def num_parameters(self) -> int:
         """Of the base; the model is built without its weights."""
         with errors_as(ModelError, self.base), torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(
-                self.config, trust_remote_code=self.trust.remote_code
-            )
+            model = AutoModelForCausalLM.from_config(self.config, trust_remote_code=self.trust.remote_code)
         return sum(weights.numel() for weights in model.parameters())
 
     @property

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from .logprobs import logits_at
 
 
 @torch.no_grad()
 def visited_kl(
-    model: Any,
-    other: Any,
+    model: PreTrainedModel,
+    other: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     as_other: Callable[[], AbstractContextManager[object]] = nullcontext,
@@ -43,6 +43,6 @@ def visited_kl(
     return found
 
 
-def _log_probs(model: Any, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def _log_probs(model: PreTrainedModel, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Of all tokens at some places, float32, ``(N, V)``."""
     return logits_at(model, model, {"input_ids": ids}, places).float().log_softmax(-1)

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import ModelError
 from .batching import batch_size, grouped, halves, row_padding, smaller_budget
-from .packing import Packed, TokenSequence, is_packed, pack
+from .packing import Packed, TokenSequence, bare_model, is_packed, pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -144,12 +144,12 @@ def batch_logps(
     Raises:
         ModelError: If the model's head cannot be found.
     """
-    bare: Any = extract_model_from_parallel(model, keep_torch_compile=False)
+    bare = extract_model_from_parallel(model, keep_torch_compile=False)
     layout = packed.layout
     if not is_packed(bare):
         (rows,) = layout.rows
         places = layout.back[packed.predicting]  # (N,)
-        inputs: dict[str, Any] = {"input_ids": packed.input_ids[rows]}
+        inputs: dict[str, object] = {"input_ids": packed.input_ids[rows]}
         return _label_logps(logits_at(model, bare, inputs, places), packed.labels)
     inputs = {
         "input_ids": packed.input_ids[None],
@@ -162,7 +162,7 @@ def batch_logps(
     return _logps_in_parts(model, bare, inputs, packed, head_rows)
 
 
-def logits_at(model: nn.Module, bare: Any, inputs: dict[str, Any], places: Tensor) -> Tensor:
+def logits_at(model: nn.Module, bare: "PreTrainedModel", inputs: dict[str, object], places: Tensor) -> Tensor:
     """The logits at some places of a batch, ``(N, V)``; only they are made."""
 
     def keep_read(_: object, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -189,14 +189,14 @@ def logits_at(model: nn.Module, bare: Any, inputs: dict[str, Any], places: Tenso
 
 
 def _logps_in_parts(
-    model: nn.Module, bare: Any, inputs: dict[str, Any], packed: Packed, head_rows: int
+    model: nn.Module, bare: "PreTrainedModel", inputs: dict[str, object], packed: Packed, head_rows: int
 ) -> Tensor:
     """Log-probs whose logits are made a part at a time, and again in the backward pass.
 
     The model's own forward makes them, with the hidden states that its layers gave put in
     the place of its layers: so scales and soft caps after the head are kept.
     """
-    causal = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
+    causal = bare_model(bare)
     layers: nn.Module = causal.get_decoder()
     if layers is causal or isinstance(
         layers, nn.Linear
@@ -225,7 +225,7 @@ def _logps_in_parts(
 
 
 @contextmanager
-def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def _replaced_forward(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
     own = module.__dict__.get("forward")  # a hook of accelerate's
     module.forward = forward
     try:

@@ -3,14 +3,14 @@
 Linear layers see one row of tokens. Attention sees ordinary causal rows, prompt and
 response, that are gathered out of it and scattered back, so its kernels are the
 usual ones, forward and backward, on every device. It goes through transformers'
-attention interface; `fast_path.prepare` decides whether a model can.
+attention interface; `packing_check.prepare` decides whether a model can.
 """
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-Ids = npt.NDArray[np.integer[Any]]
+Ids = npt.NDArray[np.integer]
 
 PACKED_ATTENTION = "sepo_packed"
 _KNOWN = ("s_aux", "position_ids")  # tensors that a layer may hand to its attention
@@ -165,6 +165,12 @@ def _tensor(values: Ids) -> Tensor:
     return torch.from_numpy(values.astype(np.int64, copy=False))
 
 
+def bare_model(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The causal language model in a PEFT model."""
+    base: Callable[[], PreTrainedModel] | None = getattr(model, "get_base_model", None)
+    return model if base is None else base()
+
+
 def is_packed(model: "PreTrainedModel") -> bool:
     """Whether a model's attention is `packed_attention`."""
     return bool(model.config.get_text_config()._attn_implementation == PACKED_ATTENTION)
@@ -181,7 +187,7 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attention inside the rows of a packed batch, in the form of transformers' attention interface.
 

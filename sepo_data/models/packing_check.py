@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from transformers import PreTrainedModel
 from ..errors import first_line
 from .batching import row_padding
 from .logprobs import HEAD_ELEMENTS, batch_logps
-from .packing import PACKED_ATTENTION, Ids, Packed, is_packed, pack
+from .packing import PACKED_ATTENTION, Ids, Packed, bare_model, is_packed, pack
 
 log = logging.getLogger("sepo")
 
@@ -94,7 +93,7 @@ def _difference(model: PreTrainedModel, longest: int, roles: Sequence[Role]) -> 
 
 def _groups(model: PreTrainedModel, longest: int) -> list[list[_Sequence]]:
     """A pair, a single sequence, three responses to one prompt; one is longer than any window."""
-    config: Any = model.config.get_text_config()
+    config = model.config.get_text_config()
     most = max(PROMPT + SHORT, longest)
     bounds = [bound for bound in _bounds(config.to_dict()) if bound < most]
     long = min(most, max([0, *bounds]) + LONG)
@@ -111,7 +110,7 @@ def _groups(model: PreTrainedModel, longest: int) -> list[list[_Sequence]]:
     return [group(SHORT, long - PROMPT), group(SHORT), group(2, SHORT, 3), group(long - PROMPT)]
 
 
-def _bounds(config: dict[str, Any]) -> Iterator[int]:
+def _bounds(config: dict[str, object]) -> Iterator[int]:
     """What bounds lengths in a config, at any depth."""
     for name, value in config.items():
         if isinstance(value, dict):
@@ -153,11 +152,6 @@ def _rms(difference: Tensor) -> float:
     return float(difference.square().mean().sqrt())
 
 
-def bare_model(model: Any) -> Any:
-    """The causal language model in a PEFT model."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def usual_attention(model: Any) -> str:
+def usual_attention(model: PreTrainedModel) -> str:
     """The attention that a model had before it was switched."""
     return str(getattr(bare_model(model), _USUAL))

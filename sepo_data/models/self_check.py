@@ -9,16 +9,17 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from ..errors import ScoringError
 from .batching import rope_switches
 from .logprobs import Logps, token_logps
-from .packing import PACKED_ATTENTION, Ids, TokenSequence, is_packed, tokens_to_read
-from .packing_check import bare_model, usual_attention
+from .packing import PACKED_ATTENTION, Ids, TokenSequence, bare_model, is_packed, tokens_to_read
+from .packing_check import usual_attention
 
 log = logging.getLogger("sepo")
 
@@ -33,14 +34,14 @@ class Checked(Protocol):
         alone: Whether every sequence gets a forward pass of its own.
     """
 
-    model: Any
+    model: PreTrainedModel
     alone: bool
 
     def active(self) -> AbstractContextManager[object]:
         """The model as it computes: its adapters switched, its precision set."""
 
 
-def limit(model: Any) -> float:
+def limit(model: PreTrainedModel) -> float:
     """How far rounding may move a log-prob, in nats: 1e-3 in float32, more in less."""
     device, dtype = model.device.type, model.dtype
     if torch.is_autocast_enabled(device):
@@ -109,7 +110,7 @@ def checked_logps(
         found = again()
 
 
-def spread(model: Any, lengths: Sequence[int]) -> list[int]:
+def spread(model: PreTrainedModel, lengths: Sequence[int]) -> list[int]:
     """Numbers of the longest, the shortest, some between, and the next to both sides of a switch."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     chosen = {order[int(place)] for place in np.linspace(0, len(order) - 1, 2 + SPREAD)}
@@ -151,7 +152,7 @@ def _check_behind(scorer: Checked, longest: TokenSequence, right: Logps, most: f
 
 
 @contextmanager
-def _unpacked(model: Any) -> Iterator[None]:
+def _unpacked(model: PreTrainedModel) -> Iterator[None]:
     packed = is_packed(model)
     if packed:
         bare_model(model).set_attn_implementation(usual_attention(model))

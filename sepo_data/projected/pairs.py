@@ -10,7 +10,7 @@ projected. The end of a turn goes to the end of the turn only.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -137,7 +137,7 @@ def project_rows(
 
 
 def project_row(
-    row: Mapping[str, Any],
+    row: Mapping[str, object],
     tokenizer: "PreTrainedTokenizerBase",
     settings: ProjectionSettings = DEFAULTS,
     *,
@@ -257,12 +257,12 @@ def _dropped_reward(annotation: Annotation, bounds: Bounds, *, ended: bool) -> f
     return float(np.nansum(np.abs(annotation.token_rewards) * cut)) + end
 
 
-def _group(row: Mapping[str, Any], settings: ProjectionSettings) -> object:
+def _group(row: Mapping[str, object], settings: ProjectionSettings) -> object:
     ratio_by = settings.selection.ratio_by
     return None if ratio_by is None else row.get(ratio_by.column)
 
 
-def _one_row(row: Mapping[str, Any]) -> pa.Table:
+def _one_row(row: Mapping[str, object]) -> pa.Table:
     """The pair and its annotation, checked."""
     fields = [
         field for side in SIDES for field in (*scalar_fields(side), *token_fields(side), *piece_fields(side))

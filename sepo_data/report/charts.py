@@ -1,11 +1,12 @@
 """The charts of an annotated dataset."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from ..schema import SIDES
+from ..schema import SIDES, Side
 from ..selection import SelectionRule
 from .drawing import Chart
 from .kinds import KINDS
@@ -87,13 +88,16 @@ def _margins(found: Statistics) -> Chart:
     )
 
 
+def _line(axes: "Axes", colours: Mapping[str, str], side: Side, x: npt.ArrayLike, y: npt.ArrayLike) -> None:
+    axes.plot(x, y, label=side, color=colours[side], linestyle=_DASHES[side], linewidth=1.8)
+
+
 def _carried(found: Statistics, selection: SelectionRule) -> Chart:
     at_run = {side: selection.ratio(side) for side in SIDES}
 
     def draw(axes: "Axes", colours: Mapping[str, str]) -> None:
         for name, side in found.sides.items():
-            style: Any = {"color": colours[name], "linestyle": _DASHES[name], "linewidth": 1.8}
-            axes.plot(np.multiply(100, RATIOS), 100 * side.carried, label=name, **style)
+            _line(axes, colours, name, np.multiply(100, RATIOS), 100 * side.carried)
             if selection.rule == "ratio":
                 ratio = at_run[name]
                 axes.axvline(100 * ratio, color=colours["muted"], linewidth=0.8, linestyle=":")
@@ -151,8 +155,7 @@ def _positions(found: Statistics) -> Chart:
     def draw(axes: "Axes", colours: Mapping[str, str]) -> None:
         middles = (np.arange(POSITIONS) + 0.5) * 100 / POSITIONS
         for name, side in found.sides.items():
-            style: Any = {"color": colours[name], "linestyle": _DASHES[name], "linewidth": 1.8}
-            axes.plot(middles, side.by_position, label=name, **style)
+            _line(axes, colours, name, middles, side.by_position)
         axes.axhline(0, color=colours["muted"], linewidth=0.8)
         axes.set(xlabel="position in the response (%)", ylabel="mean reward (nats)", xlim=(0, 100))
         axes.legend(loc="best")

@@ -1,7 +1,7 @@
 """All tokens of one side of many rows as flat arrays, the end of the turn among them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from ..annotated.annotations import scored_texts
 from ..schema import Side
 from .kinds import END, Kinds, token_kinds
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 Numbers = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -78,7 +80,7 @@ def flat_side(table: pa.Table, side: Side) -> FlatSide:
     )
 
 
-def _with_ends(values: npt.NDArray[Any], ends: pa.ChunkedArray, is_end: Mask) -> npt.NDArray[Any]:
+def _with_ends(values: npt.NDArray[ScalarT], ends: pa.ChunkedArray, is_end: Mask) -> npt.NDArray[ScalarT]:
     found = np.empty(is_end.size, dtype=values.dtype)
     found[~is_end] = values
     found[is_end] = ends.drop_null().to_numpy()

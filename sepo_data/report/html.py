@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
@@ -25,7 +24,7 @@ def render(
     package: str = PACKAGE,
     scripts: Sequence[str] = (),
     charts: Sequence[Chart] = (),
-    **facts: Any,
+    **facts: object,
 ) -> str:
     """A page as HTML.
 

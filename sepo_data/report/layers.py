@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..annotated.annotations import ROWS_AT_ONCE
 from ..annotated.opening import Annotated, open_annotated
@@ -12,7 +12,7 @@ from ..projected.pairs import ProjectedPair, ProjectedRows
 from ..projected.transfer import Transfer, transfer_report
 from ..schema import PAIR_COLUMNS, SIDES
 from ..settings import ProjectionSettings
-from .rows import projected_side, stored_rows
+from .rows import StoredRow, StoredSides, projected_side, stored_rows
 
 if TYPE_CHECKING:
     import datasets
@@ -49,7 +49,7 @@ class Layer:
     title: str
     says: str
     figures: list[tuple[str, str, str]]
-    rows: dict[int, dict[str, Any]]
+    rows: dict[int, StoredSides]
     warnings: list[str] = field(default_factory=list)
 
 
@@ -104,7 +104,10 @@ def policy_layer(
         + "".join(f"; {count:,} {reason}" for reason, count in transfer.dropped.items()),
         figures=_transferred(transfer),
         rows={
-            number: {side: projected_side(rows[number][side], pair[side]) for side in SIDES}
+            number: {
+                "chosen": projected_side(rows[number]["chosen"], pair.chosen),
+                "rejected": projected_side(rows[number]["rejected"], pair.rejected),
+            }
             for number, pair in shown.items()
         },
         warnings=transfer.warnings(by_policy=most == reads),
@@ -164,7 +167,7 @@ def _places_of(
     return found
 
 
-def add_layers(rows: Sequence[dict[str, Any]], layers: Sequence[Layer]) -> None:
+def add_layers(rows: Sequence[StoredRow], layers: Sequence[Layer]) -> None:
     """Put the layers under the responses of the rows that a page stores."""
     for row in rows:
         for side in SIDES:

@@ -1,14 +1,12 @@
 """One annotated row as a heat map in a notebook, without scripts."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 
 from ..errors import SchemaError, visible
 from ..pieces import one_text
-from ..schema import SIDES
+from ..schema import SIDES, Row
 
 _SPAN = Markup('<span title="{}" style="background:rgba({},{:.2f});{}">{}</span>')
 _SIDE = Markup(
@@ -33,7 +31,7 @@ class HeatMap:
         return self.html
 
 
-def show(row: Mapping[str, Any]) -> HeatMap:
+def show(row: Row) -> HeatMap:
     """Show both responses of a row, every token coloured by its reward and the selected ones underlined.
 
     Args:
@@ -63,12 +61,12 @@ def show(row: Mapping[str, Any]) -> HeatMap:
     return HeatMap(str(html))
 
 
-def _rewards(row: Mapping[str, Any], side: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _rewards(row: Row, side: str) -> npt.NDArray[np.float64]:
     ends = [] if row[f"{side}_eos_reward"] is None else [row[f"{side}_eos_reward"]]
     return np.array([*row[f"{side}_token_rewards"], *ends], dtype=np.float64)
 
 
-def _tokens(row: Mapping[str, Any], side: str, scale: float) -> Markup:
+def _tokens(row: Row, side: str, scale: float) -> Markup:
     places = (row.get(f"{side}_token_message"), row.get(f"{side}_token_field"))
     whole = one_text(row[side], row[f"{side}_token_start"], row[f"{side}_token_end"], *places)
     rewards, mask = _rewards(row, side), [*row[f"{side}_token_mask"], row[f"{side}_eos_mask"]]

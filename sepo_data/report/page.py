@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from markupsafe import Markup
@@ -15,7 +15,7 @@ from ..errors import SettingsError
 from .charts import charts
 from .html import render, write_page
 from .layers import Layer, add_layers, against_layer, policy_layer
-from .rows import ROWS, rows_shown, stored_rows
+from .rows import ROWS, StoredRow, rows_shown, stored_rows
 from .statistics import Statistics, measure
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def dataset_page(
 def render_page(
     manifest: Manifest,
     found: Statistics,
-    rows: list[dict[str, Any]],
+    rows: list[StoredRow],
     *,
     by: str | None = None,
     layers: Sequence[Layer] = (),

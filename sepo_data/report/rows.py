@@ -2,23 +2,67 @@
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import SettingsError
-from ..pieces import OneText, Piece, one_text, piece_text
+from ..pieces import OneText, one_text, piece_text
 from ..projected.pairs import ProjectedSide
-from ..schema import SIDES, Message
+from ..schema import SIDES, Message, Row, Side
 
 if TYPE_CHECKING:
     import datasets
 
 ROWS = 200
+_LOGPS: tuple[Literal["oracle", "ref"], ...] = ("oracle", "ref")
 INVERTED_SHARE = 0.25  # of the rows shown: those that the oracle orders most clearly the other way
+
+
+class StoredSide(TypedDict):
+    """A response as `rows.js` reads it: arrays are base64 of little-endian numbers.
+
+    Of tokens the end of the turn, where it was seen, is the last. ``before`` are messages that are not
+    scored, ``pieces`` the names of the scored texts, if there are several, and where each begins in the text.
+    """
+
+    text: str
+    ended: bool
+    starts: str
+    ends: str
+    rewards: str
+    mask: str
+    before: list[list[str]]
+    pieces: list[tuple[str, int]]
+    reward: float
+    oracle: NotRequired[str]
+    ref: NotRequired[str]
+    under: NotRequired[list["StoredLayer"]]
+
+
+class StoredLayer(StoredSide):
+    """Another view of a response, to show under it."""
+
+    layer: str
+
+
+class StoredSides(TypedDict):
+    """Both responses."""
+
+    chosen: StoredSide
+    rejected: StoredSide
+
+
+class StoredRow(StoredSides):
+    """A row as `rows.js` reads it; turns of the prompt are roles and texts, the group is a number."""
+
+    row: int
+    margin: float
+    prompt: list[list[str]]
+    group: NotRequired[int]
 
 
 def rows_shown(margins: npt.NDArray[np.float64], count: int, wanted: Iterable[int] = ()) -> list[int]:
@@ -50,44 +94,36 @@ def rows_shown(margins: npt.NDArray[np.float64], count: int, wanted: Iterable[in
     return sorted({*order[:inverted].tolist(), *rest[places].tolist(), *wanted})
 
 
-def stored_rows(rows: "datasets.Dataset", numbers: Sequence[int]) -> list[dict[str, Any]]:
+def stored_rows(rows: "datasets.Dataset", numbers: Sequence[int]) -> list[StoredRow]:
     """What the page stores of these rows, as plain JSON: texts, and base64 of little-endian arrays."""
     return [_stored_row(row, number) for row, number in zip(rows.select(numbers), numbers, strict=True)]
 
 
-def _stored_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _stored_row(row: Row, number: int) -> StoredRow:
     prompt = row["prompt"]
     turns = [["", prompt]] if isinstance(prompt, str) else [_turn(message) for message in prompt]
-    sides: dict[str, Any] = {side: _stored_side(row, side) for side in SIDES}
+    chosen, rejected = (_stored_side(row, side) for side in SIDES)
     margin = float(np.float64(row["chosen_reward"]) - row["rejected_reward"])
-    return {"row": number, "margin": margin, "prompt": turns, **sides}
+    return {"row": number, "margin": margin, "prompt": turns, "chosen": chosen, "rejected": rejected}
 
 
-def _stored_side(row: Mapping[str, Any], side: str) -> dict[str, Any]:
+def _stored_side(row: Row, side: Side) -> StoredSide:
     """One response; the end of the turn, where it was seen, is the last of rewards and mask."""
     ended = row[f"{side}_eos_reward"] is not None
     ends = {name: [row[f"{side}_eos_{name}"]] if ended else [] for name in ("reward", "mask")}
     spans = (row[f"{side}_token_start"], row[f"{side}_token_end"])
     whole = one_text(row[side], *spans, row.get(f"{side}_token_message"), row.get(f"{side}_token_field"))
-    logps = {
-        name: _base64(row[column], "<f4")
-        for name in ("oracle", "ref")
-        if (column := f"{side}_token_{name}_logps") in row
-    }
-    return {
-        **_packed(
-            whole,
-            rewards=[*row[f"{side}_token_rewards"], *ends["reward"]],
-            mask=[*row[f"{side}_token_mask"], *ends["mask"]],
-            ended=ended,
-        ),
-        **_around(row[side], whole.pieces),
-        "reward": row[f"{side}_reward"],
-        **logps,
-    }
+    rewards = [*row[f"{side}_token_rewards"], *ends["reward"]]
+    mask = [*row[f"{side}_token_mask"], *ends["mask"]]
+    stored = _stored(row[side], whole, rewards, mask, ended=ended)
+    stored["reward"] = row[f"{side}_reward"]
+    for name in _LOGPS:
+        if (column := f"{side}_token_{name}_logps") in row:
+            stored[name] = _base64(row[column], "<f4")
+    return stored
 
 
-def projected_side(response: str | list[Message], side: ProjectedSide) -> dict[str, Any]:
+def projected_side(response: str | list[Message], side: ProjectedSide) -> StoredSide:
     """One response on a policy's tokens, as the page stores it; rewards that nobody knows are NaN.
 
     Args:
@@ -97,22 +133,29 @@ def projected_side(response: str | list[Message], side: ProjectedSide) -> dict[s
     ended = side.eos_reward is not None
     texts = [piece_text(response, piece)[piece.begins : piece.begins + piece.size] for piece in side.pieces]
     rewards = [*side.token_rewards.tolist(), *([side.eos_reward] if ended else [])]
-    return {
-        **_packed(
-            OneText("".join(texts), side.pieces, side.token_start, side.token_end),
-            rewards=rewards,
-            mask=[*side.token_mask.tolist(), *([side.eos_mask] if ended else [])],
-            ended=ended,
-        ),
-        **_around(response, side.pieces),
-        "before": [],
-        "reward": float(np.nansum(rewards)),
-    }
+    mask = [*side.token_mask.tolist(), *([side.eos_mask] if ended else [])]
+    whole = OneText("".join(texts), side.pieces, side.token_start, side.token_end)
+    stored = _stored(response, whole, rewards, mask, ended=ended)
+    stored["before"] = []
+    return stored
 
 
-def _packed(whole: OneText, *, rewards: npt.ArrayLike, mask: npt.ArrayLike, ended: bool) -> dict[str, Any]:
-    """Text and arrays; of tokens the end of the turn, where it was seen, is the last."""
+def _stored(
+    response: str | list[Message],
+    whole: OneText,
+    rewards: npt.ArrayLike,
+    mask: npt.ArrayLike,
+    *,
+    ended: bool,
+) -> StoredSide:
     width = "<u2" if len(whole.text) < 1 << 16 else "<u4"  # the page tells them by the number of bytes
+    scored = {piece.message for piece in whole.pieces}
+    messages = [] if isinstance(response, str) else response
+    begins = [0, *accumulate(piece.size for piece in whole.pieces)]
+    named = [
+        (f"message {piece.message + 1}, {piece.field}", begin)
+        for piece, begin in zip(whole.pieces, begins, strict=False)
+    ]
     return {
         "text": whole.text,
         "ended": ended,
@@ -120,21 +163,9 @@ def _packed(whole: OneText, *, rewards: npt.ArrayLike, mask: npt.ArrayLike, ende
         "ends": _base64(whole.end, width),
         "rewards": _base64(rewards, "<f4"),
         "mask": _base64(mask, "u1"),
-    }
-
-
-def _around(response: str | list[Message], pieces: tuple[Piece, ...]) -> dict[str, Any]:
-    """Messages of the side that are not scored, and where in the text each scored piece begins, named."""
-    scored = {piece.message for piece in pieces}
-    messages = [] if isinstance(response, str) else response
-    begins = [0, *accumulate(piece.size for piece in pieces)]
-    named = [
-        [f"message {piece.message + 1}, {piece.field}", begin]
-        for piece, begin in zip(pieces, begins, strict=False)
-    ]
-    return {
         "before": [_turn(message) for at, message in enumerate(messages) if at not in scored],
-        "pieces": named if len(pieces) > 1 else [],
+        "pieces": named if len(named) > 1 else [],
+        "reward": float(np.nansum(rewards)),
     }
 
 

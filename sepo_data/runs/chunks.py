@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
@@ -19,7 +19,7 @@ from ..models.loading import Role, Scorer, load_pair, scorers
 from ..models.scoring import Check, Scores, SideLogps, role_logps, score_rows, scored_sides
 from ..schema import Sides, validate
 from ..tokens.pairs import EncodedPairs, encode_pairs
-from .folder import Run, is_done, is_finished, read_chunk, write_chunk
+from .folder import ChunkNotes, Run, is_done, is_finished, read_chunk, write_chunk
 from .inputs import Job
 from .rounding import PAIRS as PRECISION_PAIRS
 from .rounding import compare, scores_in_float32
@@ -137,7 +137,7 @@ def _finish(work: Work, exact: Scores | None, chunk: Chunk, encoded: EncodedPair
     """Select, check and write."""
     table = annotated_table(encoded, scored, work.schema, work.job.settings.selection)
     validate(table)
-    notes: dict[str, Any] = {"dropped": encoded.dropped, "counts": encoded.counts}
+    notes: ChunkNotes = {"dropped": encoded.dropped, "counts": encoded.counts}
     if exact is not None and chunk[0] == 0:
         notes["precision"] = compare(encoded.pairs, exact, scored, work.job.settings.selection).as_dict()
     ends = chunk[0] == 0 or chunk[1] == work.run.rows  # in every process: the manifest must not depend on it

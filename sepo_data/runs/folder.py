@@ -13,7 +13,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +30,22 @@ CHUNK_ROWS = 256
 _NOTES_KEY = b"sepo_notes"
 _IDENTITY_KEY = b"sepo_identity"
 _DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+class ChunkNotes(TypedDict, total=False):
+    """What a chunk says besides its rows.
+
+    Attributes:
+        dropped: Numbers of the rows that cannot be used, by reason.
+        counts: What else was noted, with counts.
+        precision: Fields of `Precision`, in the chunk that was scored twice.
+        self_check: The largest difference in a log-prob, in nats, in the chunks that were checked.
+    """
+
+    dropped: dict[str, list[int]]
+    counts: dict[str, int]
+    precision: dict[str, Any]
+    self_check: float
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ class Run:
         return self.work / f"{self.split}-{lo:09d}-{hi:09d}.{part}"
 
 
-def fingerprint(scoring: dict[str, Any]) -> str:
+def fingerprint(scoring: dict[str, object]) -> str:
     """SHA-256 of the canonical JSON of everything that determines the rewards."""
     canonical = json.dumps(scoring, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
@@ -122,14 +138,14 @@ def open_run(output: Path, record: RunRecord) -> Run:
     return run
 
 
-def _facts(record: RunRecord) -> dict[str, Any]:
+def _facts(record: RunRecord) -> dict[str, object]:
     """Without library versions: nodes may differ in them, and the first one's are kept."""
     return {
         key: value for key, value in record.as_dict().items() if key not in ("environment", "sepo_version")
     }
 
 
-def _identity(record: RunRecord) -> dict[str, Any]:
+def _identity(record: RunRecord) -> dict[str, object]:
     """The identity of a run: everything that determines rewards or masks."""
     facts = record.as_dict()
     return {part: facts[part] for part in ("scoring", "selection")}
@@ -195,9 +211,7 @@ def is_done(run: Run, lo: int, hi: int, part: str = "rows") -> bool:
     return True
 
 
-def write_chunk(
-    run: Run, lo: int, hi: int, table: pa.Table, notes: dict[str, Any], part: str = "rows"
-) -> None:
+def write_chunk(run: Run, lo: int, hi: int, table: pa.Table, notes: ChunkNotes, part: str = "rows") -> None:
     """Write the annotated rows of one chunk atomically.
 
     Args:
@@ -224,7 +238,7 @@ def write_chunk(
             raise
 
 
-def read_chunk(run: Run, lo: int, hi: int, part: str = "rows") -> tuple[pa.Table, dict[str, Any]]:
+def read_chunk(run: Run, lo: int, hi: int, part: str = "rows") -> tuple[pa.Table, ChunkNotes]:
     """Read the rows of a chunk and its notes, as written by `write_chunk`.
 
     Raises:
@@ -243,8 +257,8 @@ def read_chunk(run: Run, lo: int, hi: int, part: str = "rows") -> tuple[pa.Table
     try:
         table = pq.read_table(pa.BufferReader(pa.py_buffer(rest)))
         footer = table.schema.metadata or {}
-        notes = dict(json.loads(footer.get(_NOTES_KEY, b"")))
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        notes: ChunkNotes = json.loads(footer.get(_NOTES_KEY, b""))
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise OutputError(f"{path} is not a chunk ({first_line(error)}). Delete it and run again.") from error
     if footer.get(_IDENTITY_KEY) != run.identity + path.name.encode():
         raise OutputError(f"{path} was changed. Delete it and run again.")

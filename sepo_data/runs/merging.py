@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -183,7 +182,7 @@ def _rebatched(tables: Iterator[pa.Table], sizes: list[int]) -> Iterator[pa.Tabl
         held = held.slice(size)
 
 
-def parquet_layout(schema: pa.Schema) -> dict[str, Any]:
+def parquet_layout(schema: pa.Schema) -> dict[str, object]:
     """Column encodings: spans increase in small steps, rewards share their exponents."""
     encodings = {}
     for field in schema:

@@ -5,7 +5,7 @@ import math
 import platform
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..annotated.card import CARRIED_OVER
 from ..annotated.manifest import RunRecord, ScoredRows, Scoring, SourceRecord
@@ -85,7 +85,7 @@ def _source_record(source: Source, licence: str | None) -> SourceRecord:
     )
 
 
-def carried_over(card: dict[str, Any]) -> dict[str, Any]:
+def carried_over(card: dict[str, object]) -> dict[str, object]:
     """Licence, language and gating from the source's card, which a derived dataset must keep."""
     return {
         key: _plain(value)
@@ -94,7 +94,7 @@ def carried_over(card: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def _plain(value: object, depth: int = 0) -> object:
     """Convert YAML to JSON; YAML allows dates, keys that are not text, and lists that contain themselves."""
     if isinstance(value, dict | list) and depth == 6:
         return str(type(value).__name__)
@@ -115,7 +115,7 @@ def tokenizer_hash(encoder: ResponseEncoder) -> str:
     return text_sha256(tokenizer.backend_tokenizer.to_str() + json.dumps(roles, sort_keys=True))
 
 
-def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(theirs: object, ours: object, name: str = "") -> Iterator[tuple[str, object, object]]:
     """Where two records differ: the dotted name, and both values."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in sorted({*theirs, *ours}):
@@ -124,7 +124,7 @@ def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, A
         yield name, theirs, ours
 
 
-def described_differences(theirs: Any, ours: Any) -> str:
+def described_differences(theirs: object, ours: object) -> str:
     """Where two records differ, as text: settings in backticks, facts by their dotted name."""
     return "; ".join(f"{_shown(name)} {a!r}, this run has {b!r}" for name, a, b in differences(theirs, ours))
 

@@ -1,7 +1,6 @@
 """Pairs that a dataset holds twice, or the other way round as well: counted, and left to the user."""
 
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +35,7 @@ class RepeatMeter:
         return {what: count for what, count in counts.items() if count}
 
 
-def _texts(row: dict[str, Any]) -> list[bytes]:
+def _texts(row: dict[str, object]) -> list[bytes]:
     return [repr(row[name]).encode("utf-8", "surrogatepass") for name in PAIR_COLUMNS]
 
 

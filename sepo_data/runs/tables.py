@@ -1,7 +1,7 @@
 """Turn scored pairs into Arrow columns in the schema of an annotated dataset."""
 
 from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ def annotated_table(
         schema: Made by `schema.annotated_schema`.
         selection: Which tokens are the key tokens.
     """
-    columns: dict[str, Any] = {}
+    columns: dict[str, object] = {}
     for side in SIDES:
         columns |= _side_columns(encoded, side, scored[side], selection)
     for name in PAIR_COLUMNS:
@@ -74,7 +74,7 @@ def _side_columns(
     last_mask = np.array([mask[-1] for mask in masks], dtype=bool)
     total = np.array([values.sum(dtype=np.float64) for values in rewards], dtype=np.float32)
 
-    def tokens(parts: list[npt.NDArray[Any]], kind: pa.DataType) -> pa.ListArray:
+    def tokens(parts: Sequence[npt.NDArray[np.generic]], kind: pa.DataType) -> pa.ListArray:
         return list_array([part[:size] for part, size in zip(parts, sizes, strict=True)], kind)
 
     return {
@@ -113,7 +113,7 @@ def _in_own_texts(response: EncodedResponse, side: str | list[Message]) -> _Plac
     return _Places(start, end, [piece.message for piece in of], [piece.field for piece in of])
 
 
-def list_array(rows: Sequence[npt.NDArray[Any]], kind: pa.DataType) -> pa.ListArray:
+def list_array(rows: Sequence[npt.NDArray[np.generic]], kind: pa.DataType) -> pa.ListArray:
     """One list per row."""
     offsets = np.concatenate([[0], np.cumsum([row.size for row in rows])]).astype(np.int32)
     flat = np.concatenate(rows) if rows else np.zeros(0)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ..dataset_spec import DatasetSpec, PairsOf
 from ..errors import PreferenceError
 from ..files import text_sha256
 from ..reasons import Reason, Unusable
+from ..schema import Row
 from .column_kinds import ANSWER_KEYS, sampled
 from .column_names import ANSWERS, COMPLETIONS, PROMPTS
 from .mending import UNUSABLE, made_anew
@@ -46,9 +47,9 @@ class Answer:
         about: Its other fields: the score as stored, the model, …
     """
 
-    content: Any
+    content: object
     score: float
-    about: dict[str, Any]
+    about: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,10 @@ def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> Ans
     lists = [name for name in ANSWERS if name in names]
     for name in lists:
         values = [value for value in sampled(source.rows, name) if value]
-        if not values or not all(isinstance(value, list) for value in values):
+        lists_in = [value for value in values if isinstance(value, list)]
+        if not values or len(lists_in) < len(values):
             continue
-        items = [item for value in values for item in value if item]
+        items = [item for value in lists_in for item in value if item]
         for score in SCORES:
             if all(isinstance(item, Mapping) and number(item.get(score)) is not None for item in items):
                 return AnswerLayout(name, score, True, (), spec.pairs, spec.min_margin)
@@ -125,9 +127,9 @@ def paired(dataset: str, source: Source, layout: AnswerLayout) -> Source:
 
 def _batches(
     rows: "datasets.Dataset", layout: AnswerLayout, repairs: dict[str, int]
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[list[dict[str, object]]]:
     for groups in _groups(rows, layout):
-        batch: list[dict[str, Any]] = []
+        batch: list[dict[str, object]] = []
         for group in groups:
             answers = _answers(group, layout)
             others = _others(group[0], layout)
@@ -149,7 +151,7 @@ def _batches(
         yield batch
 
 
-def _groups(rows: "datasets.Dataset", layout: AnswerLayout) -> Iterator[list[list[dict[str, Any]]]]:
+def _groups(rows: "datasets.Dataset", layout: AnswerLayout) -> Iterator[list[list[dict[str, object]]]]:
     """Groups of rows that yield pairs together, in batches, ordered by first row."""
     table = rows.with_format("arrow")
     if not layout.prompts:
@@ -172,7 +174,7 @@ def _groups(rows: "datasets.Dataset", layout: AnswerLayout) -> Iterator[list[lis
         yield [[next(found) for _ in group] for group in members]
 
 
-def _answers(group: Sequence[Mapping[str, Any]], layout: AnswerLayout) -> list[Answer] | Unusable:
+def _answers(group: Sequence[Row], layout: AnswerLayout) -> list[Answer] | Unusable:
     """The answers in a row or in the rows of a prompt; those without text or score are skipped."""
     row = group[0]
     if layout.prompts:
@@ -220,14 +222,14 @@ def _pairs(
             repairs[left_out] = repairs.get(left_out, 0) + 1
 
 
-def _content(item: Any) -> Any:
+def _content(item: object) -> object:
     """The text or messages of an answer."""
     if not isinstance(item, Mapping):
         return item
     return next((item[key] for key in ANSWER_KEYS if item.get(key)), None)
 
 
-def _scalars(item: Mapping[str, Any]) -> dict[str, Any]:
+def _scalars(item: Mapping[str, object]) -> dict[str, object]:
     return {
         key: value
         for key, value in item.items()
@@ -235,7 +237,7 @@ def _scalars(item: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _others(row: Mapping[str, Any], layout: AnswerLayout) -> dict[str, Any]:
+def _others(row: Mapping[str, object], layout: AnswerLayout) -> dict[str, object]:
     """The columns of a row other than its answers."""
     if layout.prompts:
         return {name: row[name] for name in layout.prompts}
@@ -243,19 +245,21 @@ def _others(row: Mapping[str, Any], layout: AnswerLayout) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in left_out}
 
 
-def _first_index(indices: Sequence[Any], answers: Sequence[Any]) -> int | None:
+def _first_index(indices: Sequence[object], answers: Sequence[object]) -> int | None:
     """Whether the indices of the best answer start at 0 or 1; None if neither fits, or both do."""
-    both = zip(indices, answers, strict=True)
-    known = [(index, len(texts)) for index, texts in both if index is not None and texts]
-    if not known or not all(type(index) is int for index, _ in known):
+    both = [
+        (index, texts) for index, texts in zip(indices, answers, strict=True) if index is not None and texts
+    ]
+    known = [(index, len(texts)) for index, texts in both if type(index) is int and isinstance(texts, list)]
+    if not known or len(known) < len(both):
         return None
     fits = [all(start <= index < start + size for index, size in known) for start in (0, 1)]
     return fits.index(True) if sum(fits) == 1 else None
 
 
-def _are_scores(values: Sequence[Any]) -> bool:
+def _are_scores(values: Sequence[object]) -> bool:
     return all(value is None or number(value) is not None for value in values)
 
 
-def _are_score_lists(values: Sequence[Any]) -> bool:
+def _are_score_lists(values: Sequence[object]) -> bool:
     return all(value is None or (isinstance(value, list) and _are_scores(value)) for value in values)

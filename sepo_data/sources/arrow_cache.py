@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from ..errors import PreferenceError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 KEPT_AS_JSON = "columns without a common type kept as JSON text"
 
-Batches = Callable[[dict[str, int]], Iterator[list[dict[str, Any]]]]
+Batches = Callable[[dict[str, int]], Iterator[list[dict[str, object]]]]
 
 
 class CachedRows(NamedTuple):
@@ -135,5 +135,5 @@ def _write_arrow(batches: Batches, schema: "pa.Schema", target: Path) -> None:
             unfinished.unlink()
 
 
-def _as_json(value: Any) -> str:
+def _as_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)

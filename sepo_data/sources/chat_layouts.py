@@ -1,12 +1,11 @@
 """Which columns hold the conversations for fine-tuning, and how other layouts are converted to them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
 from ..reasons import Unusable
+from ..schema import Row
 from .column_kinds import Column, find_kind
 from .column_names import CHATS, COMPLETIONS, PROMPTS, belongs_behind
 from .mending import Mended
@@ -39,7 +38,7 @@ class ChatLayout:
         plain = all(column.as_it_is for column in self.columns) and self.input is None
         return plain and len({column.kind for column in self.columns}) == 1
 
-    def make(self, row: Mapping[str, Any], repaired: set[str]) -> Mended:
+    def make(self, row: Row, repaired: set[str]) -> Mended:
         """A row's messages, or its prompt and completion, both as text or both as messages."""
         found = []
         for column in (*self.columns, *([self.input] if self.input else [])):

@@ -5,10 +5,10 @@ Decided per column, never per row: an answer that happens to be JSON stays text.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard, TypeVar
 
 from ..reasons import Reason, Unusable
-from ..schema import Message, is_text
+from ..schema import Message, Row, is_text
 from .opening import Source
 from .shapes import conversation, is_conversation, looks_dumped, parsed_or_none, plain_role
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
+T = TypeVar("T")
 
 SAMPLE_ROWS = 512
 
@@ -43,7 +44,7 @@ class Column:
     as_it_is: bool = True
     from_text: bool = False
 
-    def read(self, row: Mapping[str, Any], repaired: set[str]) -> Content | Unusable:
+    def read(self, row: Row, repaired: set[str]) -> Content | Unusable:
         """The content of a row; changes are added to ``repaired``."""
         value = row[self.name]
         if self.as_it_is or not value:
@@ -65,7 +66,8 @@ def find_kind(source: Source, name: str) -> Column | None:
         return Column(name, "messages", as_it_is=_roles_are_plain(source.rows, name))
     values = [value for value in sampled(source.rows, name) if value]
     if is_text(kind):
-        dumped = _mostly(values, looks_dumped) and [parsed_or_none(value) for value in values]
+        texts = [str(value) for value in values]
+        dumped = _mostly(texts, looks_dumped) and [parsed_or_none(text) for text in texts]
         if dumped and _mostly(dumped, is_conversation):
             return Column(name, "messages", as_it_is=False)
         if dumped and _mostly(dumped, _is_texts):
@@ -93,20 +95,20 @@ def kind_of(column: "pa.DataType") -> str | None:
     return "messages" if is_message and "extension<" not in str(column) else None
 
 
-def sampled(rows: "datasets.Dataset", name: str) -> list[Any]:
+def sampled(rows: "datasets.Dataset", name: str) -> list[object]:
     """Values of a column, evenly spread over the dataset."""
     return [row[name] for row in sampled_rows(rows.select_columns([name]))]
 
 
-def sampled_rows(rows: "datasets.Dataset") -> list[dict[str, Any]]:
+def sampled_rows(rows: "datasets.Dataset") -> list[dict[str, object]]:
     """Rows, evenly spread over the dataset."""
     step = max(1, len(rows) // SAMPLE_ROWS)
     return list(rows.with_format("arrow")[list(range(0, len(rows), step))].to_pylist())
 
 
-def answer_text(value: Mapping[str, Any]) -> str | None:
+def answer_text(value: Mapping[str, object]) -> str | None:
     """The one text of an object like ``{"text": …, "score": …}``."""
-    found = [value[key] for key in ANSWER_KEYS if isinstance(value.get(key), str)]
+    found = [text for key in ANSWER_KEYS if isinstance(text := value.get(key), str)]
     return found[0] if len(found) == 1 else None
 
 
@@ -127,24 +129,24 @@ def odd_role(messages: "pa.ChunkedArray") -> str | None:
     return None
 
 
-def _turns(value: Any) -> list[str] | Unusable:
+def _turns(value: object) -> list[str] | Unusable:
     found = parsed_or_none(value) if isinstance(value, str) else value
     return found if _is_texts(found) else Unusable(Reason.NOT_A_CONVERSATION)
 
 
-def _is_texts(value: Any) -> bool:
+def _is_texts(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
-def _is_answer(value: Any) -> bool:
+def _is_answer(value: object) -> bool:
     return isinstance(value, Mapping) and answer_text(value) is not None
 
 
-def _mostly(values: Sequence[Any], test: Callable[[Any], bool]) -> bool:
+def _mostly(values: Sequence[T], test: Callable[[T], bool]) -> bool:
     return 2 * sum(map(test, values)) > len(values)
 
 
-_SHAPES: tuple[tuple[Kind, Callable[[Any], bool]], ...] = (
+_SHAPES: tuple[tuple[Kind, Callable[[object], bool]], ...] = (
     ("messages", is_conversation),
     ("turns", _is_texts),
     ("text", _is_answer),

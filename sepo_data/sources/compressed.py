@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from ..errors import PreferenceError
 
@@ -50,7 +50,9 @@ def numbered_lines(file: DataFile) -> Iterator[tuple[int, str]]:
         raise PreferenceError(f"{file.label}, line {number + 1}: {problem}.") from error
 
 
-def _kind(file: DataFile) -> tuple[str, Callable[[], IO[bytes] | Any]]:
+def _kind(
+    file: DataFile,
+) -> tuple[str, Callable[[], IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]]:
     """The compression, detected from the content: a downloaded file may have lost its suffix."""
     path = file.path
     with path.open("rb") as raw:

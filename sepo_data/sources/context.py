@@ -5,7 +5,7 @@ and axolotl: an oracle trained on such a dataset has seen them.
 """
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
 from ..pieces import compact
 from ..reasons import Reason, Unusable
-from ..schema import is_text
+from ..schema import Row, is_text
 from .column_names import SYSTEMS
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class ContextColumns:
         found = ((one.name, getattr(self, one.name)) for one in fields(self))
         return [(name, column) for name, column in found if column is not None]
 
-    def read(self, row: Mapping[str, Any]) -> Context | Unusable:
+    def read(self, row: Row) -> Context | Unusable:
         """The context of a row, or why the row cannot be used."""
         system, tools, keywords = (
             row[column] if column is not None else None
@@ -123,7 +123,7 @@ def context_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> Con
     return ContextColumns(**found)
 
 
-def _parsed(value: Any) -> Any:
+def _parsed(value: object) -> object:
     """Text parsed as JSON; other values without the nulls that only the column's type adds."""
     if isinstance(value, str):
         return json.loads(value) if value.strip() else None

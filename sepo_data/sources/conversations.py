@@ -5,14 +5,13 @@ or messages; or one side of a preference dataset. Rendering and encoding are tho
 reference is trained on exactly the tokens that are scored later, including the token that ends each turn.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import SettingsError
 from ..reasons import Reason, Unusable
-from ..schema import PAIR_COLUMNS, SIDES, Message, Side
+from ..schema import PAIR_COLUMNS, SIDES, Message, Row, Side
 from .chat_layouts import find_chats
 from .context import NO_COLUMNS, NO_CONTEXT, Context, ContextColumns, context_columns
 from .endings import NOWHERE, EndColumns, end_columns
@@ -64,7 +63,7 @@ class ChatColumns:
     ends: EndColumns = NOWHERE
     marks: tuple[str, ...] = ()
 
-    def read(self, row: Mapping[str, Any]) -> Chat | Unusable:
+    def read(self, row: Row) -> Chat | Unusable:
         """The conversation of a row, or why it has none."""
         if any(row[name] is not None and not row[name] for name in self.marks):
             return Unusable(Reason.NOT_FOR_TRAINING)
@@ -76,7 +75,7 @@ class ChatColumns:
             return context
         return replace(chat, context=context, cut=self.ends.cut(row)[self.side])
 
-    def _chat(self, row: Mapping[str, Any]) -> Chat | Unusable:
+    def _chat(self, row: Row) -> Chat | Unusable:
         if self.pair is not None:
             pair = self.pair.read(row)
             if isinstance(pair, Unusable):

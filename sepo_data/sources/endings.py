@@ -4,13 +4,12 @@ A sampler that reaches its length limit leaves an unfinished text. Rendered like
 an end of turn that was never generated, and an oracle may reward that one token more than any other.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
-from ..schema import Sides, is_text
+from ..schema import Row, Sides, is_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,7 +32,7 @@ class EndColumns:
         sides = {"chosen_truncated": self.chosen, "rejected_truncated": self.rejected}
         return [(what, name) for what, name in sides.items() if name is not None]
 
-    def cut(self, row: Mapping[str, Any]) -> Sides[bool]:
+    def cut(self, row: Row) -> Sides[bool]:
         """Whether the responses of a row were cut.
 
         Example:

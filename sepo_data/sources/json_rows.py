@@ -12,7 +12,7 @@ _HOLDS_ROWS = ("data", "rows", "train", "examples", "instances", "records", "ite
 _MESSAGE = ({"role", "content"}, {"from", "value"})
 
 
-def json_rows(file: DataFile) -> Iterator[dict[str, Any]]:
+def json_rows(file: DataFile) -> Iterator[dict[str, object]]:
     """The rows of a file; a file that is a single array or object is read whole.
 
     Raises:
@@ -36,7 +36,7 @@ def json_rows(file: DataFile) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _values(file: DataFile) -> Iterator[tuple[str, Any]]:
+def _values(file: DataFile) -> Iterator[tuple[str, object]]:
     """The JSON values of a file, and where each starts."""
     lines = numbered_lines(file)
     for number, line in lines:
@@ -65,7 +65,7 @@ def _objects(lines: Iterator[str]) -> Iterator[str]:
         yield "".join(held)
 
 
-def _rows_in(value: Any) -> list[Any] | None:
+def _rows_in(value: object) -> list[object] | None:
     """The rows in a file's only object; None if that object is a row itself.
 
     Example:
@@ -89,7 +89,7 @@ def _rows_in(value: Any) -> list[Any] | None:
     return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
 
 
-def _is_conversation(items: list[Any]) -> bool:
+def _is_conversation(items: list[object]) -> bool:
     return any(isinstance(item, dict) and any(keys <= item.keys() for keys in _MESSAGE) for item in items)
 
 

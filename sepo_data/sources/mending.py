@@ -7,12 +7,13 @@ are. An unusable row stays a row, with the reason in a separate column, so that 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
 from ..files import text_sha256
 from ..reasons import Reason, Unusable
+from ..schema import Row
 from .arrow_cache import Batches, cached_rows
 from .column_names import usual_names
 from .opening import Source
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 
 UNUSABLE = "sepo_unusable"
-Mended = dict[str, Any] | Unusable
-Make = Callable[[Mapping[str, Any], set[str]], Mended]
+Mended = Mapping[str, object] | Unusable
+Make = Callable[[Row, set[str]], Mended]
 
 _VERSION = 1  # in the names of cache files: raise it when the same source gives different rows
 _BATCH_ROWS = 1000
@@ -87,15 +88,17 @@ def with_usual_names(source: Source, spec: DatasetSpec) -> Source:
     return replace(source, rows=source.rows.rename_columns(names), json_columns=json_columns)
 
 
-def reason_of(row: Mapping[str, Any]) -> Unusable | None:
+def reason_of(row: Row) -> Unusable | None:
     """Why a converted row is unusable; None if it is usable."""
     reason = row.get(UNUSABLE)
     return None if reason is None else Unusable(Reason(reason))
 
 
-def _batches(rows: "datasets.Dataset", make: Make, repairs: dict[str, int]) -> Iterator[list[dict[str, Any]]]:
+def _batches(
+    rows: "datasets.Dataset", make: Make, repairs: dict[str, int]
+) -> Iterator[list[dict[str, object]]]:
     for table in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
-        batch: list[dict[str, Any]] = []
+        batch: list[dict[str, object]] = []
         for row in table.to_pylist():
             repaired: set[str] = set()
             made = reason_of(row) or make(row, repaired)

@@ -49,7 +49,7 @@ class Source:
     split: str
     revision: str
     config: str | None = None
-    card: dict[str, Any] = field(default_factory=dict)
+    card: dict[str, object] = field(default_factory=dict)
     restricted: bool = False
     repairs: dict[str, int] = field(default_factory=dict)
     json_columns: frozenset[str] = frozenset()
@@ -210,7 +210,7 @@ def _saved_to_disk(root: Path, dataset: str, split: str) -> "datasets.Dataset":
     return saved[split]
 
 
-def _builder(path: str, dataset: str, config: str | None, revision: str | None, **options: Any) -> Any:
+def _builder(path: str, dataset: str, config: str | None, revision: str | None, **options: object) -> object:
     """``datasets.load_dataset_builder``, which finds configs, splits and files without reading them."""
     import datasets
 
@@ -243,7 +243,7 @@ def _files_of(builder: Any, split: str, dataset: str, prefix: str) -> dict[str, 
 
 
 def _rows_of(
-    builder: Any, split: str, dataset: str, files: dict[str, str], digest: str | None = None
+    builder: object, split: str, dataset: str, files: dict[str, str], digest: str | None = None
 ) -> CachedRows:
     """The rows of the files; ``builder`` reads those that are neither JSON nor CSV."""
     if all(map(is_text_file, files)):

@@ -1,11 +1,10 @@
 """How rows in other pair formats are converted to prompt, chosen and rejected."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from ..reasons import Reason, Unusable
-from ..schema import Message
+from ..schema import Message, Row
 from .column_kinds import Column, Content
 from .mending import Mended
 from .verdicts import Verdict
@@ -59,17 +58,17 @@ class PairLayout:
         least = "" if self.verdict.min_margin is None else f", from a margin of {self.verdict.min_margin:g}"
         return f"{self.chosen.name} and {self.rejected.name}, by {self.verdict.words}{least}"
 
-    def make(self, row: Mapping[str, Any], repaired: set[str]) -> Mended:
+    def make(self, row: Row, repaired: set[str]) -> Mended:
         """A row's prompt, chosen and rejected, as text or messages."""
         made = self._pair(row, repaired)
         if self.verdict is None or isinstance(made, Unusable):
             return made
         margin = self.verdict.margin(row)
         if margin is not None and margin < 0:
-            made |= {"chosen": made["rejected"], "rejected": made["chosen"]}
+            made = {**made, "chosen": made["rejected"], "rejected": made["chosen"]}
         return self.verdict.judge(margin) or made
 
-    def _pair(self, row: Mapping[str, Any], repaired: set[str]) -> Mended:
+    def _pair(self, row: Row, repaired: set[str]) -> Mended:
         read = {column.name: column.read(row, repaired) for column in self.columns}
         for content in read.values():
             if isinstance(content, Unusable):
@@ -133,5 +132,5 @@ def _lone_text(content: Content) -> Content:
     return content
 
 
-def _answer(text: Any) -> Message:
+def _answer(text: object) -> Message:
     return {"role": "assistant", "content": text}

@@ -5,15 +5,15 @@ Formats are detected from the column types: the prompt in a separate column or p
 conversations. No tokens, no models, and no character of a text is changed.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import PreferenceError
 from ..pieces import REASONING_FIELDS, compact, response_text
 from ..reasons import Reason, Unusable
-from ..schema import PAIR_COLUMNS, Message, Sides
+from ..schema import PAIR_COLUMNS, Message, Row, Sides
 from .arrow_cache import merged_type
 from .column_kinds import kind_of, odd_role
 from .context import (
@@ -83,7 +83,7 @@ class PairColumns:
         """The columns of the pair that exist."""
         return tuple(name for name in (self.prompt, self.chosen, self.rejected) if name is not None)
 
-    def read(self, row: Mapping[str, Any]) -> Pair | Unusable:
+    def read(self, row: Row) -> Pair | Unusable:
         """Bring a row into explicit form.
 
         Args:
@@ -281,7 +281,7 @@ def _roles_and_texts(messages: list[Message]) -> list[Message]:
     return [{key: value for key, value in compact(m).items() if key in ("role", *_SAYS)} for m in messages]
 
 
-def is_blank(value: Any) -> bool:
+def is_blank(value: object) -> bool:
     """Whether a text, a list or an object is empty; white space alone is no response."""
     return not (value.strip() if isinstance(value, str) else value)
 

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Protocol
 
 from ..errors import PreferenceError
 from ..reasons import Reason, Unusable
+from ..schema import Message, Row
 from .column_kinds import sampled_rows
+from .context import ContextColumns
 from .mending import UNUSABLE
 from .opening import Source
 from .shapes import OF_A_TEMPLATE
@@ -23,7 +25,22 @@ _OF_COLUMNS = {
 }  # fmt: skip
 
 
-def check_readable(dataset: str, source: Source, columns: Any) -> None:
+class Columns(Protocol):
+    """`PairColumns` or `ChatColumns`."""
+
+    @property
+    def context(self) -> ContextColumns:
+        """Of what the chat template is given in addition."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the pair, or of the conversation."""
+
+    def read(self, row: Row) -> object:
+        """A pair or a conversation, or why there is none."""
+
+
+def check_readable(dataset: str, source: Source, columns: Columns) -> None:
     """Refuse a dataset at once if none of its sampled rows can be read: its columns were misinterpreted.
 
     Args:
@@ -61,7 +78,7 @@ def check_readable(dataset: str, source: Source, columns: Any) -> None:
     )
 
 
-def describe_reading(source: Source, columns: Any) -> list[str]:
+def describe_reading(source: Source, columns: Columns) -> list[str]:
     """Which columns became what, what was changed, which columns are only copied, and the first rows."""
     lines = [f"{source.name}: {_taken_for(source, columns)}"]
     lines += [f"changed: {count:,} {what}" for what, count in source.repairs.items()]
@@ -78,7 +95,7 @@ def describe_reading(source: Source, columns: Any) -> list[str]:
     return lines
 
 
-def _taken_for(source: Source, columns: Any) -> str:
+def _taken_for(source: Source, columns: Columns) -> str:
     """Where prompt, chosen and rejected, or the messages, were found."""
     if not hasattr(columns, "chosen"):
         return f"conversations from {' and '.join(columns.names)}"
@@ -88,12 +105,12 @@ def _taken_for(source: Source, columns: Any) -> str:
     return f"{', '.join(places)}{pairs}"
 
 
-def _roles(value: Any) -> set[str]:
+def _roles(value: object) -> set[str]:
     messages = value if isinstance(value, Sequence) and not isinstance(value, str) else []
     return {str(message.get("role")) for message in messages if isinstance(message, Mapping)}
 
 
-def _shown(content: Any) -> str:
+def _shown(content: str | Sequence[Message]) -> str:
     """A text, or the roles and texts of messages, shortened to one line."""
     if isinstance(content, str):
         shown = repr(content)

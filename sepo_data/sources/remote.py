@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..dataset_spec import DatasetSpec
 from ..errors import HubError, PreferenceError, first_line
@@ -21,6 +21,7 @@ from .opening import Source, find_on_hub, is_hub_id
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 HEAD_ROWS = 2048
@@ -73,7 +74,7 @@ class RemoteRows:
         found.check = self.check
         return found
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, object]]:
         for lo in range(0, len(self), HEAD_ROWS):
             yield from self[lo : lo + HEAD_ROWS].to_pylist()
 
@@ -153,7 +154,7 @@ def _footer(label: str, url: str) -> "tuple[list[_Group], pa.Schema]":
 
 
 @contextmanager
-def _parquet(label: str, url: str) -> Iterator[Any]:
+def _parquet(label: str, url: str) -> "Iterator[pq.ParquetFile]":
     """Open a parquet file on the Hub; any failure becomes one line."""
     import pyarrow.parquet as pq
     from huggingface_hub import HfFileSystem

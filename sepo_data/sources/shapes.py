@@ -13,7 +13,7 @@ import tokenize
 import warnings
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from typing import Any
+from typing import TypeGuard
 
 from ..reasons import Reason, Unusable
 from ..schema import Message
@@ -38,7 +38,7 @@ PARSED = "conversations read from text"
 ARGUMENTS = "conversations with arguments of tool calls given as text, read as objects"
 
 
-def parsed(text: str) -> Any:
+def parsed(text: str) -> object:
     """Parse a text that is JSON, or a list or dict as printed by Python or NumPy.
 
     Raises:
@@ -64,7 +64,7 @@ def parsed(text: str) -> Any:
     raise ValueError("neither JSON nor a Python literal")
 
 
-def parsed_or_none(text: str) -> Any:
+def parsed_or_none(text: str) -> object:
     """As `parsed`; None if the text is none of these."""
     try:
         return parsed(text)
@@ -90,14 +90,16 @@ def is_dumped_conversation(text: str) -> bool:
     return named and looks_dumped(text) and is_conversation(parsed_or_none(text))
 
 
-def is_conversation(value: Any) -> bool:
+def is_conversation(value: object) -> TypeGuard[Mapping[str, object] | list[object]]:
     """Whether a value, parsed if it is text, looks like a conversation."""
     if isinstance(value, Mapping):
         return any(isinstance(value.get(key), list) for key in _WRAPPERS) or is_message(value)
     return isinstance(value, list) and bool(value) and all(map(is_message, value))
 
 
-def conversation(value: Any, repaired: set[str]) -> list[Message] | Unusable:
+def conversation(
+    value: str | Mapping[str, object] | Iterable[object], repaired: set[str]
+) -> list[Message] | Unusable:
     """The messages of a conversation in any of the shapes.
 
     Args:
@@ -113,11 +115,11 @@ def conversation(value: Any, repaired: set[str]) -> list[Message] | Unusable:
         inside = value.get("tools")
         return Unusable(Reason.TOOLS_INSIDE) if inside else conversation(_unwrapped(value), repaired)
     if isinstance(value, str):
-        value = parsed_or_none(value)
-        if not is_conversation(value):
+        held = parsed_or_none(value)
+        if not is_conversation(held):
             return Unusable(Reason.NOT_A_CONVERSATION)
         repaired.add(PARSED)
-        return conversation(value, repaired)
+        return conversation(held, repaired)
     messages = []
     for item in chain.from_iterable(map(_turn, value)):
         message = _message(item, repaired)
@@ -127,34 +129,37 @@ def conversation(value: Any, repaired: set[str]) -> list[Message] | Unusable:
     return messages
 
 
-def _unwrapped(value: Mapping[str, Any]) -> Iterable[Any]:
+def _unwrapped(value: Mapping[str, object]) -> Iterable[object]:
     """A list of messages: from inside an object, from lists of roles and contents, or from one message."""
     for key in _WRAPPERS:
-        if isinstance(value.get(key), list):
-            return list(value[key])
+        if isinstance(found := value.get(key), list):
+            return list(found)
     filled = {key: items for key, items in value.items() if items is not None}
-    if filled and all(isinstance(items, list) for items in filled.values()):
-        return [dict(zip(filled, message, strict=False)) for message in zip(*filled.values(), strict=False)]
+    lists = [items for items in filled.values() if isinstance(items, list)]
+    if filled and len(lists) == len(filled):
+        return [dict(zip(filled, message, strict=False)) for message in zip(*lists, strict=False)]
     return [value]
 
 
-def _turn(item: Any) -> list[Any]:
+def _turn(item: object) -> list[object]:
     """Two messages for a question with its answer, one for anything else."""
     exchange = _exchange(item)
     if exchange is None:
         return [item]
     return [
-        {"role": role, "content": item[key]}
-        for role, key in zip(("user", "assistant"), exchange, strict=True)
+        {"role": role, "content": content}
+        for role, content in zip(("user", "assistant"), exchange, strict=True)
     ]
 
 
-def _exchange(item: Any) -> tuple[str, str] | None:
-    """The keys of an object that holds a question and its answer; None if it does not."""
-    return next((keys for keys in _EXCHANGES if isinstance(item, Mapping) and set(keys) <= item.keys()), None)
+def _exchange(item: object) -> tuple[object, object] | None:
+    """The question and answer of an object that holds both; None if it does not."""
+    if not isinstance(item, Mapping):
+        return None
+    return next(((item[one], item[other]) for one, other in _EXCHANGES if {one, other} <= item.keys()), None)
 
 
-def is_message(value: Any) -> bool:
+def is_message(value: object) -> bool:
     """Whether a value looks like a message, or like a question with its answer."""
     if isinstance(value, str) and looks_dumped(value):  # untyped JSON, as `datasets` stores it
         value = parsed_or_none(value)
@@ -163,7 +168,7 @@ def is_message(value: Any) -> bool:
     return isinstance(value, Mapping) and any(keys <= value.keys() for keys in _MESSAGE_KEYS)
 
 
-def _message(item: Any, repaired: set[str]) -> Message | Unusable:
+def _message(item: object, repaired: set[str]) -> Message | Unusable:
     if isinstance(item, str):
         item = parsed_or_none(item)
     if not isinstance(item, Mapping):
@@ -193,7 +198,7 @@ def _message(item: Any, repaired: set[str]) -> Message | Unusable:
     return {"role": message.pop("role"), **message, "content": content}
 
 
-def _call(call: Any, repaired: set[str]) -> Any:
+def _call(call: object, repaired: set[str]) -> object:
     """A tool call with its arguments as an object; as text (OpenAI), it would be encoded twice."""
     call = parsed_or_none(call) if isinstance(call, str) else call
     if not isinstance(call, Mapping):
@@ -220,7 +225,7 @@ def plain_role(role: str) -> str:
     return ROLES.get(role.strip().lower(), role)
 
 
-def _joined(parts: Iterable[Any]) -> str | Unusable | None:
+def _joined(parts: Iterable[object]) -> str | Unusable | None:
     """The joined text of a content in parts; None if it has other parts than text."""
     texts = []
     for part in parts:

@@ -9,11 +9,10 @@ is read whole.
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from ..errors import PreferenceError
 from ..files import file_sha256, text_sha256
@@ -52,30 +51,37 @@ def read_text_files(files: Sequence[DataFile]) -> CachedRows:
     return cached_rows(name, files[0].label, partial(_batches, files))
 
 
-def _batches(files: Sequence[DataFile], repairs: dict[str, int]) -> Iterator[list[dict[str, Any]]]:
+def _batches(files: Sequence[DataFile], repairs: dict[str, int]) -> Iterator[list[dict[str, object]]]:
     """Batches of rows; repairs are counted in ``repairs``."""
     for file in files:
         is_table = Path(plain_name(file)).suffix in (".csv", ".tsv")
-        rows = _csv_rows(file) if is_table else json_rows(file)
-        while batch := [_repaired(row, repairs) for row in islice(rows, _BATCH_ROWS)]:
+        rows: Iterator[Mapping[str, object]] = _csv_rows(file) if is_table else json_rows(file)
+        while batch := [_repaired_row(row, repairs) for row in islice(rows, _BATCH_ROWS)]:
             yield batch
 
 
-def _repaired(value: Any, repairs: dict[str, int]) -> Any:
-    """Join surrogate pairs and replace lone surrogates, which tokenizers and parquet refuse, by U+FFFD."""
+def _repaired_row(row: Mapping[str, object], repairs: dict[str, int]) -> dict[str, object]:
+    return {_repaired_text(key, repairs): _repaired(item, repairs) for key, item in row.items()}
+
+
+def _repaired(value: object, repairs: dict[str, int]) -> object:
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            repaired = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-            lone = repaired.count("\ufffd") - value.count("\ufffd")
-            repairs[LONE_SURROGATES] = repairs.get(LONE_SURROGATES, 0) + lone
-            return repaired
-    elif isinstance(value, dict):
-        return {_repaired(key, repairs): _repaired(item, repairs) for key, item in value.items()}
-    elif isinstance(value, list):
-        return [_repaired(item, repairs) for item in value]
-    return value
+        return _repaired_text(value, repairs)
+    if isinstance(value, dict):
+        return _repaired_row(value, repairs)
+    return [_repaired(item, repairs) for item in value] if isinstance(value, list) else value
+
+
+def _repaired_text(text: str, repairs: dict[str, int]) -> str:
+    """Join surrogate pairs and replace lone surrogates, which tokenizers and parquet refuse, by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        repaired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        lone = repaired.count("\ufffd") - text.count("\ufffd")
+        repairs[LONE_SURROGATES] = repairs.get(LONE_SURROGATES, 0) + lone
+        return repaired
+    return text
 
 
 def _csv_rows(file: DataFile) -> Iterator[dict[str, str | None]]:

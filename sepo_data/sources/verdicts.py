@@ -6,12 +6,12 @@ reversed pairs and keep ties.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import PreferenceError
 from ..reasons import Reason, Unusable
+from ..schema import Row
 from .column_kinds import sampled
 from .column_names import Tags, score_of
 from .opening import Source
@@ -66,7 +66,7 @@ class Verdict:
         """Its name in messages."""
         return self.column or " and ".join(self.scores or ())
 
-    def margin(self, row: Mapping[str, Any]) -> float | None:
+    def margin(self, row: Row) -> float | None:
         """How much better the first response is, negative if the second is better; None if unknown."""
         by_score = self._difference(row)
         if self.column is None:
@@ -84,7 +84,7 @@ class Verdict:
             return Unusable(Reason.VERDICT_DISAGREES)
         return Unusable(Reason.SMALL_MARGIN) if abs(margin) < (self.min_margin or 0) else None
 
-    def _difference(self, row: Mapping[str, Any]) -> float | None:
+    def _difference(self, row: Row) -> float | None:
         if self.scores is None:
             return None
         first, second = (number(row[name]) for name in self.scores)
@@ -152,14 +152,14 @@ def _score_columns(source: Source, names: Sequence[str], tags: Tags) -> tuple[st
     return None
 
 
-def _values(source: Source, name: str) -> list[Any]:
+def _values(source: Source, name: str) -> list[object]:
     return [value for value in sampled(source.rows, name) if value is not None]
 
 
 def _how(
     source: Source,
     name: str,
-    values: list[Any],
+    values: list[object],
     tags: Tags,
     scores: tuple[str, str] | None,
     *,
@@ -201,19 +201,19 @@ def _check_agree(dataset: str, source: Source, found: Sequence[Verdict]) -> None
                 )
 
 
-def _stops(name: str, values: Sequence[Any]) -> bool:
+def _stops(name: str, values: Sequence[object]) -> bool:
     """Whether an unreadable verdict is an error even though the names say which response is chosen."""
     return name not in _OF_TOPICS or (0 in values and all(value in (0, 1) for value in values))
 
 
-def _word(value: Any) -> str | None:
+def _word(value: object) -> str | None:
     """``tie`` for any way to say so, else the value in lower case."""
     text = str(value).strip(" \"'").lower()
     tie = text.startswith(("tie", "both", "equal", "draw", "same", "neither", "no preference"))
     return "tie" if tie or "both" in text.split() else text
 
 
-def _by_word(value: Any, tags: Tags) -> float | None:
+def _by_word(value: object, tags: Tags) -> float | None:
     """1 for the first, -1 for the second, 0 for neither; None if the value says none of these."""
     if value is None or isinstance(value, bool):
         return None
@@ -234,25 +234,25 @@ def _by_word(value: Any, tags: Tags) -> float | None:
     return None
 
 
-def _signed(value: Any, tags: Tags) -> float | None:
+def _signed(value: object, tags: Tags) -> float | None:
     strength = number(value)
     return None if strength is None else strength * (1 if tags[0] > tags[1] else -1)
 
 
-def _one_is_a(value: Any, tags: Tags) -> float | None:
+def _one_is_a(value: object, tags: Tags) -> float | None:
     return None if value not in (0, 1) else (1.0 if (value == 1) == (tags[0] < tags[1]) else -1.0)
 
 
-def _index(value: Any, tags: Tags) -> float | None:
+def _index(value: object, tags: Tags) -> float | None:
     verdict = _one_is_a(value, tags)
     return None if verdict is None else -verdict
 
 
-def _no_tie(value: Any, tags: Tags) -> float | None:
+def _no_tie(value: object, tags: Tags) -> float | None:
     return None if value is None else 0.0 if value else 1.0
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """A value as a number; None if it is not a number."""
     if isinstance(value, str):
         try:
@@ -263,7 +263,7 @@ def number(value: Any) -> float | None:
     return None if math.isnan(found) else found
 
 
-_READERS: dict[str, Callable[[Any, Tags], float | None]] = {
+_READERS: dict[str, Callable[[object, Tags], float | None]] = {
     "signed": _signed,
     "words": _by_word,
     "one is a": _one_is_a,

@@ -37,7 +37,7 @@ def spoken(text: str, control: re.Pattern[str]) -> Segment:
     return Segment(text, tuple(found.span() for found in control.finditer(text)))
 
 
-def choose_marks(rendered: Sequence[Any]) -> tuple[str, str]:
+def choose_marks(rendered: Sequence[object]) -> tuple[str, str]:
     """Two noncharacters that nothing of what is rendered contains."""
     content = json.dumps(rendered, ensure_ascii=False, default=str)
     first, second = islice((chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in content), 2)

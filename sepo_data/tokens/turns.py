@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..pieces import BLOCK_END, BLOCK_START, REASONING_FIELDS, TOOL_CALLS
 from ..reasons import Reason, Unusable
@@ -142,7 +141,7 @@ def part_of_calls(message: int, source: str, rendered: str) -> Part:
     return part.followed_by(rendered[len(part.rendered) :], len(source), spoken=False)
 
 
-def _leaves(value: Any) -> Iterator[str]:
+def _leaves(value: object) -> Iterator[str]:
     """Keys, texts and numbers of calls in their order, as they are written in JSON."""
     if isinstance(value, dict):
         for key, item in value.items():
