@@ -30,7 +30,8 @@ class RepeatMeter:
         """How many rows repeat an earlier one, and how many pairs contradict another; none is left out."""
         found = np.concatenate(self._keys)
         known, first = np.unique(found[:, 0], return_index=True)
-        turned = int(np.isin(found[first, 1], known).sum()) // 2
+        # numpy 2.0 overflows in its other method where one key alone is known
+        turned = int(np.isin(found[first, 1], known, kind="sort").sum()) // 2
         counts = {REPEATED: len(found) - len(known), CONTRADICTED: turned}
         return {what: count for what, count in counts.items() if count}
 

@@ -1,1 +1,1 @@
-"""Text to tokens: chat templates, rendering, encoding. A response becomes ids and character spans."""
+"""Text to tokens: chat templates, rendering, encoding. Responses become token ids and character spans."""

@@ -16,7 +16,7 @@ from .turns import LEFT_OUT
 if TYPE_CHECKING:
     import datasets
 
-# what a user should know
+# counts reported to the user
 CUT = "conversations cut at the maximum length"
 SHORTENED = "conversations cut after their last assistant message"
 
@@ -26,9 +26,9 @@ class EncodedChat:
     """A conversation as tokens.
 
     Attributes:
-        row: Number of its row in the source.
+        row: Its row number in the source.
         input_ids: The conversation, ``(S,)``, cut after the last trained token.
-        positions: Where the trained tokens stand in ``input_ids``, ``(n,)``, increasing,
+        positions: Positions of the trained tokens in ``input_ids``, ``(n,)``, increasing,
             all at least 1: those of every assistant turn, and the token that ends it.
     """
 
@@ -39,12 +39,12 @@ class EncodedChat:
 
 @dataclass(frozen=True)
 class EncodedChats:
-    """What became of a range of source rows.
+    """A range of source rows, encoded or dropped.
 
     Attributes:
-        chats: Those that can be used, in the source's order.
+        chats: The usable conversations, in source order.
         dropped: The other rows.
-        counts: How often something happened that a user should know, by description.
+        counts: Events to report to the user: description → count.
     """
 
     chats: list[EncodedChat]
@@ -64,16 +64,16 @@ def encode_chats(
     """Read, render and tokenise the rows ``lo`` to ``hi``.
 
     Args:
-        rows: Of a dataset of conversations.
-        columns: Where they stand.
+        rows: Rows of a dataset of conversations.
+        columns: Their columns.
         encoder: Made by `encoder.response_encoder`.
         max_length: Maximum tokens of a conversation; longer ones lose their end.
         lo: First row.
         hi: One past the last row.
-        reasoning: Whether the assistant's reasoning is trained, context, or a reason to drop the row.
+        reasoning: Whether the assistant's reasoning is trained on, context, or a reason to drop the row.
 
     Raises:
-        TokenizerError: If the tokenizer cannot serve this dataset at all.
+        TokenizerError: If the tokenizer cannot encode this dataset at all.
     """
     usable: list[tuple[int, Chat, RenderedChat]] = []
     dropped = Drops()

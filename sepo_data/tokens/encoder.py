@@ -1,4 +1,4 @@
-"""A tokenizer prepared to encode responses: its control tokens, its end of turn, where a text may be cut."""
+"""A tokenizer prepared to encode responses: control tokens, end of turn, safe places to split a text."""
 
 import re
 from collections.abc import Iterable
@@ -29,13 +29,13 @@ class ResponseEncoder:
         tokenizer: The tokenizer as loaded.
         chat_template: Whether prompts are rendered with its chat template.
         control: Pattern of its control tokens.
-        is_control: By id, whether it is one of theirs; the last value, False, is that of all higher ids.
-        added: Pattern of the tokens that the tokenizer looks for before it does anything to a text.
-        cuts: Those of them in front of which a text can be cut and gives the same tokens.
-        uncounted: Pattern of the characters, its group, that the backend's offsets leave out.
-        bos_ids: What the tokenizer puts in front of a plain text; empty with a template.
-        backend: Its fast tokenizer, which reports every character that a token owns.
-        literal_backend: The same, reading control tokens as text.
+        is_control: For each id, whether it is a control token; the last value, False, covers all higher ids.
+        added: Pattern of the tokens that the tokenizer matches before it processes a text.
+        cuts: Pattern of those before which a text can be split without changing its tokens.
+        uncounted: Pattern whose group matches the characters that the backend's offsets skip.
+        bos_ids: Ids that the tokenizer prepends to a plain text; empty with a template.
+        backend: Its fast tokenizer, set to report every character that a token owns.
+        literal_backend: The same, but control tokens are encoded as text.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -119,7 +119,7 @@ def response_encoder(tokenizer: "PreTrainedTokenizerBase", *, chat_template: boo
 
 
 def bos_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """What a tokenizer puts in front of a plain text."""
+    """The ids that a tokenizer prepends to a plain text."""
     whole = tokenizer.encode("a")
     bare = tokenizer.encode("a", add_special_tokens=False)
     places = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
@@ -127,9 +127,9 @@ def bos_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
 
 
 def _offset_backend(tokenizer: "PreTrainedTokenizerBase", *, literal: bool) -> "Tokenizer":
-    """A twin whose offsets cover blanks too (post-processors trim them) and that never truncates.
+    """A copy that never truncates and whose offsets include white space, which post-processors trim.
 
-    It shares the vocabulary, which takes seconds to serialise and parse if it is large. Added tokens
+    It shares the vocabulary, because a large one takes seconds to serialise and parse. Added tokens
     keep their ids: those beyond the vocabulary are numbered in the order in which they are added.
     """
     from tokenizers import Tokenizer
@@ -146,10 +146,10 @@ def _offset_backend(tokenizer: "PreTrainedTokenizerBase", *, literal: bool) -> "
 
 
 def _uncounted(backend: "Tokenizer", added: re.Pattern[str]) -> re.Pattern[str]:
-    """Pattern of what SentencePiece's rules delete where a text, or one after an added token, begins.
+    """Pattern of characters that SentencePiece's rules delete at the start of a text or after an added token.
 
-    The library (tokenizers 0.23) does not count these control characters, and reports all
-    offsets after them, up to the next added token, too low.
+    The library (tokenizers 0.23) does not count these control characters: all offsets after
+    them, up to the next added token, are too low.
     """
     rules = backend.normalizer
     if rules is None or b'"Precompiled"' not in rules.__getstate__():
@@ -157,15 +157,15 @@ def _uncounted(backend: "Tokenizer", added: re.Pattern[str]) -> re.Pattern[str]:
     bare = rules.normalize_str("qq")
     deleted = [chr(code) for code in range(1, 0xA0) if rules.normalize_str(f"q{chr(code)}q") == bare]
     if not deleted or backend.encode(f"{deleted[0]}q", add_special_tokens=False).offsets[-1][1] == 2:
-        return pattern_of(())  # a library that counts them
+        return pattern_of(())  # this version counts them
     return re.compile(f"(?:\\A|{added.pattern})((?:{pattern_of(deleted).pattern})+)")
 
 
 def _cutting_tokens(backend: "Tokenizer") -> tuple[re.Pattern[str], frozenset[str]]:
-    """Pattern of the tokens that are looked for in a text as it stands, and those to cut in front of.
+    """Pattern of the tokens that are matched in the raw text, and of those that are safe to split before.
 
-    What stands between such tokens is tokenised by itself, so a cut in front of one changes
-    nothing, unless it takes the blanks there, or it or the token before asks for its neighbour.
+    Text between such tokens is tokenised separately, so splitting before one changes nothing,
+    unless it strips adjacent white space, or its match or the previous one's depends on a neighbour.
     """
     added = [token for token in backend.get_added_tokens_decoder().values() if not token.normalized]
     cuts = [
@@ -178,7 +178,7 @@ def _cutting_tokens(backend: "Tokenizer") -> tuple[re.Pattern[str], frozenset[st
 
 def _is_control(tokenizer: "PreTrainedTokenizerBase") -> npt.NDArray[np.bool_]:
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    control = special - {tokenizer.unk_token_id}  # an unknown character is text
+    control = special - {tokenizer.unk_token_id}  # stands for unknown characters, which are text
     is_control = np.zeros(max(control, default=-1) + 2, dtype=bool)
     is_control[list(control)] = True
     return is_control
@@ -191,6 +191,6 @@ def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
 
 
 def pattern_of(contents: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that finds any of the texts, of two at one place the longer; without texts, nothing."""
+    """A pattern that matches any of the texts, the longest first; without texts, nothing."""
     longest_first = sorted(contents, key=lambda content: (-len(content), content))
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) matches nothing

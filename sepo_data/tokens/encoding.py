@@ -1,11 +1,11 @@
-"""Which tokens are the response's, and which characters each of them owns.
+"""Which tokens belong to the response, and which characters each of them owns.
 
-Prefix, response and suffix are tokenised together, verbatim, and a token is the
-response's if it owns at least one of its characters: tokens that reach over the
-seam are neither lost nor shifted. Spans are code points of the response text,
-half-open, clean (see `projection.clean_spans`); of a response of several texts,
-of all of them one after the other. Truncation cuts the response's end and never
-invents the token that ends the turn.
+Prefix, response and suffix are tokenised together, verbatim, and a token belongs
+to the response if it owns at least one of its characters: tokens across the
+boundary are neither lost nor shifted. Spans are half-open, in code points of the
+response text, and clean (see `projection.clean_spans`); if a response has several
+texts, they count as concatenated. Truncation cuts the end of the response and
+never invents the token that ends the turn.
 """
 
 import sys
@@ -29,10 +29,10 @@ class EncodedResponse:
     """One response in its context, ready to be scored.
 
     Attributes:
-        text: Its texts, one after the other.
-        pieces: Which they are; most often one.
+        text: Its texts, concatenated.
+        pieces: Its texts; most often one.
         input_ids: Prompt and response, ``(S,)``, cut after the last scored token.
-        positions: Where the scored tokens stand in ``input_ids``, increasing, all
+        positions: Positions of the scored tokens in ``input_ids``, increasing, all
             at least 1: the response's ``T`` tokens and, if ``ended``, the token that
             ends the turn.
         token_start: First code point of each response token in ``text``, ``(T,)``.
@@ -49,7 +49,7 @@ class EncodedResponse:
     ended: bool
 
     def without_end(self) -> "EncodedResponse":
-        """The same response, cut after its last own token."""
+        """The same response without the token that ends the turn."""
         if not self.ended:
             return self
         positions = self.positions[:-1]
@@ -62,8 +62,8 @@ class EncodedTurns:
 
     Attributes:
         input_ids: The conversation, ``(S,)``, cut after the last of ``positions``.
-        positions: Where the tokens of all responses, and the token that ends each
-            turn, stand in ``input_ids``: ``(n,)``, increasing, all at least 1.
+        positions: Positions in ``input_ids`` of the tokens of all responses and of the
+            token that ends each turn: ``(n,)``, increasing, all at least 1.
         ended: Whether the token that ends the last turn was reached.
     """
 
@@ -72,7 +72,7 @@ class EncodedTurns:
     ended: bool
 
     def without_end(self) -> "EncodedTurns":
-        """The same conversation, its last response cut after its last own token."""
+        """The same conversation without the token that ends the last turn."""
         if not self.ended:
             return self
         positions = self.positions[:-1]
@@ -80,7 +80,7 @@ class EncodedTurns:
 
 
 def end_of_turn(encoder: ResponseEncoder) -> int | None:
-    """Id of the token that ends a response in the tokenizer's template; None without a template."""
+    """Id of the token that ends a response in the chat template; None without a template."""
     if not encoder.chat_template:
         return None
     chat = encoder.render("Hi", "Hello")
@@ -117,9 +117,9 @@ def encode_turns(
 ) -> list[EncodedTurns | Unusable]:
     """Tokenise conversations, and find the tokens of their responses.
 
-    The end of a turn is the first control token after its last text, before the
-    next turn's; after the last one EOS stands in if there is none. What stands
-    between two texts of one turn is trained as well.
+    A turn ends with the first control token after its last text and before the next
+    turn; if none follows the last turn, EOS takes its place. Markup between two texts
+    of one turn is trained on as well.
 
     Args:
         encoder: Made by `response_encoder`.
@@ -146,8 +146,8 @@ def encode_turns(
 @dataclass(frozen=True)
 class _Placed:
     turns: EncodedTurns
-    lead: int  # ids in front of the text's own
-    owned: list[tuple[int, int]]  # first and last token of each part, among the text's own
+    lead: int  # ids before those of the text
+    owned: list[tuple[int, int]]  # first and last token of each part, counted within the text
 
 
 def _place(
@@ -157,7 +157,7 @@ def _place(
     control = encoder.is_control.take(ids, mode="clip")
     owned = []
     for lo, hi in chat.spans:
-        # some control tokens swallow the blanks next to them: the blanks are the response's, the token is not
+        # some control tokens swallow adjacent white space: it belongs to the response, the token does not
         own = np.flatnonzero((end > lo) & (start < hi) & ~(control & ((start < lo) | (end > hi))))
         if not own.size:
             return Unusable(Reason.NO_TOKENS)
@@ -200,7 +200,7 @@ def _response(
     texts, pieces, starts, ends, behind = [], [], [], [], 0
     for part, (lo, _), (_, last) in zip(chat.parts, chat.spans, placed.owned, strict=True):
         mine, at = at[at <= last], at[at > last]
-        if not mine.size:  # of what was cut off nothing is scored
+        if not mine.size:  # nothing that was cut off is scored
             continue
         start, end = _in_source(part, tokens.start[mine] - lo, tokens.end[mine] - lo)
         seen = part.source[part.begins : None if mine[-1] == last else int(end.max())]
@@ -217,7 +217,7 @@ def _response(
 
 
 def _in_source(part: Part, start: Ids, end: Ids) -> tuple[Ids, Ids]:
-    """Spans in the source of what has these in the rendered text; markup owns all that it stands for."""
+    """Map spans in the rendered text to the source; markup owns all characters that it replaces."""
     source_start = np.where(start < 0, part.begins, len(part.source))
     source_end = np.full_like(end, len(part.source))
     for lo, hi, source_lo, source_hi, spoken in part.stretches:
@@ -229,7 +229,7 @@ def _in_source(part: Part, start: Ids, end: Ids) -> tuple[Ids, Ids]:
 
 
 def _lead(encoder: ResponseEncoder, prefix: str, first: int) -> tuple[int, ...] | None:
-    """Ids in front of the text: the BOS of a plain text, and something for a first token to follow."""
+    """Ids before the text: BOS for a plain text, or any token that can predict the first one."""
     bos = encoder.tokenizer.bos_token
     already = bool(bos) and prefix.startswith(bos)
     if encoder.bos_ids and not already:

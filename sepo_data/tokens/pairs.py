@@ -1,7 +1,7 @@
-"""Source rows to encoded pairs; what cannot be used is dropped with its reason.
+"""Source rows to encoded pairs; unusable rows are dropped with their reason.
 
-Reading, rendering and encoding in one place, so that annotation, its dry run and
-training see the same tokens of the same rows.
+Reading, rendering and encoding happen in one place, so that annotation, its dry run
+and training see the same tokens for the same rows.
 """
 
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class EncodedPair(Sides[EncodedResponse]):
     """The two responses of a pair as tokens in their contexts.
 
     Attributes:
-        row: Number of its row in the source.
+        row: Its row number in the source.
         pair: The pair in explicit form.
     """
 
@@ -46,13 +46,13 @@ class EncodedPair(Sides[EncodedResponse]):
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """What became of a range of source rows.
+    """A range of source rows, encoded or dropped.
 
     Attributes:
-        pairs: Those that can be used, in the source's order.
+        pairs: The usable pairs, in source order.
         rows: Their source rows, all columns, named as in an annotated dataset.
         dropped: The other rows.
-        counts: How often something happened that a user should know, by description.
+        counts: Events to report to the user: description → count.
     """
 
     pairs: list[EncodedPair]
@@ -73,8 +73,8 @@ def encode_pairs(
     """Read, render and tokenise the rows ``lo`` to ``hi``.
 
     Args:
-        rows: Of a preference dataset, or an annotated one.
-        columns: Where they keep the pair.
+        rows: Rows of a preference dataset, annotated or not.
+        columns: The columns of the pair.
         encoder: Made by `encoder.response_encoder`.
         max_length: Maximum tokens of prompt and response together; longer responses lose their end.
         lo: First row.
@@ -82,7 +82,7 @@ def encode_pairs(
         reasoning: Whether the responses' reasoning is scored, context, or a reason to drop the row.
 
     Raises:
-        TokenizerError: If the tokenizer cannot serve this dataset at all.
+        TokenizerError: If the tokenizer cannot encode this dataset at all.
     """
     table: pa.Table = rows.with_format("arrow")[lo:hi]
     dropped = Drops()
@@ -129,7 +129,7 @@ def _rendered_pairs(
     lo: int,
     dropped: Drops,
 ) -> list[tuple[int, Pair, Sides[RenderedChat]]]:
-    """The pairs of a table whose first row is ``lo``, with their numbers; the others go to ``dropped``."""
+    """The pairs of a table whose first row is ``lo``, with row numbers; other rows go to ``dropped``."""
     usable: list[tuple[int, Pair, Sides[RenderedChat]]] = []
     rendered: dict[str, RenderedChat | Unusable] = {}
     for row, content in enumerate(table.to_pylist(), start=lo):
@@ -148,7 +148,7 @@ def _rendered_pairs(
 
 
 def _ends_rendered(encoder: ResponseEncoder, response: str) -> bool:
-    """Whether a chat template has ended a response already: it then writes another end after it."""
+    """Whether a response ends with control tokens from an earlier rendering: it then gets a second end."""
     end = response.rstrip()
     return encoder.chat_template and any(one.end() == len(end) for one in encoder.control.finditer(end))
 
@@ -160,7 +160,7 @@ def _rendered(
     reasoning: Reasoning,
     prompts: dict[str, RenderedChat | Unusable],
 ) -> RenderedChat | Unusable:
-    """A side after the prompt; ``prompts`` are those that were rendered already, which pairs share."""
+    """A side rendered after its prompt; ``prompts`` caches rendered prompts, which the two sides share."""
     text = plain_text(response)
     if text is None:
         return encoder.render(pair.prompt, response, pair.context, reasoning=reasoning)

@@ -1,7 +1,7 @@
-"""A conversation as a template writes it, cut at the texts that are scored.
+"""Render a conversation with its template, split at the texts that are scored.
 
-It is rendered twice, with a probe and then with its twin in the place of each text. What only calls
-tools gets none: it begins where a content would stand, and ends in front of the token that ends a turn.
+It is rendered twice, each text replaced first by a probe and then by the probe's twin. A turn that only calls
+tools has no probe: it starts where its content would be, and stops before the token that ends the turn.
 """
 
 import re
@@ -38,14 +38,14 @@ _WOULD_SAY = "Zprobe0z"
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is rendered.
+    """A conversation to render.
 
     Attributes:
-        tokenizer: Carries the template.
+        tokenizer: Tokenizer with the template.
         turns: All messages.
-        first: Index of the first one whose texts may be scored.
+        first: Index of the first message whose texts may be scored.
         control: Pattern of the tokenizer's control tokens.
-        context: What the template is given besides the messages.
+        context: What the template receives besides the messages.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -55,7 +55,7 @@ class Conversation:
     context: Context
 
     def asks_for(self, index: int, turn: Message) -> bool:
-        """Whether what a message says may be scored."""
+        """Whether the texts of a message may be scored."""
         return index >= self.first and turn["role"] == "assistant" and is_trained(turn)
 
     def slots(self, reasoning: Reasoning) -> list[Slot] | Unusable:
@@ -71,10 +71,10 @@ class Conversation:
         return slots
 
     def rendered(self, versions: list[list[Message]], *, asks: bool = False) -> list[str]:
-        """Versions of the messages as the template writes them; ``asks``: and asks for the next turn.
+        """Render versions of the messages; ``asks`` adds the generation prompt.
 
         Raises:
-            RefusedError: With what the template says.
+            RefusedError: With the template's message.
         """
         try:
             template = self.tokenizer.get_chat_template(tools=self.context.tools)
@@ -87,12 +87,12 @@ class Conversation:
                 add_generation_prompt=asks,
                 **self.context.template_kwargs,
             )
-        except Exception as error:  # a template is a program of its author's: it raises what it likes
+        except Exception as error:  # a template is a program, and may raise anything
             raise RefusedError(first_line(error)) from error
         return list(rendered)
 
     def with_system(self) -> "Conversation":
-        """With a system's turns for a developer's, if the template refuses those or does not write them."""
+        """With developer turns as system turns, if the template refuses or omits the former."""
         if not any(turn["role"] == "developer" for turn in self.turns):
             return self
         asked = [{"role": "developer", "content": _WOULD_SAY}, {"role": "user", "content": "Hi"}]
@@ -111,7 +111,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class _Cut:
-    """Where a slot's probe stands in a rendering."""
+    """The position of a slot's probe in a rendering."""
 
     lo: int
     hi: int
@@ -120,7 +120,7 @@ class _Cut:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A slot, what the rendering has of it, and what is written after that."""
+    """A slot, its text in the rendering, and the text after it."""
 
     slot: Slot
     content: Segment
@@ -130,12 +130,12 @@ class _Piece:
 def written(
     conversation: Conversation, reasoning: Reasoning, *, whole_turns: bool
 ) -> RenderedChat | Unusable:
-    """The conversation as its template writes it.
+    """Render a conversation with its template.
 
     Args:
         conversation: Its messages.
-        reasoning: What becomes of the assistant's reasoning.
-        whole_turns: Whether what the template writes before reasoning in a field of its own is scored.
+        reasoning: What to do with the assistant's reasoning.
+        whole_turns: Whether markup that the template writes before reasoning in a separate field is scored.
 
     Returns:
         The rendering, or why the row cannot be used.
@@ -166,8 +166,8 @@ def written(
 
 
 def _found(marked: Conversation, slots: list[Slot]) -> tuple[str, list[_Cut]] | None:
-    """The text with probes, and where they and the tool calls stand; None if more than probes differ."""
-    # a probe and its twin share neither first nor last character, and have nothing that a template would trim
+    """The text with probes, and the positions of probes and tool calls; None if more than probes differ."""
+    # a probe and its twin share neither first nor last character, and nothing in them would be trimmed
     probes = [(f"Xprobe{2 * i + 1}x", f"Yprobe{2 * i + 2}y") for i in range(len(slots))]
     with_x, with_y = (with_probes(marked.turns, slots, [pair[twin] for pair in probes]) for twin in (0, 1))
     first, second = marked.rendered([with_x, with_y])
@@ -192,7 +192,7 @@ def _found(marked: Conversation, slots: list[Slot]) -> tuple[str, list[_Cut]] | 
 
 
 def _begins_at(marked: Conversation, turns: list[Message], at: int, text: str) -> int | None:
-    """Where a turn that only calls tools begins in the text: where it would say something."""
+    """Where a turn that only calls tools starts in the text: where its content would be."""
     says, begins = {**turns[at], "content": _WOULD_SAY}, 0
     for version in ([*turns[:at], says, *turns[at + 1 :]], [*turns[:at], {**says, TOOL_CALLS: None}]):
         try:
@@ -202,7 +202,7 @@ def _begins_at(marked: Conversation, turns: list[Message], at: int, text: str) -
         begins = _shared_length(text, saying)
         if saying.startswith(_WOULD_SAY, begins):
             return begins
-    opening = _opening(marked)  # one that calls is headed in another way (gpt-oss)
+    opening = _opening(marked)  # gpt-oss writes another header before a call
     asked = text.rfind(opening, 0, begins)
     return asked + len(opening) if opening and asked >= 0 else None
 
@@ -210,7 +210,7 @@ def _begins_at(marked: Conversation, turns: list[Message], at: int, text: str) -
 def _pieces(
     conversation: Conversation, text: str, cuts: list[_Cut], marks: tuple[str, str]
 ) -> tuple[Segment, list[_Piece]]:
-    """What is written before the first slot, and the slots; tool calls reach to the end of their turn."""
+    """The text before the first slot, and the slots; tool calls extend to the end of their turn."""
     edges = [0, *(edge for cut in cuts for edge in (cut.lo, cut.hi)), len(text)]
     head, *behind = (unmark(text[lo:hi], marks) for lo, hi in zip(edges[::2], edges[1::2], strict=True))
     end = _end_of_turn(conversation) if any(cut.slot.field == TOOL_CALLS for cut in cuts) else ""
@@ -223,7 +223,7 @@ def _pieces(
         if at is not None and following.text[:at].strip():
             text = calls_text(conversation.turns[cut.slot.turn][TOOL_CALLS])
             pieces.append(_Piece(replace(cut.slot, text=text), *following.cut(at)))
-        elif pieces:  # a call that is not written, or ends in a way of its own, is context
+        elif pieces:  # a call that is omitted, or has an unusual end, is context
             pieces[-1] = replace(pieces[-1], behind=pieces[-1].behind.then(following))
         else:
             head = head.then(following)
@@ -231,7 +231,7 @@ def _pieces(
 
 
 def _end_of_turn(conversation: Conversation) -> str:
-    """The control token that ends a turn which calls no tools; empty if none does."""
+    """The control token that ends a turn without tool calls; empty if there is none."""
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _WOULD_SAY}]
     (text,) = conversation.rendered([turns])
     found = conversation.control.search(text, text.rfind(_WOULD_SAY))
@@ -239,7 +239,7 @@ def _end_of_turn(conversation: Conversation) -> str:
 
 
 def _ends_at(behind: Segment, control: re.Pattern[str], end: str, *, last: bool) -> int | None:
-    """Where a turn that calls tools ends: at the usual token, the last one else at its last control token."""
+    """Where a turn that calls tools ends: at the usual token or, if last, at its last control token."""
     typed = {lo for lo, _ in behind.typed}
     found = [one for one in control.finditer(behind.text) if one.start() not in typed]
     usual = next((one.start() for one in found if one[0] == end), None)
@@ -249,19 +249,19 @@ def _ends_at(behind: Segment, control: re.Pattern[str], end: str, *, last: bool)
 
 
 def _opening(conversation: Conversation) -> str:
-    """What asks for the assistant's turn."""
+    """The generation prompt."""
     turns = [{"role": "user", "content": "Hi"}]
     (silent,), (asking,) = conversation.rendered([turns]), conversation.rendered([turns], asks=True)
     return asking[_shared_length(silent, asking) :]
 
 
 def _beside(slot: Slot) -> bool:
-    """Whether it is reasoning in a field of its own."""
+    """Whether a slot is reasoning in a separate field."""
     return slot.field in REASONING_FIELDS
 
 
 def _folded(first: int, head: Segment, pieces: Sequence[_Piece], opening: str) -> RenderedChat:
-    """The parts and the segments around them: a block of reasoning and the answer after it are one text."""
+    """The parts and the segments around them; a reasoning block and the answer after it are one text."""
     segments, parts = [head], list[Part]()
     before: Slot | None = None
     for piece in pieces:
@@ -290,11 +290,11 @@ def _folded(first: int, head: Segment, pieces: Sequence[_Piece], opening: str) -
 
 
 def _markup_at(text: str, slot: Slot, opening: str) -> int:
-    """Where what opens a slot's reasoning begins in the text before it; the text's end if nothing does."""
+    """Where the markup that opens a slot's reasoning starts in the text before it; by default at its end."""
     if slot.field == "content" and BLOCK_START in slot.text[slot.begins : slot.lo]:
         at = text.rfind(BLOCK_START)
         return at if at >= 0 else len(text)
-    for size in range(len(opening) if _beside(slot) else 0, len(opening) // 2, -1):  # it may ask for more
+    for size in range(len(opening) if _beside(slot) else 0, len(opening) // 2, -1):  # may ask for more
         at = text.rfind(opening[:size])
         if at >= 0:
             return at + size
@@ -302,13 +302,13 @@ def _markup_at(text: str, slot: Slot, opening: str) -> int:
 
 
 def _closed_at(text: str, slot: Slot) -> int:
-    """Where what closes a block without an answer ends in the text after it."""
+    """Where the markup that closes a block without an answer ends in the text after it."""
     at = text.find(BLOCK_END) if BLOCK_END in slot.text[slot.hi :] else -1
     return at + len(BLOCK_END) if at >= 0 else 0
 
 
 def _split(first: str, second: str, probes: Sequence[tuple[str, str]]) -> list[str] | None:
-    """What two renderings share before, between and after their probes; None if more than probes differ."""
+    """The text shared before, between and after the probes; None if the renderings differ elsewhere too."""
     segments = []
     for pair in probes:
         end = _shared_length(first, second)
@@ -321,6 +321,6 @@ def _split(first: str, second: str, probes: Sequence[tuple[str, str]]) -> list[s
 
 
 def _shared_length(first: str, second: str) -> int:
-    """How many characters two texts have in common from their beginning; comparing slices is fast."""
+    """The length of the common prefix, by bisection, since comparing slices is fast."""
     longest = min(len(first), len(second))
     return bisect_left(range(longest), True, key=lambda i: first[: i + 1] != second[: i + 1])

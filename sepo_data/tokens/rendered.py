@@ -1,4 +1,4 @@
-"""A conversation as a chat template wrote it: the texts that are scored, and the text around them."""
+"""A conversation as the chat template renders it: the texts that are scored, and the text around them."""
 
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -8,14 +8,14 @@ from .segments import Typed
 
 
 class Stretch(NamedTuple):
-    """A piece of a rendered text and the piece of its source that it stands for.
+    """A piece of a rendered text and the piece of the source that it represents.
 
     Attributes:
         lo: First character in the rendered text.
-        hi: One past the last one.
+        hi: One past the last character.
         source_lo: First character in the source.
-        source_hi: One past the last one.
-        spoken: Whether it is the message's own, letter for letter, and no markup.
+        source_hi: One past the last character.
+        spoken: Whether it is the message's own text, verbatim, rather than markup.
     """
 
     lo: int
@@ -27,15 +27,15 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A text of a message as the template wrote it.
+    """A text of a message as the template rendered it.
 
     Attributes:
         field: Its key in the message.
         source: The text that spans address, see `schema.field_text`.
         message: Index of the message among those of the response.
-        begins: Where the source begins to be scored.
-        rendered: What of the conversation it is.
-        stretches: What of the one stands for what of the other, both in order and without gaps.
+        begins: First character of the source that is scored.
+        rendered: Its text in the rendered conversation.
+        stretches: Which piece of ``rendered`` represents which of ``source``, both in order, without gaps.
     """
 
     field: str
@@ -46,7 +46,7 @@ class Part:
     stretches: tuple[Stretch, ...] = ()
 
     def followed_by(self, rendered: str, source_hi: int, *, spoken: bool) -> "Part":
-        """With one more stretch, which stands for the source up to ``source_hi``."""
+        """With one more stretch, which represents the source up to ``source_hi``."""
         lo, source_lo = len(self.rendered), self.stretches[-1].source_hi if self.stretches else self.begins
         stretch = Stretch(lo, lo + len(rendered), source_lo, source_hi, spoken)
         return replace(self, rendered=self.rendered + rendered, stretches=(*self.stretches, stretch))
@@ -60,10 +60,10 @@ class RenderedChat:
         segments: The text before each part, and the text after the last one, which is
             empty without a chat template.
         parts: Texts of the assistant's messages.
-        typed: For each segment, half-open spans that read like control tokens but were
-            typed by somebody inside a message: text, not control tokens.
-        left_out: How many texts the template leaves out: reasoning, or words next to a tool call.
-        as_system: Whether a developer's text stands in the system's place.
+        typed: For each segment, half-open spans that look like control tokens but come from
+            the content of a message: text, not control tokens.
+        left_out: How many texts the template omits: reasoning, or text beside a tool call.
+        as_system: Whether developer turns were rendered as system turns.
     """
 
     segments: tuple[str, ...]
@@ -73,14 +73,14 @@ class RenderedChat:
     as_system: bool = False
 
     def ending_in(self, response: str) -> "RenderedChat":
-        """The same conversation with another last text, the content of its message."""
+        """The same conversation with another last text, the content of the last message."""
         part = Part("content", response, self.parts[-1].message)
         last = part.followed_by(response, len(response), spoken=True)
         return replace(self, parts=(*self.parts[:-1], last))
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """The parts as they stand in ``text``."""
+        """The parts as they appear in ``text``."""
         return tuple(part.rendered for part in self.parts)
 
     @property

@@ -1,11 +1,11 @@
-"""What stands around the texts of a response: the rendered prompt before it, the end of the turn after it.
+"""Find the text around a response: the rendered prompt before it, the end of the turn after it.
 
-Chat templates trim content and render a prompt alone differently from a whole
-conversation, so a response cannot be looked up in the rendered text. Instead the
+Chat templates trim content, and render a prompt alone differently from a whole
+conversation, so searching for the response in the rendered text fails. Instead the
 conversation is rendered twice with a probe in place of each text of the response
 (see `turns`); what both renderings share before, between and after the probes is
-the rest. The texts themselves never pass through the template. Annotation and all
-training stages render with this one procedure.
+the text around it. The response never passes through the template. Annotation and
+all training stages render with this one procedure.
 """
 
 import re
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# what the prompts of templates that are written as text end with (Alpaca, Vicuna)
+# how prompts end in plain-text templates (Alpaca, Vicuna)
 _ASKS_IN_TEXT = re.compile(r"(^|\n)\s*(###\s*\w+( \w+)?|ASSISTANT|Assistant|Answer|Response):?\s*\Z")
 _TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 
@@ -47,24 +47,24 @@ def render(
 
     A text prompt becomes one user turn, and Anthropic's "Human: … Assistant: …" transcript becomes
     the turns it holds. Without a chat template the text before the response is the prompt itself, and
-    none is after it.
+    none follows it.
 
     Args:
-        tokenizer: Carries the chat template.
-        prompt: Text, or messages.
-        response: What follows it: the assistant's text, or messages that begin with one of the assistant.
+        tokenizer: Tokenizer with the template.
+        prompt: Text or messages.
+        response: The assistant's text, or messages of which the first is the assistant's.
         control: The tokenizer's control tokens, see `encoder.control_tokens`.
         chat_template: Whether to use the template.
-        every_turn: Whether the prompt's assistant turns are responses as well, each as a whole: with the
-            markup between its texts.
-        reasoning: Whether the assistant's reasoning is a part of the response, or context, or refused.
-        context: What the template is given besides the messages.
+        every_turn: Whether the prompt's assistant turns are responses too, including the markup between
+            their texts.
+        reasoning: Whether the assistant's reasoning is part of the response, context, or refused.
+        context: What the template receives besides the messages.
 
     Returns:
         The rendering, or why the row cannot be used.
 
     Raises:
-        TokenizerError: If no template is to be used, and the prompt is messages or has a context.
+        TokenizerError: If no template is used, but the prompt is messages or has a context.
     """
     if not chat_template:
         return _as_it_stands(tokenizer, prompt, response, context, reasoning)
@@ -85,7 +85,7 @@ def render(
 
 
 def asks_in_text(prompt: str | list[Message]) -> bool:
-    """Whether a prompt is text that ends as a template asks for the answer: ``### Response:``."""
+    """Whether a text prompt ends like a plain-text template, in ``### Response:`` for instance."""
     if not isinstance(prompt, str) or _TRANSCRIPT_TURN.match(prompt):
         return False
     return _ASKS_IN_TEXT.search(prompt[-40:]) is not None
@@ -122,7 +122,7 @@ def _as_it_stands(
 
 
 def _turns(prompt: str) -> list[Message]:
-    """The turns of a transcript that asks for the assistant's next one; else one user turn."""
+    """The turns of a transcript that ends by asking for the assistant's; otherwise one user turn."""
     markers = list(_TRANSCRIPT_TURN.finditer(prompt))
     if not (markers and markers[0].start() == 0 and markers[-1][1] == "Assistant"):
         return [{"role": "user", "content": prompt}]

@@ -1,4 +1,4 @@
-"""Rendered text in which control tokens that somebody typed are told from the template's own."""
+"""Rendered text that distinguishes control tokens typed in a message from those of the template."""
 
 import json
 import re
@@ -14,38 +14,38 @@ class Segment(NamedTuple):
 
     Attributes:
         text: Its text.
-        typed: Half-open spans that read like control tokens but were typed by somebody.
+        typed: Half-open spans that look like control tokens but were typed in a message.
     """
 
     text: str
     typed: Typed = ()
 
     def then(self, other: "Segment") -> "Segment":
-        """This segment and, right after it, another one."""
+        """This segment followed by another."""
         moved = ((start + len(self.text), end + len(self.text)) for start, end in other.typed)
         return Segment(self.text + other.text, (*self.typed, *moved))
 
     def cut(self, at: int) -> tuple["Segment", "Segment"]:
-        """What is before and what is after a place that lies in none of the spans."""
+        """The segments before and after a position, which must not be inside a span."""
         before = tuple(span for span in self.typed if span[1] <= at)
         behind = tuple((start - at, end - at) for start, end in self.typed if start >= at)
         return Segment(self.text[:at], before), Segment(self.text[at:], behind)
 
 
 def spoken(text: str, control: re.Pattern[str]) -> Segment:
-    """A text that somebody typed, all of it."""
+    """A segment that was typed as a whole."""
     return Segment(text, tuple(found.span() for found in control.finditer(text)))
 
 
 def choose_marks(rendered: Sequence[object]) -> tuple[str, str]:
-    """Two noncharacters that nothing of what is rendered contains."""
+    """Two noncharacters that occur in none of the texts to render."""
     content = json.dumps(rendered, ensure_ascii=False, default=str)
     first, second = islice((chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in content), 2)
     return first, second
 
 
 def mark_typed(value: Any, control: re.Pattern[str], marks: tuple[str, str]) -> Any:
-    """Messages with marks around the control tokens in their contents, arguments and other texts."""
+    """Messages with marks around control tokens in their contents, arguments and other texts."""
     if isinstance(value, str):
         return control.sub(lambda found: marks[0] + found[0] + marks[1], value)
     if isinstance(value, dict):
@@ -54,14 +54,14 @@ def mark_typed(value: Any, control: re.Pattern[str], marks: tuple[str, str]) -> 
 
 
 def unmark(text: str, marks: tuple[str, str]) -> Segment:
-    """The text without marks, and the spans that stood between a pair of them."""
+    """The text without marks, and the spans that were between a pair of them."""
     plain, spans, opened = "", [], None
     for piece in re.split(f"([{marks[0]}{marks[1]}])", text):
         if piece == marks[0]:
             opened = len(plain)
         elif piece != marks[1]:
             plain += piece
-        elif opened is not None:  # a template that cuts messages up may have left the other mark out
+        elif opened is not None:  # a template that cuts a message may have dropped the other mark
             spans.append((opened, len(plain)))
             opened = None
     return Segment(plain, tuple(spans))

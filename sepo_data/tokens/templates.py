@@ -1,7 +1,7 @@
-"""The chat template of a model that is trained: its own, one from a file, or a default for base models.
+"""The chat template of a model in training: its own, one from a file, or a default for base models.
 
-Base models have none, and conversations cannot be rendered without. What is given here is saved
-with the model, so that annotation and everybody else render as the training did.
+Base models have none, and conversations cannot be rendered without one. The template set here is saved
+with the model, so that annotation and all later users render as training did.
 """
 
 import logging
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sepo")
 
-# Zephyr's and TinyLlama-Chat's: its only control token is the end-of-sequence token, which every model has;
-# the one that begins a text stands in front for models that put it there.
+# The template of Zephyr and TinyLlama-Chat: its only control token is EOS, which every model has. BOS is
+# prepended for models that use one.
 DEFAULT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}"
@@ -33,18 +33,18 @@ DEFAULT_TEMPLATE = (
 def set_chat_template(
     tokenizer: "PreTrainedTokenizerBase", chat_template: bool | Path, schema: pa.Schema, name: str
 ) -> None:
-    """Put the template to use on a tokenizer, which is changed and saved with the model.
+    """Set the chat template of a tokenizer, which is changed in place and saved with the model.
 
     Args:
-        tokenizer: The model's.
-        chat_template: A Jinja file; True: the tokenizer's own, else a default one if the
-            data holds messages; False: none.
-        schema: Of the columns that hold the conversations.
-        name: What messages call the model.
+        tokenizer: The model's tokenizer.
+        chat_template: A Jinja file; True: the tokenizer's own or, if it has none and the data
+            holds messages, a default; False: none.
+        schema: Schema of the columns that hold the conversations.
+        name: The model's name in messages.
 
     Raises:
         SettingsError: If the file cannot be read.
-        TokenizerError: If a default is needed and the tokenizer has no token that ends a text.
+        TokenizerError: If a default is needed and the tokenizer has no end-of-sequence token.
     """
     if isinstance(chat_template, Path):
         read_chat_template(tokenizer, chat_template)
@@ -67,10 +67,10 @@ def set_chat_template(
 
 
 def read_chat_template(tokenizer: "PreTrainedTokenizerBase", path: Path) -> None:
-    """Put the template of a Jinja file on a tokenizer.
+    """Set a tokenizer's chat template from a Jinja file.
 
     Raises:
-        SettingsError: If it cannot be read, is no template, or refuses a plain conversation.
+        SettingsError: If it cannot be read, is not a template, or refuses a plain conversation.
     """
     try:
         tokenizer.chat_template = path.read_text(encoding="utf-8")
@@ -81,7 +81,7 @@ def read_chat_template(tokenizer: "PreTrainedTokenizerBase", path: Path) -> None
         rendered = tokenizer.apply_chat_template(turns, tokenize=False)
     except jinja2.TemplateSyntaxError as error:
         raise SettingsError(f"`chat_template={path}`, line {error.lineno}: {error.message}.") from error
-    except Exception as error:  # a template is a program of its author's: it raises what it likes
+    except Exception as error:  # a template is a program, and may raise anything
         raise SettingsError(
             f"`chat_template={path}`: refuses a user's turn and an answer: {error}."
         ) from error

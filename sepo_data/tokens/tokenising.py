@@ -1,7 +1,7 @@
 """A rendered conversation as tokens, each with the characters that it owns.
 
-A text is tokenised as a whole, but a prompt that several responses follow only once: up to its last
-control token, where a cut changes no token. Control tokens that somebody typed are encoded as text.
+A text is tokenised as a whole, but a prompt shared by several responses only once: up to its last
+control token, where splitting changes no token. Control tokens typed in a message are encoded as text.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ class Tokens:
 
     Attributes:
         ids: Their ids, ``(S,)``.
-        start: First code point of each in the text, ``(S,)``; 0 where no response has a character.
-        end: One past the last one, ``(S,)``.
+        start: First code point of each in the text, ``(S,)``; 0 before the response.
+        end: One past the last code point, ``(S,)``.
     """
 
     ids: Ids
@@ -39,7 +39,7 @@ class Tokens:
 
 
 def tokenise(encoder: ResponseEncoder, chats: Sequence[RenderedChat]) -> list[Tokens | Unusable]:
-    """Tokenise rendered conversations, each verbatim and as a whole; or why one cannot be."""
+    """Tokenise rendered conversations, each verbatim and as a whole, or say why one cannot be."""
     texts = [chat.text for chat in chats]
     typed = [_typed_spans(encoder, chat, text) for chat, text in zip(chats, texts, strict=True)]
     halves = [_halves(encoder, chat, text) for chat, text in zip(chats, texts, strict=True)]
@@ -67,7 +67,7 @@ def tokenise(encoder: ResponseEncoder, chats: Sequence[RenderedChat]) -> list[To
 
 
 def _halves(encoder: ResponseEncoder, chat: RenderedChat, text: str) -> tuple[str, str]:
-    """A text, cut in front of its last control token before its only response, if that changes no token."""
+    """A text, split before its last control token ahead of its only response, if that changes no token."""
     cut = 0
     if len(chat.responses) == 1:
         for found in encoder.added.finditer(text):
@@ -84,7 +84,7 @@ def _tokens(ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> Tokens:
 
 
 def _offsets(encoder: ResponseEncoder, text: str, encoding: "Encoding") -> list[tuple[int, int]]:
-    """What the backend reports, with the characters that it does not count."""
+    """The backend's offsets, corrected for the characters that it does not count."""
     offsets = encoding.offsets
     for found in encoder.uncounted.finditer(text):
         lo, hi = found.span(1)
@@ -95,7 +95,7 @@ def _offsets(encoder: ResponseEncoder, text: str, encoding: "Encoding") -> list[
 
 
 def _joined(head: Ids, tail: Tokens, cut: int) -> Tokens:
-    """The tokens of both halves; no response has a character of the head, whose spans stay empty."""
+    """The tokens of both halves; the head is all prompt, and its spans stay empty."""
     nowhere = np.zeros(head.size, dtype=np.int64)
     return Tokens(
         np.concatenate((head, tail.ids)),
@@ -105,7 +105,7 @@ def _joined(head: Ids, tail: Tokens, cut: int) -> Tokens:
 
 
 def _typed_spans(encoder: ResponseEncoder, chat: RenderedChat, text: str) -> list[tuple[int, int]]:
-    """Where the text reads like a control token but is none: in messages, in responses, over their seams."""
+    """Where the text looks like a control token but is none: in messages, responses, across their edges."""
     parts = list(zip(chat.spans, chat.parts, strict=True))
     spoken = [
         (lo + stretch.lo, lo + stretch.hi)
@@ -121,7 +121,7 @@ def _typed_spans(encoder: ResponseEncoder, chat: RenderedChat, text: str) -> lis
 
 
 def _encode_literally(encoder: ResponseEncoder, text: str, typed: list[tuple[int, int]]) -> Tokens:
-    """Tokenise a text in which some control tokens are text: they are encoded by themselves."""
+    """Tokenise a text in which some control tokens are text; these are encoded separately."""
     ids: list[int] = []
     offsets: list[tuple[int, int]] = []
     cuts = [0, *(cut for span in typed for cut in span), len(text)]
@@ -136,13 +136,13 @@ def _encode_literally(encoder: ResponseEncoder, text: str, typed: list[tuple[int
 
 
 class _UnreadableError(Exception):
-    """The vocabulary has a control token's spelling as an ordinary piece too, like Unigram's."""
+    """The vocabulary has a control token's spelling as an ordinary piece too, as Unigram may."""
 
 
 def _encode_piece(
     encoder: ResponseEncoder, backend: "Tokenizer", piece: str, *, first: bool
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Tokenise a piece as it stands in the text: SentencePiece puts a blank before the first word only."""
+    """Tokenise a piece as inside the text: SentencePiece prepends a space to the first word only."""
     newline = backend.encode("\n", add_special_tokens=False).ids
     led = backend.encode("\n" + piece, add_special_tokens=False)
     behind = led.offsets[len(newline) :]

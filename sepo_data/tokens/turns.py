@@ -1,8 +1,8 @@
-"""What an assistant's message says: the texts that get a probe each, and its tool calls.
+"""The texts of an assistant message, each of which gets a probe, and its tool calls.
 
-A message says its content, its reasoning, in a field of its own or in a block ``<think>…</think>`` that
-begins the content, and its tool calls. Templates take such blocks out, move them, or write an empty one
-where they find none, so each text gets a probe and is found again wherever the template puts it.
+A message has content, reasoning (in a separate field, or in a block ``<think>…</think>`` at the start of the
+content), and tool calls. Templates remove such blocks, move them, or write an empty one if there is none, so
+each text gets a probe and is found wherever the template puts it.
 """
 
 import json
@@ -16,25 +16,25 @@ from ..schema import Message
 from ..settings import Reasoning
 from .rendered import Part
 
-# what a user should know
+# a count reported to the user
 LEFT_OUT = "responses of which the chat template leaves out reasoning, or words next to a tool call"
 _BLOCK = re.compile(r"(\s*<think>\s*)?(?P<thought>.*?)\s*</think>\s*(?P<answer>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A text of a message that a probe stands for.
+    """A text of a message that a probe replaces.
 
     Attributes:
         turn: Index of the message.
         field: Its key in the message.
         text: The whole text of the field.
-        lo: First character that the probe stands for.
-        hi: One past the last one.
-        begins: First character that is scored with it: what is before it may be a block's markup.
-        ends: One past the last character that is.
-        scored: Whether it is a part of the response, not context.
-        optional: Whether a template may leave it out: reasoning, or what is said next to a tool call.
+        lo: First character that the probe replaces.
+        hi: One past the last character that it replaces.
+        begins: First character that is scored with it, which may be markup of a block.
+        ends: One past the last character that is scored with it.
+        scored: Whether it is part of the response rather than context.
+        optional: Whether a template may omit it: reasoning, or text beside a tool call.
     """
 
     turn: int
@@ -49,20 +49,20 @@ class Slot:
 
     @property
     def probed(self) -> str:
-        """What the probe stands for."""
+        """The text that the probe replaces."""
         return self.text[self.lo : self.hi]
 
 
 def slots_of(
     turn: int, message: Message, reasoning: Reasoning, *, takes_apart: bool
 ) -> list[Slot] | Unusable:
-    """The texts of an assistant's message.
+    """The texts of an assistant message.
 
     Args:
         turn: Its index.
         message: The message.
-        reasoning: What becomes of its reasoning.
-        takes_apart: Whether the template looks for blocks of reasoning in a content.
+        reasoning: What to do with its reasoning.
+        takes_apart: Whether the template looks for reasoning blocks in the content.
 
     Returns:
         Its texts in the order in which templates write them, none if it only calls tools; or why it
@@ -92,7 +92,7 @@ def slots_of(
 
 
 def plain_text(response: str | Sequence[Message]) -> str | None:
-    """The text of a response that says nothing else; None if there is reasoning, a call or another turn."""
+    """The text of a response with nothing else; None if it has reasoning, a call or another turn."""
     if isinstance(response, str):
         text = response
     elif len(response) > 1 or any(response[0].get(key) for key in (*REASONING_FIELDS, TOOL_CALLS)):
@@ -103,7 +103,7 @@ def plain_text(response: str | Sequence[Message]) -> str | None:
 
 
 def _of_block(turn: int, content: str, block: re.Match[str], *, scored: bool) -> list[Slot]:
-    """The reasoning and the answer of a content that begins with a block."""
+    """The reasoning and the answer in content that begins with a block."""
     (lo, hi), (answer, end) = block.span("thought"), block.span("answer")
     slots = []
     if lo < hi:
@@ -116,10 +116,10 @@ def _of_block(turn: int, content: str, block: re.Match[str], *, scored: bool) ->
 
 
 def with_probes(turns: Sequence[Message], slots: Sequence[Slot], probes: Sequence[str]) -> list[Message]:
-    """The messages with probes in the places of their texts."""
+    """The messages with their texts replaced by probes."""
     shown = [dict(turn) for turn in turns]
     fields = {(slot.turn, slot.field): slot.text for slot in slots}
-    for slot, probe in reversed(list(zip(slots, probes, strict=True))):  # places before it stay the same
+    for slot, probe in reversed(list(zip(slots, probes, strict=True))):  # earlier positions stay valid
         text = fields[slot.turn, slot.field]
         fields[slot.turn, slot.field] = text[: slot.lo] + probe + text[slot.hi :]
     for (turn, field), text in fields.items():
@@ -128,7 +128,7 @@ def with_probes(turns: Sequence[Message], slots: Sequence[Slot], probes: Sequenc
 
 
 def part_of_calls(message: int, source: str, rendered: str) -> Part:
-    """Tool calls as the template writes them: names, keys and values are found again, one after the other."""
+    """Tool calls as the template writes them: names, keys and values are located in order."""
     part, at = Part(TOOL_CALLS, source, message), 0
     for leaf in _leaves(json.loads(source)):
         at = source.index(leaf, at)
@@ -142,7 +142,7 @@ def part_of_calls(message: int, source: str, rendered: str) -> Part:
 
 
 def _leaves(value: object) -> Iterator[str]:
-    """Keys, texts and numbers of calls in their order, as they are written in JSON."""
+    """Keys, texts and numbers of calls in order, as written in JSON."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield json.dumps(key, ensure_ascii=False)[1:-1]
