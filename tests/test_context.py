@@ -100,6 +100,7 @@ def test_control_tokens_typed_in_a_tool_are_text() -> None:
     [
         ({"tools": "[{"}, Reason.CONTEXT_NOT_JSON),
         ({"tools": "7"}, Reason.CONTEXT_NOT_JSON),
+        ({"tools": ["search", "tide"]}, Reason.CONTEXT_NOT_JSON),
         ({"chat_template_kwargs": "[1]"}, Reason.CONTEXT_NOT_JSON),
         ({"chat_template_kwargs": {"add_generation_prompt": True}}, Reason.RESERVED_KEYWORD),
     ],

@@ -73,9 +73,9 @@ class ContextColumns:
             return NO_CONTEXT
         try:
             tools, keywords = _parsed(tools), _parsed(keywords)
+            tools = [_parsed(tool) for tool in tools] if isinstance(tools, list) else tools
         except ValueError:
             return Unusable(Reason.CONTEXT_NOT_JSON)
-        tools = [_parsed(tool) for tool in tools] if isinstance(tools, list) else tools
         keywords = keywords or {}
         if not (tools is None or isinstance(tools, list)) or not isinstance(keywords, dict):
             return Unusable(Reason.CONTEXT_NOT_JSON)
