@@ -62,6 +62,25 @@ _SIZES = [  # the first pattern that a name of the config matches says how large
 ]
 
 
+_STATED: dict[str, dict[str, Any]] = {  # what a default config leaves open
+    "bailing_hybrid": {"num_expert_group": 1, "linear_head_dim": 8, "linear_num_heads": 4},
+    "cohere_compass_text": {
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
+        "layer_types": ["full_attention"] * 2,
+    },
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 2,
+        "output_gate_type": "sigmoid",
+        "ngram_vocab_size_base": 50,
+        "split_ngram_parts": 2,
+    },
+}
 _DIVIDE = {"head_dim": 8, "num_key_value_heads": 2, "topk_group": 1, "n_group": 1, "num_experts_per_tok": 2}
 
 
@@ -106,6 +125,9 @@ def tiny(name: str) -> PreTrainedModel:
     torch.manual_seed(0)
     config = AutoConfig.for_model(name)
     _shrink(config)
+    if name == "dbrx":
+        config.attn_config.rope_theta, config.attn_config.kv_n_heads, config.attn_config.clip_qkv = 1e4, 2, 8
+        config.ffn_config.hidden_size, config.ffn_config.ffn_hidden_size = 32, 48
     if config.get_text_config() is not config:
         _shrink(config.get_text_config())
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -134,6 +156,8 @@ def _shrink(config: Any) -> None:
     for key, size in _sizes_that_follow(stated).items():
         if stated.get(key) is not None:
             setattr(config, key, size)
+    for key, value in _STATED.get(config.model_type, {}).items():
+        setattr(config, key, value)
 
 
 def _sizes_that_follow(config: dict[str, Any]) -> dict[str, int]:
