@@ -31,11 +31,15 @@ def typed(command: str, *arguments: object) -> str:
     return f"{start} {shlex.join(map(str, arguments))}".rstrip()
 
 
-def saved(place: object, url: str | None, following: str | None = None) -> list[str]:
-    """The last lines of a run."""
+def saved(
+    place: object, url: str | None, following: str | None = None, *, curves: str | None = None
+) -> list[str]:
+    """The last lines of a run; ``curves`` and ``following`` are commands."""
     lines = [f"saved to {place} in {duration(elapsed_s())}"]
     if url is not None:
         lines.append(f"pushed to {url}")
+    if curves is not None:
+        lines.append(f"curves: {curves}")
     if following is not None:
         lines.append(f"next: {following}")
     return lines

@@ -319,7 +319,8 @@ def _train(
     if os.environ.get("RANK", "0") == "0":
         record = report.record
         url = None if report.commit is None else page_of("", str(settings.push_to_hub))
-        lines = [*describe_training(record), *saved(report.output_dir, url, following)]
+        curves = typed("report", report.output_dir)
+        lines = [*describe_training(record), *saved(report.output_dir, url, following, curves=curves)]
         facts = {name: record.get(name) for name in ("rows", "figures", "cost", "distance")}
         facts |= {"verdict": verdict(record["figures"]), "warnings": run_warnings(record["figures"])}
         show(as_json, lines, output=report.output_dir, url=url, **facts)

@@ -609,8 +609,10 @@ def test_a_model_is_pushed_in_one_commit_and_loads_from_the_hub(
     )  # fmt: skip
     first = invoke(*command)
     assert first.exit_code == 0, first.output
-    url, following = first.stdout.strip().splitlines()[-2:]
+    saved, url, curves, following = first.stdout.strip().splitlines()[-4:]
+    assert saved.startswith(f"saved to {tmp_path / 'p'} in ")
     assert url == f"pushed to {hub.url}/{repo_id}"
+    assert curves == f"curves: sepo report {tmp_path / 'p'}"
     assert following.startswith(f"next: sepo evaluate --model {tmp_path / 'p'} --ref {models[1]} ")
     commit = hub.repos["model", repo_id].head
     model = AutoModelForCausalLM.from_pretrained(repo_id, revision=commit)
