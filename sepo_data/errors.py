@@ -23,7 +23,11 @@ _SECRETS = re.compile(
     r"|\bhf_[A-Za-z0-9]{16,}"  # a Hub token
     r"|(?<=://)[^/\s@]*:[^/\s@]*(?=@)"  # user and password of an address
 )
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# control and format characters that show nothing or turn the direction of writing; joiners stay
+_CONTROL = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
 
 
 class SepoError(Exception):
@@ -88,7 +92,7 @@ def without_secrets(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    r"""The text with terminal control characters escaped; line breaks and tabs stay.
+    r"""The text with control and unseen characters escaped; line breaks, tabs and blanks stay.
 
     Example:
         >>> visible("\x1b[31mred")

@@ -195,6 +195,8 @@ def validate(dataset: "datasets.Dataset | datasets.DatasetDict | pa.Table") -> N
     _check_types(dataset.schema if isinstance(dataset, pa.Table) else dataset.features.arrow_schema)
     first_row = 0
     for table in _tables(dataset):
+        if table["prompt"].null_count:
+            raise SchemaError(f'column "prompt": holds nulls, rows {first_row} and on.')
         for side in SIDES:
             _check_side(table, side, first_row)
         first_row += table.num_rows

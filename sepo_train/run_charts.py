@@ -90,7 +90,7 @@ def _chart(
         f"{points[-1][0]:,}"
         for line, points in found
     )
-    return Chart(name, title, f"{sentence[0].upper()}{sentence[1:].replace('-', '−')}.", draw)
+    return Chart(name, title, f"{sentence[0].upper()}{sentence[1:]}.", draw)
 
 
 def _points(history: Sequence[Logged], name: str) -> list[tuple[int, float]]:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hub_server import OWNER, HubServer
@@ -50,3 +51,16 @@ def hub() -> Iterator[HubServer]:
 def repo_id(hub: HubServer) -> str:
     """The name of a dataset that does not exist yet, in a namespace where the token may write."""
     return f"me/prefs-{next(_NUMBERS)}"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, driven by playwright; `make browser` installs both."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("needs chromium: make browser")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

@@ -47,6 +47,7 @@ def test_a_table_that_keeps_the_contract_passes() -> None:
         ({"chosen_token_mask": [True, None]}, 'column "chosen_token_mask": holds nulls'),
         ({"chosen_token_start": None}, 'column "chosen_token_start": holds nulls'),
         ({"chosen": None}, 'column "chosen": holds nulls'),
+        ({"prompt": None}, 'column "prompt": holds nulls'),
     ],
 )
 def test_a_broken_row_is_named_with_its_column(changes: dict[str, Any], message: str) -> None:

@@ -137,7 +137,7 @@ def _kinds(found: Statistics) -> Chart:
         axes.set_yticks(places, labels)
         axes.set(xlabel="selected (%)")
         axes.grid(axis="y", visible=False)
-        axes.legend(loc="lower right")
+        axes.legend(loc="best")
 
     sentences = []
     for name in SIDES:

@@ -85,7 +85,7 @@ def _drawn(chart: Chart, colours: Mapping[str, str], kind: str, **options: Any) 
     style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "sepo",
-        "font.size": 9,
+        "font.size": 10,
         "text.color": colours["ink"],
         "axes.edgecolor": colours["line"],
         "axes.labelcolor": colours["muted"],
@@ -93,7 +93,6 @@ def _drawn(chart: Chart, colours: Mapping[str, str], kind: str, **options: Any) 
         "axes.axisbelow": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.titlesize": 10,
         "grid.color": colours["line"],
         "grid.linewidth": 0.6,
         "hatch.linewidth": 0.6,
@@ -102,7 +101,7 @@ def _drawn(chart: Chart, colours: Mapping[str, str], kind: str, **options: Any) 
         "xtick.labelcolor": colours["muted"],
         "ytick.labelcolor": colours["muted"],
         "legend.frameon": False,
-        "legend.fontsize": 9,
+        "legend.fontsize": 10,
     }
     with mpl.rc_context(style):
         figure = Figure(figsize=_SIZE, layout="constrained")

@@ -16,6 +16,7 @@ from ..files import write_atomically
 from .drawing import Chart, svg
 
 PACKAGE = "sepo_data.report"
+LONGEST = 80  # characters of a token or of a group's value, in a table
 
 
 def render(
@@ -45,7 +46,13 @@ def render(
         lstrip_blocks=True,
         autoescape=True,
     )
-    environment.filters |= {"shown": _shown, "blanks": _with_blanks, "coded": _coded}
+    environment.filters |= {
+        "shown": _shown,
+        "short": _short,
+        "minus": _minus,
+        "blanks": _with_blanks,
+        "coded": _coded,
+    }
     return environment.get_template(template).render(
         version=version("sepo"),
         style=Markup(_resource("page.css")),
@@ -84,6 +91,15 @@ def _shown(text: object) -> str:
     return visible(str(text))
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def _minus(text: str) -> str:
+    """Numbers below 0 with the sign that typography has for them."""
+    return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+
+
 def _coded(text: str) -> Markup:
     """What stands in backticks, names of settings, as code."""
     parts = re.split(r"`([^`]*)`", _shown(text))
@@ -93,4 +109,6 @@ def _coded(text: str) -> Markup:
 
 
 def _with_blanks(text: str) -> str:
-    return text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
+    """The text of a token, blanks and characters that show nothing made visible."""
+    marked = visible(text).replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
+    return re.sub(r"\s", lambda blank: ascii(blank[0])[1:-1], marked)

@@ -10,7 +10,7 @@
     head.setAttribute("aria-sort", way);
     const value = (row) => {
       const text = row.cells[column].textContent.trim();
-      return column ? Number(text.replace(/[,%]/g, "")) : text;
+      return column ? Number(text.replace(/[,%]/g, "").replace("−", "-")) : text;
     };
     const sorted = [...table.tBodies[0].rows].sort((a, b) => (value(a) < value(b) ? -1 : Number(value(a) > value(b))));
     table.tBodies[0].append(...(way === "ascending" ? sorted : sorted.reverse()));

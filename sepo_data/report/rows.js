@@ -5,6 +5,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const by = (id) => document.getElementById(id);
   const SIDES = ["chosen", "rejected"];
+  const LONGEST = 200; // of a token, in a tooltip
 
   // ---- the arrays
 
@@ -73,19 +74,30 @@
     return made;
   }
 
-  // control characters, those that steer the direction of text among them; not tab and line feed
-  const CONTROL = /[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]/;
-  const escaped = (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
-  const visible = (text) => text.replace(new RegExp(CONTROL, "g"), escaped);
-  const blanks = (text) => visible(text).replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
+  // control and format characters that show nothing or turn the direction of writing: `visible` of sepo_data/errors.py
+  const HIDDEN =
+    "[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}]";
+  const EACH_HIDDEN = new RegExp(HIDDEN, "gu");
+  const PARTS = new RegExp(`(\n|${HIDDEN})`, "u");
+  const escaped = (character) => {
+    if (character === "\r") return "\\r";
+    const code = character.codePointAt(0);
+    const [letter, digits] = code < 0x100 ? ["x", 2] : code < 0x10000 ? ["u", 4] : ["U", 8];
+    return `\\${letter}${code.toString(16).padStart(digits, "0")}`;
+  };
+  const visible = (text) => text.replace(EACH_HIDDEN, escaped);
+  const blanks = (text) => {
+    const marked = visible(text).replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
+    return marked.replace(/\s/gu, escaped).replace(/^\p{M}/u, "◌$&"); // other blanks, and a mark that has no letter
+  };
+  const short = (text) => (text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text);
   const nats = (value) => Number.isNaN(value) ? "unknown" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
   const percent = (share) => `${(100 * share).toFixed(0)}%`;
 
   function addText(target, text) {
-    for (const piece of text.split(/(\n|[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff])/)) {
+    for (const piece of text.split(PARTS)) {
       if (piece === "\n") target.append(element("i", { "aria-hidden": "true" }, "↵"), "\n");
-      else if (CONTROL.test(piece)) target.append(element("i", {}, escaped(piece)));
-      else if (piece) target.append(piece);
+      else if (piece) target.append(visible(piece) === piece ? piece : element("i", {}, escaped(piece)));
     }
   }
 
@@ -312,7 +324,7 @@
     const { count, starts, ends } = decoded(one.side);
     if (i >= count) return "end of turn";
     const at = (one.offsets ??= offsets(one.side.text));
-    return blanks(one.side.text.slice(at[starts[i]], at[ends[i]]));
+    return short(blanks(one.side.text.slice(at[starts[i]], at[ends[i]])));
   }
 
   function showTip(span) {
@@ -332,10 +344,12 @@
   function placeTip() {
     const [span, tip] = [document.querySelector("[aria-describedby=tip]"), by("tip")];
     if (!span) return;
-    const box = span.getClientRects()[0] ?? span.getBoundingClientRect();
+    const boxes = [...span.getClientRects()]; // of a token that goes on in the next line two
+    const [head, tail] = [boxes[0] ?? span.getBoundingClientRect(), boxes.at(-1) ?? span.getBoundingClientRect()];
     const [width, height] = [tip.offsetWidth, tip.offsetHeight];
-    tip.style.left = `${Math.max(8, Math.min(box.left, innerWidth - width - 8))}px`;
-    tip.style.top = `${box.bottom + height + 10 < innerHeight ? box.bottom + 6 : Math.max(4, box.top - height - 6)}px`;
+    const below = tail.bottom + height + 10 < innerHeight;
+    tip.style.left = `${Math.max(8, Math.min(below ? tail.left : head.left, innerWidth - width - 8))}px`;
+    tip.style.top = `${below ? tail.bottom + 6 : Math.max(4, head.top - height - 6)}px`;
   }
 
   // ---- keys and buttons

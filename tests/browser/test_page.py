@@ -1,8 +1,7 @@
-"""Tests of the report's page in Chromium, acting as a person does; `make browser` installs what they need."""
+"""Tests of the report's page in Chromium, acting as a person does."""
 
 import base64
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pytest
 from annotated import TEXT, manifest, random_table, side_values
 from nasty import NASTY
+from opened import Opened, page_of
 from test_run_report import history, record, save
 
 from sepo_data import AnnotateSettings, annotate
@@ -21,10 +21,6 @@ from sepo_data.report.statistics import measure
 from sepo_data.schema import SIDES, annotated_schema
 from sepo_data.selection import select, select_beyond
 from sepo_train.run_report import report_run
-
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: make browser")
 
 ROOT = Path(__file__).parent.parent.parent
 RATIOS = [step / 100 for step in range(1, 101, 5)]
@@ -36,14 +32,6 @@ EVIL = [
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of the sample."""
     output = tmp_path_factory.mktemp("browser") / "demo"
@@ -52,39 +40,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(ROOT / "demo/pairs.jsonl"), str(ROOT / "demo/oracle"), str(ROOT / "demo/reference"), settings
     )
     return report(str(output))
-
-
-class Opened:
-    """A page, and what it said and asked for meanwhile."""
-
-    def __init__(self, browser: Any, path: Path, place: str = "", **context: Any) -> None:
-        self.context = browser.new_context(
-            reduced_motion="reduce", **{"viewport": {"width": 1200, "height": 800}, **context}
-        )
-        self.context.set_default_timeout(120_000)  # a machine may have other work
-        self.page = self.context.new_page()
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(f"{path.as_uri()}{place}")
-
-    def masks(self, rule: str, amounts: Sequence[float] = (0.0,)) -> list[list[list[bool]]]:
-        """Choose a rule and move its slider: for each amount what is selected on both sides."""
-        self.page.select_option("#rule", rule)
-        return list(self.page.evaluate(MOVE, [rule, list(amounts)]))
-
-
-MOVE = """([rule, amounts]) => amounts.map(amount => {
-  const slider = document.getElementById("amount");
-  if (rule !== "annotated" && rule !== "all") {
-    slider.value = amount;
-    slider.dispatchEvent(new Event("input", { bubbles: true }));
-  }
-  return [...document.querySelectorAll(".response")].map(
-    side => [...side.querySelectorAll(".token")].map(token => token.ariaSelected === "true"));
-})"""
 
 
 @pytest.fixture
@@ -133,15 +88,6 @@ def test_of_equal_rewards_the_page_selects_the_same_as_sepo(browser: Any, tmp_pa
         coarse = [np.round(row).tolist() for row in table.column(at).to_pylist()]
         table = table.set_column(at, table.schema.field(at), pa.array(coarse, table.schema.field(at).type))
     check_selection(Opened(browser, page_of(table, tmp_path)))
-
-
-def page_of(table: pa.Table, folder: Path) -> Path:
-    import datasets
-
-    rows = stored_rows(datasets.Dataset(table), range(table.num_rows))
-    path = folder / "page.html"
-    path.write_text(render_page(manifest(), measure([table]), rows), "utf-8")
-    return path
 
 
 def test_nasty_texts_are_inert_and_shown(browser: Any, tmp_path: Path) -> None:
@@ -271,6 +217,19 @@ def test_the_theme_can_be_switched(browser: Any, demo: Path) -> None:
 def test_nothing_is_wider_than_the_window(browser: Any, demo: Path, width: int, zoom: int) -> None:
     opened = Opened(browser, demo, "#row-13", viewport={"width": width // zoom, "height": 800})
     assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_at_a_zoom_of_400_percent_a_tooltip_leaves_its_token_visible(browser: Any, demo: Path) -> None:
+    opened = Opened(browser, demo, "#row-13", viewport={"width": 320, "height": 256})
+    opened.page.locator(".token").first.focus()
+    for _ in range(12):
+        for _ in range(3):
+            opened.page.keyboard.press("ArrowRight")
+        tip = opened.page.locator("#tip").bounding_box()
+        token = opened.page.locator(".token:focus").bounding_box()
+        assert tip["y"] >= token["y"] + token["height"] or tip["y"] + tip["height"] <= token["y"]
+        assert 0 <= token["y"] <= 256 - token["height"]
+    opened.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
