@@ -102,7 +102,7 @@ class _Steps(TrainerCallback):
 
 _SHOWN = (
     ("loss", "loss", ".4f"),
-    ("margin", "margin", "+.4f"),
+    ("margin", "margin", "+z.4f"),
     ("accuracy", "accuracy", ".1%"),
     ("logps/chosen", "chosen", ".3f"),
     ("logps/rejected", "rejected", ".3f"),

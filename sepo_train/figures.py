@@ -13,11 +13,11 @@ _RECORDED = ("loss", "margin", "accuracy", "logps/", "drift/", "length/")  # of 
 # What people look at before and after: name, label, format.
 SHOWN = (
     ("loss", "loss", ".4f"),
-    ("margin", "margin", "+.4f"),
+    ("margin", "margin", "+z.4f"),
     ("accuracy", "accuracy", ".1%"),
     ("logps/chosen", "chosen", ".3f"),
     ("logps/rejected", "rejected", ".3f"),
-    ("margin_all", "margin of all tokens", "+.4f"),
+    ("margin_all", "margin of all tokens", "+z.4f"),
     ("accuracy_all", "accuracy by all tokens", ".1%"),
     ("logps/chosen_all", "all of chosen", ".3f"),
     ("logps/rejected_all", "all of rejected", ".3f"),

@@ -42,7 +42,7 @@ def run_charts(history: Sequence[Logged]) -> list[Chart]:
     made = [
         _chart(history, "loss", "Loss", "loss", of("loss"), ".4f"),
         _chart(history, "accuracy", "Accuracy", "pairs with a positive margin (%)", of("accuracy"), ".1%"),
-        _chart(history, "margin", "Margin", "margin (nats)", of("margin"), "+.3f"),
+        _chart(history, "margin", "Margin", "margin (nats)", of("margin"), "+z.3f"),
         _chart(
             history, "logps", f"Log-probs of the trained tokens, {rows}", "nats per token", sides, ".3f"
         ),
@@ -55,7 +55,7 @@ def run_charts(history: Sequence[Logged]) -> list[Chart]:
             [_Line("gradient norm", "grad_norm", "ink")], ".3g",
         ),
         _chart(
-            history, "speed", "Speed", "tokens of prompts and responses per second",
+            history, "speed", "Speed: tokens of prompts and responses", "tokens per second",
             [_Line("tokens per second", "tokens_per_second", "ink")], ",.0f",
         ),
     ]  # fmt: skip
