@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import rich_click as click
 
@@ -39,13 +38,13 @@ class BatchTokensType(click.ParamType):  # type: ignore[type-arg]
 
     name = "auto|N"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         """``None`` for ``auto``."""
         if value is None or value == "auto":
             return None
-        if not str(value).isdigit() or int(value) < 1:
+        if not str(value).isdigit() or int(str(value)) < 1:
             self.fail(f"{value!r} is neither auto nor a number of tokens.", param, ctx)
-        return int(value)
+        return int(str(value))
 
 
 @command(
@@ -171,7 +170,7 @@ def main(
     from sepo_data.hub.errors import page_of
     from sepo_data.runs.workers import bind_gpu, num_gpus
 
-    from .ending import plain, saved, show, typed
+    from .ending import plain_fields, saved, show, typed
     from .reports import describe_plan, describe_report, report_facts
     from .running import ProgressBar, Stop, quiet_libraries
 
@@ -184,7 +183,7 @@ def main(
         from sepo_data.planning import plan
 
         found = plan(dataset, oracle, ref, settings)
-        facts = plain(found)
+        facts = plain_fields(found)
         facts["seconds_estimated"] = facts.pop("seconds")
         show(as_json, describe_plan(found), dry_run=True, **facts)
         return

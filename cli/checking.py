@@ -7,7 +7,7 @@ import rich_click as click
 
 from sepo_data.settings import Dtype
 
-from .ending import MISMATCH, plain, show
+from .ending import MISMATCH, plain_fields, show
 from .options import COUNT, FILE, command, option, panel
 from .shared import (
     ALLOW_PICKLE,
@@ -87,7 +87,7 @@ def verify(
     )
     verdict = "give" if found.holds else "do not give"
     lines = [*describe_verification(found), f"these models {verdict} what the dataset holds"]
-    show(as_json, lines, dataset=dataset, holds=found.holds, **plain(found))
+    show(as_json, lines, dataset=dataset, holds=found.holds, **plain_fields(found))
     if not found.holds:
         sys.exit(MISMATCH)
 
@@ -117,6 +117,6 @@ def diff(first: str, second: str, as_json: bool) -> None:
     rows = [next(iter(annotated.splits.values())) for annotated in opened]
     found = compare_annotations(*rows)
     lines = [*describe_comparison(found), f"the annotations {'are the same' if found.same else 'differ'}"]
-    show(as_json, lines, first=first, second=second, same=found.same, **plain(found))
+    show(as_json, lines, first=first, second=second, same=found.same, **plain_fields(found))
     if not found.same:
         sys.exit(MISMATCH)

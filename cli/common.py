@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TextIO
 
 import rich_click as click
 from click.exceptions import NoArgsIsHelpError
@@ -88,7 +88,7 @@ class _Lines(logging.Formatter):
         return with_flags(visible(without_secrets(text)))
 
 
-class _BesideBars(logging.StreamHandler[Any]):
+class _BesideBars(logging.StreamHandler[TextIO]):
     """Log lines on stderr that do not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -1,7 +1,6 @@
 """``--config FILE``: a command's options from YAML; environment and flags win."""
 
 from pathlib import Path
-from typing import Any
 
 import rich_click as click
 
@@ -13,7 +12,7 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
         ctx.default_map = {**(ctx.default_map or {}), **_checked(path, _load(path), ctx.command.params)}
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> dict[str, object]:
     """The options in a file, by flag without its dashes."""
     import yaml
 
@@ -27,7 +26,7 @@ def _load(path: Path) -> dict[str, Any]:
     return {str(key).replace("_", "-"): value for key, value in values.items()}
 
 
-def _checked(path: Path, values: dict[str, Any], params: list[click.Parameter]) -> dict[str, Any]:
+def _checked(path: Path, values: dict[str, object], params: list[click.Parameter]) -> dict[str, object]:
     """The same, by click's names."""
     known = {
         spelling.removeprefix("--"): one
@@ -40,7 +39,7 @@ def _checked(path: Path, values: dict[str, Any], params: list[click.Parameter]) 
     return {str(known[name].name): _value(path, name, known[name], value) for name, value in values.items()}
 
 
-def _value(path: Path, name: str, option: Option, value: Any) -> Any:
+def _value(path: Path, name: str, option: Option, value: object) -> object:
     """The value as the option expects it."""
     if value is None:
         raise click.BadParameter(f"{path}: {name} has no value. Set one, or remove the line.")

@@ -9,9 +9,12 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MISMATCH = 3  # exit code of verify and diff on a mismatch
 _STANDALONE = {"annotate", "inspect", "train"}  # these have their own program, like sepo-train
@@ -45,7 +48,7 @@ def saved(
     return lines
 
 
-def show(as_json: bool, lines: Iterable[str], **found: Any) -> None:
+def show(as_json: bool, lines: Iterable[str], **found: object) -> None:
     """Print the result of a command: text, or one JSON object with the command's name and duration."""
     if not as_json:
         # click leaves colours out of pipes; https://no-color.org asks for the same on a terminal
@@ -57,18 +60,22 @@ def show(as_json: bool, lines: Iterable[str], **found: Any) -> None:
     name = context.command_path.removeprefix(str(root.info_name)).strip()
     if root.command.name != "main":  # as sepo-train: the words of `sepo train`
         name = f"{root.command.name} {name}".strip()
-    made = {"command": name, "seconds": round(elapsed_s(), 3), **plain(found)}
+    made = {
+        "command": name,
+        "seconds": round(elapsed_s(), 3),
+        **{name: plain(value) for name, value in found.items()},
+    }
     click.echo(json.dumps(made, ensure_ascii=False, allow_nan=False))
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """Convert to JSON: NaN and infinity become null, unknown types text."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int):
         return value
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return plain_fields(value)
     if hasattr(value, "_asdict"):
         return plain(value._asdict())
     if isinstance(value, Mapping):
@@ -76,6 +83,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return str(value)
+
+
+def plain_fields(value: "DataclassInstance") -> dict[str, object]:
+    """Convert a dataclass to JSON."""
+    return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
@@ -29,7 +28,7 @@ from sepo_data.runs.folder import Run, chunk_ranges, is_done
 log = logging.getLogger("sepo")
 
 PR_SET_PDEATHSIG = 1
-SLURM_DEFAULTS: dict[str, Any] = {
+SLURM_DEFAULTS: dict[str, object] = {
     "job_name": "sepo",
     "gpus_per_task": 1,
     "cpus_per_task": 4,
@@ -38,7 +37,7 @@ SLURM_DEFAULTS: dict[str, Any] = {
     "env_command": f'export PATH="{Path(sys.executable).parent}:$PATH"',
 }
 
-RAY_DEFAULTS: dict[str, Any] = {"cpus_per_task": 1, "mem_per_cpu_gb": 0, "gpus_per_task": 0}
+RAY_DEFAULTS: dict[str, object] = {"cpus_per_task": 1, "mem_per_cpu_gb": 0, "gpus_per_task": 0}
 
 
 class AnnotateShard(PipelineStep):  # type: ignore[misc]
@@ -51,7 +50,7 @@ class AnnotateShard(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.config = str(config)
 
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+    def run(self, data: object, rank: int = 0, world_size: int = 1) -> None:
         """Exits with 1 if the process fails; an exception would print datatrove's traceback."""
         command = [sys.executable, "-m", "sepo_cli.annotate", "--config", self.config]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SEPO_ANNOTATE_")}
@@ -109,7 +108,7 @@ class _Slurm(SlurmPipelineExecutor):  # type: ignore[misc]
         """Nothing to aggregate."""
 
 
-def run_here(run: Run, options: Mapping[str, Any], tasks: int | None, workers: int) -> None:
+def run_here(run: Run, options: Mapping[str, object], tasks: int | None, workers: int) -> None:
     """Run the tasks on this machine and wait for them.
 
     Args:
@@ -129,7 +128,7 @@ def run_here(run: Run, options: Mapping[str, Any], tasks: int | None, workers: i
 
 
 def run_on_ray(
-    run: Run, options: Mapping[str, Any], tasks: int, workers: int | None, fields: Mapping[str, str]
+    run: Run, options: Mapping[str, object], tasks: int, workers: int | None, fields: Mapping[str, str]
 ) -> None:
     """Run the tasks on a Ray cluster, and wait for them.
 
@@ -189,7 +188,7 @@ def check_complete(executor: PipelineExecutor, tasks: int, logs: str) -> None:
 
 
 def submit(
-    run: Run, options: Mapping[str, Any], tasks: int, workers: int | None, slurm: Mapping[str, str]
+    run: Run, options: Mapping[str, object], tasks: int, workers: int | None, slurm: Mapping[str, str]
 ) -> str:
     """Submit the tasks as a SLURM job array; the last one to finish assembles the dataset.
 
@@ -240,7 +239,7 @@ def _task_folder(run: Run) -> Path:
     return folder
 
 
-def _write_config(folder: Path, options: Mapping[str, Any]) -> Path:
+def _write_config(folder: Path, options: Mapping[str, object]) -> Path:
     path = folder / "annotate.yaml"
     with writing(folder):
         path.write_text(yaml.safe_dump(dict(options), allow_unicode=True), encoding="utf-8")

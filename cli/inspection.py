@@ -1,6 +1,6 @@
 """The ``sepo-inspect`` command."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sepo_data.settings import ProjectionSettings
 
@@ -68,7 +68,7 @@ def main(
     by_policy = reads is not None and reads < max_length
     max_length = min(max_length, reads or max_length)
     lines: list[str] = []
-    splits: dict[str, Any] = {}
+    splits: dict[str, object] = {}
     for split, rows in annotated.splits.items():
         if row >= len(rows):
             raise SettingsError(f"{dataset}, split {split}: no row {row}, it has {len(rows):,}.")

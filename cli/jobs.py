@@ -9,7 +9,6 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from datatrove.executor.jobs import ARRAY_INDEX_ENV_VAR, JobsPipelineExecutor
@@ -32,12 +31,12 @@ CHUNKS = "chunks"  # below the folder on the Hub
 class AnnotateInJob(AnnotateShard):
     """One shard in a folder of its own, whose chunks go to the Hub."""
 
-    def __init__(self, options: Mapping[str, Any], folder: str) -> None:
+    def __init__(self, options: Mapping[str, object], folder: str) -> None:
         super().__init__(Path())
         self.options = dict(options)
         self.folder = folder
 
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+    def run(self, data: object, rank: int = 0, world_size: int = 1) -> None:
         """Exits with 1 if the process fails, so that the Job has failed."""
         with tempfile.TemporaryDirectory() as folder:
             config, output = Path(folder) / "annotate.yaml", Path(folder) / "out"
@@ -76,7 +75,7 @@ class _Jobs(JobsPipelineExecutor):  # type: ignore[misc]
 
 
 def run_in_jobs(
-    run: Run, options: Mapping[str, Any], tasks: int, workers: int | None, said: Mapping[str, str]
+    run: Run, options: Mapping[str, object], tasks: int, workers: int | None, said: Mapping[str, str]
 ) -> None:
     """Run the tasks as Jobs, wait for them, and fetch their chunks.
 
@@ -94,7 +93,7 @@ def run_in_jobs(
         OutputError: If a task failed, or a chunk is another run's.
     """
     fields = _checked(run, options, tasks, said)
-    folder = fields.pop("folder")
+    folder = str(fields.pop("folder"))
     try:
         executor = _Jobs(
             [AnnotateInJob(_pinned(run, options), folder)],
@@ -114,7 +113,9 @@ def run_in_jobs(
         raise HubError(f"--executor hf-jobs: {first_line(error)}") from error
 
 
-def _checked(run: Run, options: Mapping[str, Any], tasks: int, said: Mapping[str, str]) -> dict[str, Any]:
+def _checked(
+    run: Run, options: Mapping[str, object], tasks: int, said: Mapping[str, str]
+) -> dict[str, object]:
     named = {name.replace("-", "_"): value for name, value in said.items()}
     if wrong := named.keys() - {*REQUIRED, *OPTIONAL}:
         known = ", ".join((*REQUIRED, *OPTIONAL))
@@ -150,7 +151,7 @@ def _checked(run: Run, options: Mapping[str, Any], tasks: int, said: Mapping[str
     return {name: int(value) if value.isdecimal() else value for name, value in named.items()}
 
 
-def _pinned(run: Run, options: Mapping[str, Any]) -> dict[str, Any]:
+def _pinned(run: Run, options: Mapping[str, object]) -> dict[str, object]:
     """What a Job is to do: the commits that this run has found, and no push of its part."""
     scoring = run.record.scoring
     here = ("push-to-hub", "private", "output")

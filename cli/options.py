@@ -23,7 +23,7 @@ from .common import Command, one_line_errors
 class Share(click.FloatRange):
     """A number in (0, 1]."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Convert to a number, with a hint for percentages."""
         try:
             return super().convert(value, param, ctx)
@@ -113,7 +113,7 @@ def command(
 
     def decorate(function: Callable[..., None]) -> Command:
         @functools.wraps(function)
-        def run(**options: Any) -> None:
+        def run(**options: object) -> None:
             options = _by_field(options)
             if settings is not None:
                 options["settings"] = _filled(settings, options)
@@ -130,13 +130,15 @@ def command(
     return decorate
 
 
-def _read(settings: type, name: str) -> dict[str, Any]:
+def _read(settings: type, name: str) -> dict[str, object]:
     """What a field says about its option."""
     (field,) = (one for one in fields(settings) if one.name == name)
     hint = get_type_hints(settings)[name]
     if get_origin(hint) in (Union, UnionType):
         hint = next(one for one in get_args(hint) if one is not NoneType)
-    found: dict[str, Any] = {"default": field.default} if field.default is not MISSING else {"required": True}
+    found: dict[str, object] = (
+        {"default": field.default} if field.default is not MISSING else {"required": True}
+    )
     if hint is bool:
         return {**found, "is_flag": True}
     if get_origin(hint) is Literal:
@@ -146,7 +148,7 @@ def _read(settings: type, name: str) -> dict[str, Any]:
     return {**found, "type": UserPath(path_type=Path) if hint is Path else hint}
 
 
-def _by_field(options: dict[str, Any]) -> dict[str, Any]:
+def _by_field(options: dict[str, object]) -> dict[str, object]:
     """The options by the fields that they fill; shorthands such as ``--ratio`` are expanded."""
     context = click.get_current_context()
     assert context is not None
@@ -166,7 +168,7 @@ def _by_field(options: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _filled(settings: type, options: dict[str, Any]) -> Any:
+def _filled(settings: type, options: dict[str, object]) -> object:
     """Take the options out that fill these settings, or settings in them."""
     hints = get_type_hints(settings)
     names = [field.name for field in fields(settings)]

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -23,7 +23,7 @@ class ShardType(click.ParamType):  # type: ignore[type-arg]
     name = "i/n|auto"
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
         """Two numbers, the first below the second."""
         if value == "auto":
@@ -89,7 +89,7 @@ PARTS = panel(
 
 
 def check_parts(
-    shard: Any,
+    shard: tuple[int, int],
     executor: str | None,
     tasks: int | None,
     workers: int | None,
@@ -141,7 +141,7 @@ def run_parts(
     return None
 
 
-def _given(output: Path) -> dict[str, Any]:
+def _given(output: Path) -> dict[str, object]:
     """The options of this command as a config file has them, for processes that do a part of it."""
     context = click.get_current_context()
     assert context is not None
@@ -152,7 +152,7 @@ def _given(output: Path) -> dict[str, Any]:
     return {**given, "output": str(output.absolute())}
 
 
-def _as_yaml(value: Any) -> Any:
+def _as_yaml(value: object) -> object:
     if isinstance(value, Path):
         return str(value.absolute())
     return list(value) if isinstance(value, tuple) else value

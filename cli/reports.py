@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sepo_data.annotated.health import Health
 from sepo_data.annotated.precision import Precision, compute_dtype
@@ -18,6 +18,7 @@ from .common import with_flags
 if TYPE_CHECKING:
     from sepo_data.comparison import Comparison
     from sepo_data.verification import Verification
+    from sepo_train.folder import Record
     from sepo_train.planning import TrainPlan
 
 
@@ -42,7 +43,7 @@ def describe_report(report: Report) -> list[str]:
     return lines
 
 
-def report_facts(report: Report) -> dict[str, Any]:
+def report_facts(report: Report) -> dict[str, object]:
     """The same, for ``--json``."""
     facts = {
         "output": report.output,
@@ -168,7 +169,7 @@ def describe_plan(plan: Plan) -> list[str]:
     return [*lines, "dry run: nothing was written"]
 
 
-def describe_training(record: Mapping[str, Any]) -> list[str]:
+def describe_training(record: "Record") -> list[str]:
     """Counts, figures before and after, and what to make of them."""
     from sepo_train.figures import SHOWN, run_warnings, verdict
 

@@ -4,10 +4,10 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from operator import itemgetter
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,19 @@ import rich_click as click
 from sepo_data.errors import visible
 from sepo_data.pieces import OneText, one_text
 from sepo_data.projected.pairs import ProjectedPair
-from sepo_data.schema import SIDES
+from sepo_data.schema import SIDES, Row
 
-Pieces = list[tuple[str, dict[str, Any]]]  # texts, and how click styles them
+
+class Look(TypedDict, total=False):
+    """How click styles a text."""
+
+    fg: str
+    bg: int
+    bold: bool
+    dim: bool
+
+
+Pieces = list[tuple[str, Look]]  # texts, and how click styles them
 
 # Of the 256 colours, which every terminal with colours has; the page's blue and orange, for black text.
 _HIGH, _LOW = (195, 153, 111), (230, 222, 215)
@@ -26,7 +36,7 @@ _SIDE_COLOURS = {"chosen": "green", "rejected": "red"}
 _NAMED = 5  # tokens of a side whose rewards are written out
 
 
-def describe_row(row: Mapping[str, Any], number: int) -> str:
+def describe_row(row: Row, number: int) -> str:
     """One pair: selected tokens in brackets and, where there are colours, all tokens by their rewards."""
     prompt = row["prompt"]
     turns = [("prompt", prompt)] if isinstance(prompt, str) else [(m["role"], m["content"]) for m in prompt]
@@ -44,7 +54,7 @@ def describe_row(row: Mapping[str, Any], number: int) -> str:
     return _wrapped(pieces)
 
 
-def describe_projected(row: Mapping[str, Any], pair: ProjectedPair) -> str:
+def describe_projected(row: Row, pair: ProjectedPair) -> str:
     """The responses of a row, the tokens marked that are selected for a policy."""
     pieces: Pieces = []
     fields = ("token_start", "token_end", "token_rewards", "token_mask", "eos_reward", "eos_mask")
@@ -58,19 +68,19 @@ def describe_projected(row: Mapping[str, Any], pair: ProjectedPair) -> str:
     return _wrapped(pieces[:-1])
 
 
-def _rewards(row: Mapping[str, Any], side: str) -> npt.NDArray[np.float64]:
+def _rewards(row: Row, side: str) -> npt.NDArray[np.float64]:
     """Of the tokens and, where it was seen, the end of the turn."""
     ends = [] if row[f"{side}_eos_reward"] is None else [row[f"{side}_eos_reward"]]
     return np.array([*row[f"{side}_token_rewards"], *ends], dtype=np.float64)
 
 
-def _scale(row: Mapping[str, Any]) -> float:
+def _scale(row: Row) -> float:
     """|reward| where the colours end: about one token in thirty lies beyond."""
     sizes = np.abs(np.concatenate([_rewards(row, side) for side in SIDES]))
     return float(np.quantile(sizes[~np.isnan(sizes)], 0.97)) if not np.isnan(sizes).all() else 1.0
 
 
-def _extremes(row: Mapping[str, Any], side: str) -> str:
+def _extremes(row: Row, side: str) -> str:
     """The tokens that the rule looks at first, with their rewards."""
     whole, rewards = _whole(row, side), _rewards(row, side)
     order = np.argsort(-rewards if side == "chosen" else rewards, kind="stable")[:_NAMED]
@@ -81,19 +91,19 @@ def _extremes(row: Mapping[str, Any], side: str) -> str:
     return f"  {'highest' if side == 'chosen' else 'lowest'}: {listed}"
 
 
-def _whole(row: Mapping[str, Any], side: str) -> OneText:
+def _whole(row: Row, side: str) -> OneText:
     places = (row.get(f"{side}_token_message"), row.get(f"{side}_token_field"))
     return one_text(row[side], row[f"{side}_token_start"], row[f"{side}_token_end"], *places)
 
 
-def _response(row: Mapping[str, Any], side: str, scale: float) -> Pieces:
+def _response(row: Row, side: str, scale: float) -> Pieces:
     """The response, its selected tokens in brackets, neighbours joined; ``[end]`` is the end of the turn."""
     whole, rewards = _whole(row, side), _rewards(row, side)
     marks = _marks(whole, row[f"{side}_token_mask"])
     owners = np.full(len(whole.text), -1)
     for i in reversed(range(whole.start.size)):  # of several byte tokens of a character the first has it
         owners[whole.start[i] : whole.end[i]] = i
-    bracket = {"fg": _SIDE_COLOURS[side], "bold": True}
+    bracket: Look = {"fg": _SIDE_COLOURS[side], "bold": True}
     changes = np.flatnonzero(np.diff(owners)) + 1
     cuts = sorted({0, len(whole.text), *changes.tolist(), *(place for mark in marks for place in mark)})
     begins, ends = ({mark[i] for mark in marks} for i in (0, 1))
@@ -124,7 +134,7 @@ def _marks(whole: OneText, mask: Sequence[bool]) -> list[tuple[int, int]]:
     return [(start, end) for start, end in trimmed if start < end]
 
 
-def _look(reward: float, scale: float) -> dict[str, Any]:
+def _look(reward: float, scale: float) -> Look:
     """The colour of a reward: none below a quarter of the scale, then three shades of blue or orange."""
     if np.isnan(reward) or abs(reward) < scale / 4:
         return {}
@@ -132,7 +142,7 @@ def _look(reward: float, scale: float) -> dict[str, Any]:
     return {"bg": (_HIGH if reward > 0 else _LOW)[shade], "fg": "black"}
 
 
-def _wrapped(pieces: Iterable[tuple[str, dict[str, Any]]]) -> str:
+def _wrapped(pieces: Iterable[tuple[str, Look]]) -> str:
     """Styled text; on a terminal wrapped between words to its width."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     lines: list[Pieces] = [[]]

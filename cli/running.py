@@ -4,8 +4,9 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import rich_click as click
 from tqdm import tqdm
@@ -34,7 +35,7 @@ class Stop:
     def __init__(self, command: str, unit: str) -> None:
         self.command, self.unit = command, unit
         self.stopped_by: signal.Signals | None = None
-        self.handlers: dict[signal.Signals, Any] = {}
+        self.handlers: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def listen(self) -> None:
         """Install the handlers; before this there is nothing to finish."""
@@ -77,7 +78,7 @@ class ProgressBar(Progress):
 
     def __init__(self, stop: Stop, unit: str) -> None:
         self.stop, self.unit = stop, unit
-        self.bar: tqdm[Any] | None = None
+        self.bar: tqdm[NoReturn] | None = None
         self.began = self.logged = time.monotonic()
 
     def start(self, rows: int, done: int) -> None:

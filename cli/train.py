@@ -10,7 +10,7 @@ from sepo_train.settings import DpoSettings, SepoSettings, SftSettings, TrainSet
 
 from .common import Group
 from .config import CONFIG
-from .ending import plain, saved, show, typed
+from .ending import plain_fields, saved, show, typed
 from .options import COUNT, POSITIVE, SHARE, Option, command, option, panel
 from .shared import (
     ALLOW_PICKLE,
@@ -305,7 +305,7 @@ def _train(
     transformers_logging.set_verbosity_error()  # of tied heads and the like
     if dry_run:
         plan = plan_training(training())
-        facts = plain(plan)
+        facts = plain_fields(plan)
         facts["seconds_estimated"] = facts.pop("seconds")
         show(as_json, describe_training_plan(plan), dry_run=True, **facts)
         return

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import logging
 import os
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -133,7 +133,7 @@ def _checked(settings: TrainSettings) -> dict[str, str]:
             "`training_arguments.save_total_limit` would remove what `save_at` keeps. Leave out one of them."
         )
     known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
-    found: dict[str, Any] = {}
+    found: dict[str, str] = {}
     for name, value in settings.training_arguments.items():
         if name.startswith(("hub_", "push_to_hub_")):
             raise SettingsError(

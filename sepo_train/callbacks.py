@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -22,7 +22,7 @@ class _Figures(TrainerCallback):
         self.batch_size = batch_size
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """The number of steps, and a warning if they are too few to learn anything."""
         log.info("%s of %s", counted(state.max_steps, "step"), counted(self.batch_size, "row"))
@@ -40,7 +40,7 @@ class _Figures(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: Mapping[str, float] | None = None,
-        **_: Any,
+        **_: object,
     ) -> None:
         """One line for the training batches since the last, one for an evaluation."""
         assert logs is not None
@@ -63,12 +63,12 @@ class _Steps(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        optimizer: Any = None,
-        lr_scheduler: Any = None,
-        **_: Any,
+        optimizer: Optimizer | None = None,
+        lr_scheduler: object = None,
+        **_: object,
     ) -> None:
         """A longer run follows its own schedule from its first step."""
-        if state.global_step and isinstance(lr_scheduler, LambdaLR):
+        if state.global_step and optimizer is not None and isinstance(lr_scheduler, LambdaLR):
             if lr_scheduler.last_epoch == 0:
                 log.info(
                     "the optimizer starts anew at step %d; `training_arguments.save_total_limit=1` keeps it",
@@ -86,14 +86,14 @@ class _Steps(TrainerCallback):
             self.progress.start(state.max_steps, state.global_step)
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """One step more."""
         if state.is_world_process_zero:
             self.progress.advance(1)
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Saving and evaluating may follow."""
         if state.is_world_process_zero:

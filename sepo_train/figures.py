@@ -4,7 +4,7 @@ No torch here: the summary of a run, its model card and its page say the same.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 COLLAPSE = -1.0  # nats a token: on average e times less likely than at the start
 MOVED = 0.005  # of the loss at the start; less is no change
@@ -26,7 +26,23 @@ SHOWN = (
 Logged = Mapping[str, float]
 
 
-def run_figures(history: Sequence[Logged], *, held_out: bool) -> dict[str, Any]:
+class Lowest(TypedDict):
+    """Where the eval loss was lowest."""
+
+    step: int
+    loss: float
+
+
+class Figures(TypedDict, total=False):
+    """Figures of a run, see `run_figures`."""
+
+    held_out: bool
+    start: dict[str, float]
+    end: dict[str, float]
+    lowest: Lowest
+
+
+def run_figures(history: Sequence[Logged], *, held_out: bool) -> Figures:
     """Figures of the held-out examples before and after; without any, of the first and the last log.
 
     Args:
@@ -41,14 +57,18 @@ def run_figures(history: Sequence[Logged], *, held_out: bool) -> dict[str, Any]:
     logged = [entry for entry in history if f"{prefix}loss" in entry]
     if not logged:
         return {}
-    found = {"held_out": held_out, "start": _named(logged[0], prefix), "end": _named(logged[-1], prefix)}
+    found: Figures = {
+        "held_out": held_out,
+        "start": _named(logged[0], prefix),
+        "end": _named(logged[-1], prefix),
+    }
     if held_out:
         lowest = min(logged, key=lambda entry: entry["eval_loss"])
         found["lowest"] = {"step": int(lowest["step"]), "loss": lowest["eval_loss"]}
     return found
 
 
-def verdict(figures: Mapping[str, Any]) -> str:
+def verdict(figures: Figures) -> str:
     """What came of a run, in a line without a full stop; empty if it has no figures.
 
     Args:
@@ -73,7 +93,7 @@ def verdict(figures: Mapping[str, Any]) -> str:
     return f"{how} on the eval rows: {changes}"
 
 
-def run_warnings(figures: Mapping[str, Any]) -> list[str]:
+def run_warnings(figures: Figures) -> list[str]:
     """What somebody should know before using the model; settings are in backticks.
 
     Args:
@@ -82,7 +102,7 @@ def run_warnings(figures: Mapping[str, Any]) -> list[str]:
     start, end, found = figures.get("start", {}), figures.get("end", {}), list[str]()
     if figures.get("held_out") and "loss" in start and "loss" in end:
         moved = MOVED * abs(start["loss"])
-        lowest = figures.get("lowest", {"step": 0, "loss": end["loss"]})
+        lowest = figures.get("lowest", Lowest(step=0, loss=end["loss"]))
         if end["loss"] > start["loss"] + moved:
             found.append(
                 f"the eval loss rose from {start['loss']:.4f} to {end['loss']:.4f}: the model does worse on "

@@ -10,13 +10,15 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from filelock import FileLock, Timeout
 
 from sepo_data.errors import OutputError
 from sepo_data.files import json_bytes, write_atomically
 from sepo_data.runs.provenance import described_differences
+
+from .figures import Figures
 
 RECORD_NAME = "sepo_training.json"
 TRAINER_STATE = "trainer_state.json"
@@ -29,6 +31,57 @@ _HARMLESS = re.compile(
     "logging_|log_|save_|eval_|report_to|run_name|dataloader_|ddp_|fsdp|deepspeed|accelerator_config|"
     "activation_checkpointing|gradient_checkpointing|torch_empty_cache|torch_compile|use_liger|project|trackio"
 )
+
+
+class ModelPart(TypedDict, total=False):
+    """What the record says about the model that was trained; ``base`` of an adapter."""
+
+    name: str
+    revision: str
+    base: str | None
+    on_hub: bool
+    card: dict[str, object]
+
+
+class DatasetPart(TypedDict, total=False):
+    """What the record says about the dataset."""
+
+    name: str
+    revision: str
+    config: str | None
+    split: str
+    on_hub: bool
+    card: dict[str, object]
+    restricted: bool
+
+
+class RowsPart(TypedDict):
+    """Counts: rows trained on, held out, dropped by reason, and notes."""
+
+    used: int
+    held_out: int
+    dropped: dict[str, int]
+    notes: dict[str, int]
+
+
+class Record(TypedDict, total=False):
+    """The content of ``sepo_training.json``; what an older version did not know is missing."""
+
+    schema_version: str
+    sepo_version: str
+    stage: str
+    model: ModelPart
+    dataset: DatasetPart
+    settings: dict[str, object]
+    training: dict[str, Any]
+    rows: RowsPart
+    transfer: str | None
+    figures: Figures
+    self_check: float | None
+    cost: dict[str, float]
+    distance: dict[str, float]
+    environment: dict[str, str]
+    finished: bool
 
 
 @contextmanager
@@ -81,7 +134,7 @@ def check_folder(output_dir: Path) -> None:
         )
 
 
-def open_training(output_dir: Path, record: dict[str, Any], *, may_write: bool) -> dict[str, Any] | None:
+def open_training(output_dir: Path, record: Record, *, may_write: bool) -> Record | None:
     """Begin a run in a folder, or find the one begun there.
 
     A run without a checkpoint has nothing to lose, so another may take its folder. More epochs
@@ -144,7 +197,7 @@ def leave_models(output_dir: Path) -> None:
                 file.unlink()
 
 
-def finish_training(output_dir: Path, record: dict[str, Any]) -> None:
+def finish_training(output_dir: Path, record: Record) -> None:
     """Write the record once the model is saved.
 
     Raises:
@@ -167,7 +220,7 @@ def not_writable(output_dir: Path, error: OSError) -> OutputError:
     )
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
+def read_record(folder: Path) -> Record | None:
     """What ``sepo_training.json`` says; None if there is none.
 
     Raises:
@@ -177,19 +230,22 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found: Record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+        return found
     except (OSError, ValueError) as error:
         raise OutputError(f"{path} cannot be read ({error}). Delete {folder} and run again.") from error
 
 
-def _refuse_other_run(output_dir: Path, found: dict[str, Any], record: dict[str, Any]) -> None:
+def _refuse_other_run(output_dir: Path, found: Record, record: Record) -> None:
     if differing := described_differences(_identity(found), _identity(record)):
         raise OutputError(
             f"{output_dir} was made with {differing}. Choose another `output_dir` to keep both."
         )
 
 
-def _is_longer(found: dict[str, Any], record: dict[str, Any]) -> bool:
+def _is_longer(found: Record, record: Record) -> bool:
     """Whether a run is the same but for more epochs or steps."""
     theirs, ours = _identity(found), _identity(record)
     (steps, epochs), (more_steps, more_epochs) = _length_of(theirs), _length_of(ours)
@@ -204,8 +260,9 @@ def _length_of(identity: dict[str, Any]) -> tuple[float, float]:
     return float(training.pop("max_steps", -1)), float(training.pop("num_train_epochs", 1))
 
 
-def _identity(record: dict[str, Any]) -> dict[str, Any]:
-    found = {part: record.get(part) for part in _IDENTITY}
+def _identity(record: Record) -> dict[str, Any]:
+    values: dict[str, object] = {**record}
+    found = {part: values.get(part) for part in _IDENTITY}
     for part, facts in found.items():
         if isinstance(facts, dict):
             found[part] = {name: value for name, value in facts.items() if name not in _NAMES}

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
@@ -22,6 +22,7 @@ from sepo_data.tokens.pairs import EncodedPairs
 from sepo_data.tokens.templates import set_chat_template
 
 from .examples import Example
+from .folder import DatasetPart
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Data:
 
     examples: list[Example]
     dropped: dict[str, int]
-    facts: dict[str, Any]
+    facts: DatasetPart
     notes: dict[str, int] = field(default_factory=dict)
     transfer: str | None = None
     details: dict[str, str] = field(default_factory=dict)
@@ -116,7 +117,7 @@ def choose_split(annotated: Annotated, name: str | None) -> str:
     return name or "train"
 
 
-def _facts(source: Source) -> dict[str, Any]:
+def _facts(source: Source) -> DatasetPart:
     """What the record says about a dataset."""
     return {
         "name": source.name,
@@ -129,7 +130,7 @@ def _facts(source: Source) -> dict[str, Any]:
     }
 
 
-def annotated_facts(annotated: Annotated, split: str) -> dict[str, Any]:
+def annotated_facts(annotated: Annotated, split: str) -> DatasetPart:
     """What the record keeps about an annotated dataset."""
     source = annotated.manifest.source
     return {

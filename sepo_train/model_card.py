@@ -14,11 +14,12 @@ from sepo_data.annotated.card import markdown_templates, yaml_header
 from sepo_data.files import write_atomically
 
 from .figures import run_warnings, verdict
+from .folder import DatasetPart, ModelPart, Record
 
 _LICENCE = ("license", "license_name", "license_link")
 
 
-def write_card(folder: Path, record: dict[str, Any]) -> None:
+def write_card(folder: Path, record: Record) -> None:
     """Write the README.md of a trained model or adapter.
 
     Args:
@@ -29,7 +30,7 @@ def write_card(folder: Path, record: dict[str, Any]) -> None:
     write_atomically(folder / "README.md", render_card(record, is_adapter=is_adapter).encode())
 
 
-def render_card(record: dict[str, Any], *, is_adapter: bool) -> str:
+def render_card(record: Record, *, is_adapter: bool) -> str:
     """The text of a model card.
 
     Args:
@@ -41,7 +42,7 @@ def render_card(record: dict[str, Any], *, is_adapter: bool) -> str:
     environment.filters |= {"code": _code, "shown": _shown, "figure": _figure}
     metadata = _metadata(record, is_adapter=is_adapter)
     header = yaml_header(metadata)
-    names = {part: _name(record.get(part, {})) for part in ("model", "dataset")}
+    names = {"model": _name(record.get("model", {})), "dataset": _name(record.get("dataset", {}))}
     page = environment.get_template("model_card.md.j2")
     figures = record.get("figures", {})
     return f"---\n{header}---\n\n" + page.render(
@@ -53,7 +54,7 @@ def render_card(record: dict[str, Any], *, is_adapter: bool) -> str:
     )
 
 
-def _metadata(record: dict[str, Any], *, is_adapter: bool) -> dict[str, Any]:
+def _metadata(record: Record, *, is_adapter: bool) -> dict[str, object]:
     model, dataset = record.get("model", {}), record.get("dataset", {})
     licence = model.get("card", {})
     tags = ["sepo", "alignment", record["stage"], *(["lora"] if is_adapter else [])]
@@ -85,7 +86,7 @@ def _known(value: Any) -> Any:
     return value
 
 
-def _name(facts: dict[str, object]) -> str:
+def _name(facts: ModelPart | DatasetPart) -> str:
     """A name on the Hub, or a folder's last name."""
     name = str(facts.get("name", ""))
     return name if facts.get("on_hub") else re.split(r"[\\/]", name.rstrip("\\/"))[-1]

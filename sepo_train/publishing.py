@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from sepo_data.errors import OutputError
 from sepo_data.hub.errors import line_of
 from sepo_data.hub.pushing import Artifact, push_files, sorted_by_path
 
-from .folder import RECORD_NAME
+from .folder import RECORD_NAME, Record
 
 _CHAT_TEMPLATES = "additional_chat_templates/*.jinja"
 # Includes files that from_pretrained would still read after a later push without them.
@@ -82,10 +81,10 @@ def _stays_behind(name: str) -> bool:
     return name.startswith(".") or name.endswith(_PICKLED_STATES) or name == "trainer_state.json"
 
 
-def _training_record(folder: Path) -> dict[str, Any]:
+def _training_record(folder: Path) -> Record:
     path = folder / RECORD_NAME
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
         record["dataset"].get("restricted")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _unreadable(path, error) from error

@@ -8,9 +8,12 @@ have one rate. Between them the rate follows a straight line of logarithms, whic
 
 import logging
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .settings import TrainSettings
+
+if TYPE_CHECKING:
+    from torch import nn
 
 log = logging.getLogger("sepo")
 
@@ -31,7 +34,7 @@ def suitable_rate(num_parameters: int) -> float:
     return high * math.exp(min(1.0, max(0.0, place)) * math.log(low / high))
 
 
-def warn_of_rate(stage: str, model: Any, settings: TrainSettings) -> None:
+def warn_of_rate(stage: str, model: "nn.Module", settings: TrainSettings) -> None:
     """Say so where ``sepo`` trains all weights at a rate far above that; adapters want higher ones."""
     trained = sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
     if stage != "sepo" or trained < sum(weights.numel() for weights in model.parameters()):

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from sepo_data.files import text_sha256
 from sepo_data.runs.provenance import tokenizer_hash
 
+from .folder import Record
 from .inputs import Data, Start
 from .settings import TrainSettings
 
@@ -37,9 +38,10 @@ def training_record(
     arguments: TrainingArguments,
     *,
     num_held_out: int,
-) -> dict[str, object]:
+) -> Record:
     """The facts of a run as plain JSON; ``folder`` uses them to tell whether a folder belongs to this run."""
     checkpoint, encoder = start.description.checkpoint, start.encoder
+    facts = checkpoint.facts
     top = checkpoint.adapter or checkpoint.base
     template = encoder.tokenizer.get_chat_template() if encoder.chat_template else None
     values = asdict(settings)
@@ -47,7 +49,12 @@ def training_record(
         "schema_version": RECORD_VERSION,
         "sepo_version": version("sepo"),
         "stage": stage,
-        "model": {**asdict(checkpoint.facts), "on_hub": top.commit is not None},
+        "model": {
+            "name": facts.name,
+            "revision": facts.revision,
+            "base": facts.base,
+            "on_hub": top.commit is not None,
+        },
         "dataset": data.facts,
         "settings": {
             **{name: _plain(values[name]) for name in sorted(values.keys() - _NOT_IN_RECORD)},

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sepo_data.report.drawing import Chart
 
@@ -12,14 +12,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_Dashes = str | tuple[int, tuple[float, float]]
+
+
 class _Line(NamedTuple):
     label: str
     name: str  # of what the Trainer logged
     colour: str
-    dashes: Any = "-"
+    dashes: _Dashes = "-"
 
 
-_EVAL: Any = (0, (4, 1.5))  # who cannot tell the colours can tell the lines
+_EVAL: _Dashes = (0, (4, 1.5))  # who cannot tell the colours can tell the lines
 
 
 def run_charts(history: Sequence[Logged]) -> list[Chart]:
@@ -73,11 +76,17 @@ def _chart(
 
     def draw(axes: "Axes", colours: Mapping[str, str]) -> None:
         for line, points in found:
-            style: Any = {"color": colours[line.colour], "linestyle": line.dashes, "linewidth": 1.8}
-            if len(points) < 30:
-                style |= {"marker": "o", "markersize": 3.5}
             steps, values = zip(*points, strict=True)
-            axes.plot(steps, [factor * value for value in values], label=line.label, **style)
+            axes.plot(
+                steps,
+                [factor * value for value in values],
+                label=line.label,
+                color=colours[line.colour],
+                linestyle=line.dashes,
+                linewidth=1.8,
+                marker="o" if len(points) < 30 else None,
+                markersize=3.5,
+            )
         axes.set(xlabel="step", ylabel=ylabel)
         axes.locator_params(axis="x", integer=True)
         if name in ("rate", "gradient", "speed"):

@@ -1,15 +1,14 @@
 """The page of a training run: its curves, figures before and after, and a verdict."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sepo_data.errors import OutputError, SettingsError
 from sepo_data.report.html import render, write_page
 
 from .figures import SHOWN, Logged, run_figures, run_warnings, verdict
-from .folder import TRAINER_STATE, last_checkpoint, read_record
+from .folder import TRAINER_STATE, Record, last_checkpoint, read_record
 from .run_charts import run_charts
 
 STAGES = {"sft": "supervised fine-tuning", "dpo": "DPO", "sepo": "SePO"}
@@ -43,7 +42,7 @@ def report_run(folder: Path, output: Path | None = None) -> Path:
     return path
 
 
-def render_run(name: str, record: Mapping[str, Any], history: Sequence[Logged], steps: int) -> str:
+def render_run(name: str, record: Record, history: Sequence[Logged], steps: int) -> str:
     """The page as HTML.
 
     Args:

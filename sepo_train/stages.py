@@ -41,7 +41,7 @@ from .examples import (
     pair_example,
     pair_weights,
 )
-from .folder import check_folder
+from .folder import DatasetPart, check_folder
 from .inputs import Data, annotated_facts, choose_split, prepare_start, read_examples
 from .objectives import dpo_objective, sepo_objective, sft_objective
 from .reference import reference_logps
@@ -228,7 +228,7 @@ def _projected_data(
     encoder: ResponseEncoder,
     projection: ProjectionSettings,
     weight: Callable[[int], float],
-    facts: dict[str, object],
+    facts: DatasetPart,
     *,
     by_policy: bool,
 ) -> Data:

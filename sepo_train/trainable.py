@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from sepo_data.errors import ModelError, first_line
 from sepo_data.models.adapters import attach
@@ -46,7 +47,7 @@ def load_trainable(description: Description, settings: TrainSettings) -> Any:
     return model
 
 
-def _add_lora(model: Any, name: str, rank: int) -> Any:
+def _add_lora(model: PreTrainedModel, name: str, rank: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     except ImportError as error:

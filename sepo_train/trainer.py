@@ -102,7 +102,7 @@ class _StopWhenAsked(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Refuse steps that never come."""
         if (last := max(self.trainer.save_at, default=0)) > state.max_steps:
@@ -112,7 +112,7 @@ class _StopWhenAsked(TrainerCallback):
             )
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Save and stop if any process was asked to; log first, so that the saved state is visible."""
         self.trainer.end_step()
@@ -124,7 +124,7 @@ class _StopWhenAsked(TrainerCallback):
         control.should_log = control.should_log or control.should_save or last
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Where some checkpoints are kept, the Trainer removes none."""
         if self.trainer.save_at and args.should_save:
@@ -203,7 +203,7 @@ class StageTrainer(Trainer):
         self.data_collator = partial(_collate, forwards=self.forwards)
         return super().train(*args, **kwargs)
 
-    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[Any] | None:
+    def _get_train_sampler(self, train_dataset: Dataset[object] | None = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
@@ -227,7 +227,7 @@ class StageTrainer(Trainer):
         inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor | tuple[Tensor, Any]:
+    ) -> Tensor | tuple[Tensor, object]:
         """This micro-batch's share of the step's loss, times the processes, whose gradients are averaged."""
         self._count("tokens_per_second", inputs["input_ids"].numel(), 0.0)
         outcome = self._outcome(model, inputs)

@@ -19,8 +19,9 @@ from .callbacks import _Figures, _Steps
 from .cost import COSTS
 from .distance import NEW_TOKENS, PROMPTS, Distance
 from .examples import Example, all_selected_only, hold_out
-from .figures import run_figures
+from .figures import Figures, run_figures
 from .folder import (
+    Record,
     alone,
     finish_training,
     last_checkpoint,
@@ -53,7 +54,7 @@ class TrainReport:
     """
 
     output_dir: Path
-    record: dict[str, Any] | None
+    record: Record | None
     commit: str | None = None
 
 
@@ -232,7 +233,7 @@ def no_memory(arguments: TrainingArguments) -> TrainingError:
     )
 
 
-def _figures(trainer: StageTrainer, held_out: Sequence[Example]) -> dict[str, Any]:
+def _figures(trainer: StageTrainer, held_out: Sequence[Example]) -> Figures:
     """Figures of the run, after one more evaluation if its last step was not evaluated."""
     step = trainer.state.global_step
     history = trainer.state.log_history
@@ -241,18 +242,18 @@ def _figures(trainer: StageTrainer, held_out: Sequence[Example]) -> dict[str, An
     return run_figures(history, held_out=bool(held_out))
 
 
-def _course(trainer: StageTrainer) -> dict[str, Any]:
+def _course(trainer: StageTrainer) -> Record:
     """What the training cost, and where it ended by ``max_kl``."""
     last = next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {})
     cost = {name: last.get(f"cost/{name}", 0) for name in COSTS}
-    found: dict[str, Any] = {"cost": {**cost, "seconds": round(cost["seconds"], 2)}}
+    found: Record = {"cost": {**cost, "seconds": round(cost["seconds"], 2)}}
     if "kl" in last:
         measured = {"kl": last["kl"], "step": last["step"], "prompts": PROMPTS, "new_tokens": NEW_TOKENS}
         found["distance"] = measured
     return found
 
 
-def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: dict[str, Any]) -> None:
+def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: Record) -> None:
     """Save the model, its card and, last, the record, which marks it complete."""
     model: Any = trainer.model
     if not all(bool(weights.isfinite().all()) for weights in model.parameters()):

@@ -44,6 +44,7 @@ from sepo_data.sources.preferences import open_pairs
 from sepo_data.tokens.encoder import response_encoder
 from sepo_data.tokens.pairs import EncodedPair, encode_pairs
 from sepo_data.verification import verify
+from sepo_train.folder import Record
 from sepo_train.model_card import render_card as render_model_card
 
 TIMES = int(os.environ.get("SEPO_FUZZ", "1"))
@@ -319,7 +320,7 @@ def test_names_are_what_they_are_in_a_card_and_nothing_more(
 @fuzz(60, st.lists(NAMES, min_size=4, max_size=4), st.booleans())
 def test_names_are_what_they_are_in_a_model_card_too(names: list[str], on_hub: bool) -> None:
     def card(model: str, revision: str, dataset: str, config: str) -> ModelCard:
-        record = {
+        record: Record = {
             "stage": "sepo",
             "model": {"name": f"x{model}", "revision": revision or "r", "on_hub": on_hub},
             "dataset": {"name": f"x{dataset}", "config": config or "c", "on_hub": on_hub},

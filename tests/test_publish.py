@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cli.main import main
 from sepo_data import AnnotateSettings, HubError, annotate, load_annotated
 from sepo_data.runs.folder import read_record
-from sepo_train.folder import RECORD_NAME
+from sepo_train.folder import RECORD_NAME, Record
 from sepo_train.model_card import write_card
 from sepo_train.publishing import push_model
 
@@ -109,7 +109,7 @@ def test_a_push_that_fails_leaves_the_dataset_and_the_same_call_pushes_it(
 
 def finish(folder: Path, base: str) -> Path:
     """Put card and record beside the weights, as a training does."""
-    record = {
+    record: Record = {
         "stage": "sepo",
         "model": {"name": base, "on_hub": True},
         "dataset": {"name": "me/prefs-sepo", "on_hub": True},

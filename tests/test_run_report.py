@@ -32,7 +32,7 @@ def history(*losses: float, chosen: float = -2.0) -> list[dict[str, float]]:
     return [*found, {"step": 10 * len(losses), "train_loss": 0.5, "train_runtime": 3.0}]
 
 
-def record(entries: list[dict[str, float]], **changes: Any) -> dict[str, Any]:
+def record(entries: list[dict[str, float]], **changes: Any) -> Any:
     return {
         "sepo_version": "0.1.0",
         "stage": "dpo",

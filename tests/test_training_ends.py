@@ -18,7 +18,7 @@ from sepo_data import AnnotateSettings, annotate
 from sepo_data.models.distance import visited_kl
 from sepo_train import SepoSettings, train_sepo
 from sepo_train.examples import key_tokens
-from sepo_train.folder import RECORD_NAME
+from sepo_train.folder import RECORD_NAME, Record
 from sepo_train.rates import suitable_rate
 
 
@@ -104,7 +104,7 @@ def test_the_training_ends_behind_the_first_step_that_is_too_far(
 
 
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path, inputs: tuple[str, str]) -> None:
-    def once(name: str, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    def once(name: str, stop: Callable[[], bool] = lambda: False) -> Record:
         settings = SepoSettings(
             output_dir=tmp_path / name,
             batch_size=4,
