@@ -10,7 +10,6 @@ from .shared import JSON, TRUST_REMOTE_CODE, annotated_argument, max_length
 if TYPE_CHECKING:
     import datasets
 
-    from sepo_data.annotated.health import Health
     from sepo_data.projected.transfer import Transfer
     from sepo_data.tokens.encoder import ResponseEncoder
 
@@ -48,6 +47,7 @@ def main(
         sepo-inspect me/prefs-sepo --tokenizer other/model-8b
     """
     from sepo_data import SettingsError
+    from sepo_data.annotated.health import health_of
     from sepo_data.annotated.opening import open_annotated
     from sepo_data.errors import counted
     from sepo_data.projected.whole import settled
@@ -72,7 +72,7 @@ def main(
     for split, rows in annotated.splits.items():
         if row >= len(rows):
             raise SettingsError(f"{dataset}, split {split}: no row {row}, it has {len(rows):,}.")
-        health = _health(rows)
+        health = health_of(rows.with_format("arrow").iter(1000))
         lines += [describe_row(rows[row], row), "", f"{split}: {counted(len(rows), 'pair')}"]
         lines += describe_health(health)
         facts = {"pairs": len(rows), "health": health, "warnings": health.warnings(), "row": rows[row]}
@@ -91,16 +91,6 @@ def main(
         splits[str(split)] = facts
     lines.append(f"next: {typed('report', dataset, '--row', row)}")
     show(as_json, lines, dataset=dataset, splits=splits)
-
-
-def _health(rows: "datasets.Dataset") -> "Health":
-    """That of the oracle on all rows of a split."""
-    from sepo_data.annotated.health import HealthMeter
-
-    meter = HealthMeter()
-    for table in rows.with_format("arrow").iter(1000):
-        meter.add(table)
-    return meter.health()
 
 
 def _on_policy(

@@ -10,25 +10,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hub_server import OWNER, HubServer
+from hub_server import OWNER, HubServer, only_server
 from hypothesis import settings
 
-# The clients read these when they are imported; each process of pytest-xdist has a Hub of its own.
-assert "huggingface_hub" not in sys.modules
-_HUB = HubServer()
-_HOME = tempfile.mkdtemp(prefix="sepo-tests-")
-atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
-    del os.environ[_name]
-os.environ |= {
-    "HF_ENDPOINT": _HUB.url,
-    "HF_HOME": _HOME,
-    "HF_TOKEN": OWNER,
-    "HF_HUB_DISABLE_XET": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_WAIT_POLICY": "PASSIVE",  # as the commands set it
-}
+_HUB = only_server()  # each process of pytest-xdist has a Hub of its own
+if os.environ.get("HF_ENDPOINT") != _HUB.url:
+    # the clients read these when they are imported
+    assert "huggingface_hub" not in sys.modules
+    _HOME = tempfile.mkdtemp(prefix="sepo-tests-")
+    atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+    for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
+        del os.environ[_name]
+    os.environ |= {
+        "HF_ENDPOINT": _HUB.url,
+        "HF_HOME": _HOME,
+        "HF_TOKEN": OWNER,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "PASSIVE",  # as the commands set it
+    }
 
 _NUMBERS = itertools.count()
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -67,6 +68,12 @@ class Refusal(Exception):  # noqa: N818
     def __init__(self, status: int, message: str, code: str = "") -> None:
         headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
         self.answer = Answer(status, json.dumps({"error": message}).encode(), headers)
+
+
+@cache
+def only_server() -> "HubServer":
+    """The one of this process, in which pytest may run more than once: mutmut has it do so."""
+    return HubServer()
 
 
 class HubServer:

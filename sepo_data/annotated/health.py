@@ -5,6 +5,7 @@ distribution (arXiv 2409.03650), so every run measures them: does the sum order 
 pairs like the labels, does it track length, do the selected tokens carry the reward?
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -170,6 +171,14 @@ class HealthMeter:
             chosen=sides["chosen"],
             rejected=sides["rejected"],
         )
+
+
+def health_of(tables: Iterable[pa.Table]) -> Health:
+    """The figures of rows that come in tables; at least one row."""
+    meter = HealthMeter()
+    for table in tables:
+        meter.add(table)
+    return meter.health()
 
 
 def _numbers(column: pa.ChunkedArray) -> Numbers:

@@ -5,7 +5,7 @@ however large the dataset.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -88,17 +88,12 @@ def _merge(run: Run) -> Manifest:
     dropped_counts = dict(sorted(dropped.counts.items()))
     if kept == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped_counts.items())
-        advice = "sepo-annotate --dry-run shows how its columns and rows are read"
+        advice = "A dry run (`sepo_data.plan`) shows how its columns and rows are read"
         raise OutputError(f"{run.output}: no row could be annotated: {reasons}. {advice}.")
     pieces = {field.name for side in SIDES for field in piece_fields(side)}
     schema = pa.schema(column for column in schema if column.name in used or column.name not in pieces)
     meter, repeats = HealthMeter(), RepeatMeter()
-
-    def look(table: pa.Table) -> None:
-        meter.add(table)
-        repeats.add(table)
-
-    shards = _write_shards(run, chunks, schema, kept, look)
+    shards = _write_shards(run, chunks, schema, kept, (meter, repeats))
     counts.update(repeats.counts())
     manifest = completed(
         run.record,
@@ -139,13 +134,13 @@ def _write_shards(
     chunks: list[tuple[int, int]],
     schema: pa.Schema,
     kept: int,
-    on_table: Callable[[pa.Table], None],
+    meters: Sequence[HealthMeter | RepeatMeter],
 ) -> list[Shard]:
     size = sum(run.chunk(*chunk).stat().st_size for chunk in chunks)
     count = max(-(-size // SHARD_BYTES), MANY_SHARDS if kept > MANY_ROWS else 1)
     ends = [kept * (i + 1) // count for i in range(count)]
     groups = [_group_sizes(end - start) for start, end in pairwise([0, *ends])]
-    batches = _rebatched(_tables(run, chunks, schema, on_table), [size for sizes in groups for size in sizes])
+    batches = _rebatched(_tables(run, chunks, schema, meters), [size for sizes in groups for size in sizes])
     (run.output / "data").mkdir(exist_ok=True)
     shards = []
     for i, sizes in enumerate(groups):
@@ -163,12 +158,17 @@ def _group_sizes(rows: int) -> list[int]:
 
 
 def _tables(
-    run: Run, chunks: list[tuple[int, int]], schema: pa.Schema, on_table: Callable[[pa.Table], None]
+    run: Run,
+    chunks: list[tuple[int, int]],
+    schema: pa.Schema,
+    meters: Sequence[HealthMeter | RepeatMeter],
 ) -> Iterator[pa.Table]:
+    """The rows of each chunk, counted by the meters as they pass."""
     for chunk in chunks:
         table, _ = read_chunk(run, *chunk)
         table = table.select(schema.names)
-        on_table(table)
+        for meter in meters:
+            meter.add(table)
         yield table
 
 

@@ -18,7 +18,7 @@ from ..files import text_sha256
 from ..reasons import Reason, Unusable
 from ..schema import Row
 from .column_kinds import ANSWER_KEYS, sampled
-from .column_names import ANSWERS, COMPLETIONS, PROMPTS
+from .column_names import ANSWER_SCORES, ANSWERS, BEST_ANSWERS, COMPLETIONS, PROMPTS
 from .mending import UNUSABLE, made_anew
 from .opening import Source
 from .verdicts import number
@@ -26,14 +26,8 @@ from .verdicts import number
 if TYPE_CHECKING:
     import datasets
 
-SCORES = (
-    "overall_score", "score", "scores", "rating", "ratings", "quality", "reward", "rewards", "rm_scores",
-    "fine-grained_score", "pm_score", "helpfulness", "label", "labels", "kto_tag", "rank", "ranks", "ranking",
-    "rankings",
-)  # fmt: skip
-_BEST = ("best", "best_index", "best_response", "chosen_index", "chosen", "choice", "label", "preferred")
 TIES = "pairs of answers with equal scores, left out"
-SMALL = "pairs of answers with a margin below --min-margin, left out"
+SMALL = "pairs of answers with a margin below the smallest one allowed, left out"
 _BATCH_ROWS = 1000
 
 
@@ -91,13 +85,13 @@ def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> Ans
         if not values or len(lists_in) < len(values):
             continue
         items = [item for value in lists_in for item in value if item]
-        for score in SCORES:
+        for score in ANSWER_SCORES:
             if all(isinstance(item, Mapping) and number(item.get(score)) is not None for item in items):
                 return AnswerLayout(name, score, True, (), spec.pairs, spec.min_margin)
-        for score in SCORES:
+        for score in ANSWER_SCORES:
             if score in names and _are_score_lists(sampled(source.rows, score)):
                 return AnswerLayout(name, score, False, (), spec.pairs, spec.min_margin)
-        for best in _BEST:
+        for best in BEST_ANSWERS:
             indices = sampled(source.rows, best) if best in names else []
             start = _first_index(indices, sampled(source.rows, name)) if indices else None
             if start is not None:
@@ -105,7 +99,7 @@ def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> Ans
     prompts = tuple(name for name in ("prompt", *PROMPTS) if name in names and name not in COMPLETIONS)
     for name in COMPLETIONS:
         if name in names and prompts:
-            for score in SCORES:
+            for score in ANSWER_SCORES:
                 values = sampled(source.rows, score) if score in names else []
                 if any(value is not None for value in values) and _are_scores(values):
                     return AnswerLayout(name, score, False, prompts, spec.pairs, spec.min_margin)

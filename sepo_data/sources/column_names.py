@@ -41,6 +41,30 @@ ANSWERS = (
     "samples",
     "summaries",
 )  # of one prompt
+# Scores, those that stand first before the others: of one of several answers to a prompt, and of the two
+# responses of a row, there without the word that tells the two apart.
+ANSWER_SCORES = (
+    "overall_score", "score", "scores", "rating", "ratings", "quality", "reward", "rewards", "rm_scores",
+    "fine-grained_score", "pm_score", "helpfulness", "label", "labels", "kto_tag", "rank", "ranks", "ranking",
+    "rankings",
+)  # fmt: skip
+RESPONSE_SCORES = (
+    "score", "rating", "avg_rating", "overall_score", "quality", "helpfulness", "reward", "winner_model",
+    "winner", "label", "rank",
+)  # fmt: skip
+BEST_ANSWERS = (  # the index of the best one
+    "best", "best_index", "best_response", "chosen_index", "chosen", "choice", "label", "preferred",
+)  # fmt: skip
+MARGINS = ("margin", "score_diff", "score_difference")  # by how much the chosen response is the better one
+TIES = ("tie", "is_tie")
+LOOSE_VERDICTS = (  # not worth a refusal where another column decides
+    "preferred", "preferred_response", "better", "better_response", "best", "best_response", "selected",
+    "chosen", "judgment", "judgement", "ranking", "human_preference", *TIES, *MARGINS,
+)  # fmt: skip
+VERDICTS = (
+    "winner", "better_response_id", "safer_response_id", "preference", "overall_preference",
+    "preference_strength", "labels", "label", "choice", "verdict", "status", *LOOSE_VERDICTS,
+)  # fmt: skip
 CHATS = ("messages", "conversations", "conversation")
 SYSTEMS = ("system", "system_prompt", "system_message")
 CONTEXT = (*SYSTEMS, "tools", "chat_template_kwargs")

@@ -13,23 +13,9 @@ from ..errors import PreferenceError
 from ..reasons import Reason, Unusable
 from ..schema import Row
 from .column_kinds import sampled
-from .column_names import Tags, score_of
+from .column_names import LOOSE_VERDICTS, MARGINS, RESPONSE_SCORES, TIES, VERDICTS, Tags, score_of
 from .opening import Source
 
-_MARGINS = ("margin", "score_diff", "score_difference")  # by how much the chosen response is the better one
-_TIES = ("tie", "is_tie")
-_LOOSE = (  # not worth a refusal where another column decides
-    "preferred", "preferred_response", "better", "better_response", "best", "best_response", "selected",
-    "chosen", "judgment", "judgement", "ranking", "human_preference", *_TIES, *_MARGINS,
-)  # fmt: skip
-VERDICTS = (
-    "winner", "better_response_id", "safer_response_id", "preference", "overall_preference",
-    "preference_strength", "labels", "label", "choice", "verdict", "status", *_LOOSE,
-)  # fmt: skip
-SCORES = (
-    "score", "rating", "avg_rating", "overall_score", "quality", "helpfulness", "reward", "winner_model",
-    "winner", "label", "rank",
-)  # fmt: skip
 _SIGNED = ("overall_preference", "preference_strength")  # HelpSteer: from -3, the first is better, to 3
 _OF_TOPICS = ("label", "labels", "choice", "preference")  # next to chosen and rejected, perhaps a topic
 _LOWER_IS_BETTER = "rank"
@@ -116,12 +102,12 @@ def find_verdict(
         values = _values(source, name) if name in names else []
         if not values or (name == "status" and not any(_word(value) == "tie" for value in values)):
             continue
-        if decides and name in (*_TIES, *_MARGINS):
+        if decides and name in (*TIES, *MARGINS):
             continue  # they do not say which
         how = _how(source, name, values, tags, scores, decides=decides)
         if how is not None:
             found.append(Verdict(tags, name, how, scores))
-        elif decides and not found if name in _LOOSE else decides or _stops(name, values):
+        elif decides and not found if name in LOOSE_VERDICTS else decides or _stops(name, values):
             shown = ", ".join(sorted({repr(value) for value in values})[:3])
             problem = f'column "{name}" may say which response is better, and its values are {shown}'
             raise PreferenceError(f"{dataset}: {problem}. Pass `ignore_columns={name}` to ignore it.")
@@ -139,7 +125,7 @@ def _score_columns(source: Source, names: Sequence[str], tags: Tags) -> tuple[st
         if tags[0] in parts and not pa.types.is_nested(source.schema.field(name).type):
             by_stem[score_of(part for part in parts if part != tags[0])] = name
     lower = {name.lower(): name for name in names}
-    for stem in SCORES:
+    for stem in RESPONSE_SCORES:
         if stem in by_stem:
             pattern = rf"(?<![a-z0-9]){tags[0]}(?![a-z0-9])"
             other = lower.get(re.sub(pattern, tags[1], by_stem[stem].lower()))
@@ -166,9 +152,9 @@ def _how(
     decides: bool,
 ) -> str | None:
     """The reader that understands all values; None if there is none."""
-    if name in _TIES:
+    if name in TIES:
         return "tie" if all(value in (0, 1) for value in values) else None
-    if name in _MARGINS:
+    if name in MARGINS:
         return "number" if all(number(value) is not None for value in values) else None
     if name in _SIGNED and decides and all(number(value) is not None for value in values):
         return "signed"
