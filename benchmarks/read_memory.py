@@ -1,19 +1,234 @@
-"""Peak memory and time of opening a dataset and reading every pair, for numbers of rows and each reader.
+"""Peak memory and speed of opening a dataset and reading every pair, for numbers of rows and each reader.
 
-python benchmarks/read_memory.py 1000 100000 1000000 [jsonl csv parquet conversations]
+python benchmarks/read_memory.py 1000 100000 1000000 [jsonl parquet streaming …]
+
+Memory is what no file backs, sampled during both; each measurement has a process of its own. Linux only.
 """
 
+import bz2
 import csv
+import gzip
 import json
+import lzma
 import os
-import resource
+import runpy
 import shutil
+import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import IO, Any
+
+Row = dict[str, Any]
+
+LONG = "the quick brown fox jumps over the lazy dog and runs on "
+FILES = 4
+ANSWERS = 4  # of a prompt
+
+
+def pairs(num_rows: int) -> Iterator[Row]:
+    """Rows of about 120 bytes."""
+    for row in range(num_rows):
+        asked = f"What is {row} and one?"
+        yield {"prompt": asked, "chosen": f"It is {row + 1}.", "rejected": "I cannot count that far, sorry."}
+
+
+def long_pairs(num_rows: int) -> Iterator[Row]:
+    """Rows of about 1.7 kB."""
+    for row in range(num_rows):
+        yield {"prompt": f"{row} {LONG * 8}", "chosen": f"{row} yes {LONG * 12}", "rejected": LONG * 9}
+
+
+def conversations(num_rows: int) -> Iterator[Row]:
+    """ShareGPT's, which are written anew."""
+    for row in pairs(num_rows):
+        asked = {"from": "human", "value": row.pop("prompt")}
+        yield {side: [asked, {"from": "gpt", "value": text}] for side, text in row.items()}
+
+
+def dumped(num_rows: int) -> Iterator[Row]:
+    """Conversations stored as text."""
+    for row in conversations(num_rows):
+        yield {side: json.dumps(turns) for side, turns in row.items()}
+
+
+def verdicts(num_rows: int) -> Iterator[Row]:
+    """Two responses and which of them is better."""
+    for number, row in enumerate(pairs(num_rows)):
+        texts = [row["chosen"], row["rejected"]]
+        best = number % 2
+        yield {
+            "prompt": row["prompt"],
+            "response_a": texts[best],
+            "response_b": texts[1 - best],
+            "winner": "ab"[best],
+        }
+
+
+def lists(num_rows: int) -> Iterator[Row]:
+    """A list of answers with scores in each row."""
+    for row in pairs(num_rows):
+        yield {"prompt": row["prompt"], "answers": [row["rejected"], row["chosen"]], "scores": [1, 2]}
+
+
+def answers(num_rows: int) -> Iterator[Row]:
+    """An answer in each row, those of a prompt far from each other."""
+    prompts = max(1, num_rows // ANSWERS)
+    for row in range(num_rows):
+        yield {"prompt": f"Question {row % prompts}", "response": f"Answer {row}", "score": row // prompts}
+
+
+def batched(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """A thousand at a time."""
+    rest = iter(rows)
+    while some := list(islice(rest, 1000)):
+        yield some
+
+
+def _table(rows: list[Row]) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows)
+
+
+def write_lines(path: Path, rows: Iterable[Row], opened: Callable[..., IO[str]] = open) -> None:
+    """An object a line."""
+    with opened(path, "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def write_zstandard(path: Path, rows: Iterable[Row]) -> None:
+    """An object a line, compressed."""
+    import pyarrow as pa
+
+    with pa.CompressedOutputStream(str(path), "zstd") as file:
+        for some in batched(rows):
+            file.write("".join(json.dumps(row) + "\n" for row in some).encode())
+
+
+def write_zip(path: Path, rows: Iterable[Row]) -> None:
+    """An object a line, in an archive."""
+    archive = zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED)
+    with archive, archive.open("pairs.jsonl", "w", force_zip64=True) as file:
+        file.writelines((json.dumps(row) + "\n").encode() for row in rows)
+
+
+def write_array(path: Path, rows: Iterable[Row]) -> None:
+    """One array, an object a line."""
+    with path.open("w") as file:
+        for number, row in enumerate(rows):
+            file.write(("," if number else "[") + "\n" + json.dumps(row))
+        file.write("\n]\n")
+
+
+def write_pretty(path: Path, rows: Iterable[Row]) -> None:
+    """Objects over several lines, one after the other."""
+    with path.open("w") as file:
+        file.writelines(json.dumps(row, indent=2) + "\n" for row in rows)
+
+
+def write_columns(path: Path, rows: Iterable[Row]) -> None:
+    """One object of columns."""
+    given = list(rows)
+    path.write_text(json.dumps({name: [row[name] for row in given] for name in given[0]}))
+
+
+def write_table(path: Path, rows: Iterable[Row], delimiter: str = ",") -> None:
+    """A table of texts."""
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, ["prompt", "chosen", "rejected"], delimiter=delimiter)
+        table.writeheader()
+        table.writerows(rows)
+
+
+def write_parquet(path: Path, rows: Iterable[Row]) -> None:
+    """Row groups of 1000 rows."""
+    import pyarrow.parquet as pq
+
+    some = batched(rows)
+    first = _table(next(some))
+    with pq.ParquetWriter(path, first.schema) as writer:
+        writer.write_table(first)
+        for others in some:
+            writer.write_table(_table(others))
+
+
+def write_arrow(path: Path, rows: Iterable[Row]) -> None:
+    """A stream, as ``datasets`` writes it."""
+    import pyarrow as pa
+
+    some = batched(rows)
+    first = _table(next(some))
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
+        writer.write_table(first)
+        for others in some:
+            writer.write_table(_table(others))
+
+
+def write_several(write: Callable[[Path, Iterable[Row]], None], ending: str) -> Callable[..., None]:
+    """Into a folder, some rows in each file."""
+
+    def written(folder: Path, rows: Iterable[Row]) -> None:
+        folder.mkdir()
+        given = list(rows)
+        for part in range(FILES):
+            write(folder / f"train-{part:05}-of-{FILES:05}{ending}", given[part::FILES])
+
+    return written
+
+
+# reader → ending of the file or folder, which rows, how they are written, what is given as dataset behind it
+READERS: dict[str, tuple[str, Callable[[int], Iterator[Row]], Callable[..., None], str]] = {
+    "jsonl": (".jsonl", pairs, write_lines, ""),
+    "jsonl, rows of 1.7 kB": (".jsonl", long_pairs, write_lines, ""),
+    "jsonl.gz": (".jsonl.gz", pairs, lambda path, rows: write_lines(path, rows, gzip.open), ""),
+    "jsonl.bz2": (".jsonl.bz2", pairs, lambda path, rows: write_lines(path, rows, bz2.open), ""),
+    "jsonl.xz": (".jsonl.xz", pairs, lambda path, rows: write_lines(path, rows, lzma.open), ""),
+    "jsonl.zst": (".jsonl.zst", pairs, write_zstandard, ""),
+    "jsonl.zip": (".jsonl.zip", pairs, write_zip, ""),
+    "json, objects over several lines": (".json", pairs, write_pretty, ""),
+    "json, an array": (".json", pairs, write_array, ""),
+    "json, an object of columns": (".json", pairs, write_columns, ""),
+    "csv": (".csv", pairs, write_table, ""),
+    "tsv": (".tsv", pairs, lambda path, rows: write_table(path, rows, "\t"), ""),
+    "parquet": (".parquet", pairs, write_parquet, ""),
+    "arrow": (".arrow", pairs, write_arrow, ""),
+    "folder of jsonl": ("", pairs, write_several(write_lines, ".jsonl"), ""),
+    "folder of parquet": ("", pairs, write_several(write_parquet, ".parquet"), ""),
+    "pattern of jsonl": ("", pairs, write_several(write_lines, ".jsonl"), "/train-*.jsonl"),
+    "pattern of parquet": ("", pairs, write_several(write_parquet, ".parquet"), "/train-*.parquet"),
+    "streaming": (".parquet", pairs, write_parquet, ""),
+    "conversations": (".jsonl", conversations, write_lines, ""),
+    "conversations as text": (".jsonl", dumped, write_lines, ""),
+    "two responses and a verdict": (".jsonl", verdicts, write_lines, ""),
+    "answers in a list": (".jsonl", lists, write_lines, ""),
+    "answers in rows": (".jsonl", answers, write_lines, ""),
+}
+
+
+class Watched:
+    """The most memory of this process that no file backs, in MB, while it is open."""
+
+    peak = 0.0
+
+    def __enter__(self) -> "Watched":
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.005):
+            self.peak = max(self.peak, anonymous_mb())
 
 
 def anonymous_mb() -> float:
@@ -24,81 +239,61 @@ def anonymous_mb() -> float:
     raise RuntimeError("needs Linux")
 
 
-READERS = ("jsonl", "csv", "parquet", "conversations")
-WORDS = "the quick brown fox jumps over the lazy dog and runs on "
+def read(dataset: str, *, streaming: bool) -> None:
+    """Print what the reading took: memory above the imports, seconds of both halves, rows that were read."""
+    import datasets
+    import pyarrow.parquet  # noqa: F401  as an import it is no memory of the reading
 
-
-def pairs(num_rows: int) -> Iterator[dict[str, str]]:
-    """Rows of about 1.7 kB."""
-    for row in range(num_rows):
-        yield {"prompt": f"{row} " + WORDS * 8, "chosen": f"{row} yes " + WORDS * 12, "rejected": WORDS * 9}
-
-
-def write(path: Path, num_rows: int, reader: str) -> None:
-    """The rows as a reader takes them; ``conversations`` are ShareGPT's, which are written anew."""
-    if reader == "parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        rows, writer = pairs(num_rows), None
-        while batch := list(islice(rows, 1000)):
-            table = pa.Table.from_pylist(batch)
-            writer = writer or pq.ParquetWriter(path, table.schema)
-            writer.write_table(table)
-        assert writer is not None
-        writer.close()
-        return
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, ["prompt", "chosen", "rejected"])
-        if reader == "csv":
-            table.writeheader()
-        for pair in pairs(num_rows):
-            if reader == "csv":
-                table.writerow(pair)
-                continue
-            if reader == "conversations":
-                asked = {"from": "human", "value": pair.pop("prompt")}
-                pair = {side: [asked, {"from": "gpt", "value": text}] for side, text in pair.items()}
-            file.write(json.dumps(pair) + "\n")
-
-
-def measure(num_rows: int, reader: str, folder: Path) -> str:
-    """One line of the table, from a process of its own."""
-    path = folder / f"{num_rows}-{reader}.{'jsonl' if reader == 'conversations' else reader}"
-    write(path, num_rows, reader)
     from sepo_data.reasons import Unusable
     from sepo_data.sources.preferences import open_pairs
 
+    datasets.disable_progress_bars()
     before, began = anonymous_mb(), time.perf_counter()
-    source, columns = open_pairs(str(path))
-    opened = time.perf_counter()
-    peak = anonymous_mb()
-    for lo in range(0, num_rows, 256):
-        for row in source.rows.with_format("arrow")[lo : lo + 256].to_pylist():
-            assert not isinstance(columns.read(row), Unusable)
-        peak = max(peak, anonymous_mb())
-    read = time.perf_counter() - opened
-    size = path.stat().st_size / 1e6
-    path.unlink()
-    top = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return (
-        f"| {reader} | {num_rows:,} ({size:,.0f} MB) | {opened - began:.1f} s | {read:.1f} s | "
-        f"{peak:.0f} MB ({peak - before:+.0f}) | {top:.0f} MB |"
-    )
+    with Watched() as watched:
+        source, columns = open_pairs(dataset, streaming=streaming)
+        opened, usable = time.perf_counter(), 0
+        for lo in range(0, len(source.rows), 256):
+            for row in source.rows.with_format("arrow")[lo : lo + 256].to_pylist():
+                usable += not isinstance(columns.read(row), Unusable)
+    took = opened - began, time.perf_counter() - opened
+    print(json.dumps([watched.peak - before, *took, usable]))
+
+
+def measure(reader: str, num_rows: int, folder: Path, hub: Any) -> str:
+    """One line of the table, from a process of its own."""
+    ending, made, write, pattern = READERS[reader]
+    path = folder / f"pairs-{num_rows}{ending}"
+    write(path, made(num_rows))
+    size = sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path])) / 1e6
+    dataset = f"{path}{pattern}"
+    if streaming := reader == "streaming":
+        dataset = f"me/pairs-{num_rows}"
+        hub.add("dataset", dataset, {"data/train.parquet": path.read_bytes()})
+    command = [sys.executable, __file__, "--read", dataset, *(["--streaming"] if streaming else [])]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    peak, opening, reading, usable = json.loads(told.splitlines()[-1])
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(folder / "sepo", ignore_errors=True)
+    speed = num_rows / (opening + reading)
+    times = f"{opening:.1f} s | {reading:.1f} s | {speed:,.0f}"
+    return f"| {reader} | {num_rows:,} ({size:,.0f} MB) | {times} | {peak:+.0f} MB | {usable:,} |"
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table."""
+    numbers = [int(argument) for argument in arguments if argument.isdecimal()]
+    tests = Path(__file__).parent.parent / "tests"
+    hub = runpy.run_path(str(tests / "hub_server.py"))["HubServer"]()
+    with tempfile.TemporaryDirectory() as place:
+        os.environ |= {"HF_DATASETS_CACHE": place, "HF_HOME": place, "HF_ENDPOINT": hub.url}
+        print("| reader | rows | first open | read all | rows per second | peak memory | pairs |", flush=True)
+        for reader in [argument for argument in arguments if argument in READERS] or READERS:
+            for number in numbers:
+                print(measure(reader, number, Path(place), hub), flush=True)
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place:
-        os.environ["HF_DATASETS_CACHE"] = place
-        print(
-            "| reader | rows | first open | read all | anonymous memory after | peak, mapped pages included |"
-        )
-        numbers = [int(argument) for argument in sys.argv[1:] if argument.isdecimal()]
-        for reader in [argument for argument in sys.argv[1:] if argument in READERS] or READERS:
-            for number in numbers:
-                child = os.fork()
-                if child == 0:
-                    print(measure(number, reader, Path(place)), flush=True)
-                    os._exit(0)
-                os.waitpid(child, 0)
-                shutil.rmtree(Path(place) / "sepo", ignore_errors=True)
+    if sys.argv[1] == "--read":
+        read(sys.argv[2], streaming="--streaming" in sys.argv)
+    else:
+        main(sys.argv[1:])

@@ -23,7 +23,7 @@ class Reason(StrEnum):
     NOT_TEXT_PART = "message holds an image, a sound or another part that is not text"
     NOT_A_CONVERSATION = "text is not the conversation that the column's others are"
     TOOLS_INSIDE = "tools stand inside the conversation's object, not in a column"
-    DUMPED = "text is a conversation dumped as text, where the column's others are not"
+    DUMPED = "text is a conversation, or a content in parts, stored as text"
     ROLE_MISSING = "message has no role"
     FUNCTION_CALL = "function_call, which chat templates do not write"
     HAS_REASONING = "reasoning, which was to be refused"

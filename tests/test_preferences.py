@@ -252,6 +252,8 @@ def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None
         tmp_path, named, prompt_column="question", chosen_column="response1", rejected_column="response-2"
     )
     assert columns.read(source.rows[0]) == Pair("p", "a", "b")
+    source, columns = opened(tmp_path, row, chosen_column="rejected", rejected_column="chosen")
+    assert columns.read(source.rows[0]) == Pair("p", "b", "a")
 
 
 def test_texts_are_stored_as_text(tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ WHOLE: dict[str, Any] = {
     "JSON": lambda *ms: json.dumps(ms, indent=1),
     "Python": lambda *ms: str(list(ms)),
     "NumPy": lambda *ms: str(np.array(ms, dtype=object)),
+    "NumPy's repr": lambda *ms: repr(np.array(ms, dtype=object)),
+    "JSON of JSON": lambda *ms: json.dumps(json.dumps(ms)),
+    "keys of both": lambda *ms: [*renamed(*ms[:1]), *({**m, "from": None, "value": None} for m in ms[1:])],
     "JSON of ShareGPT": lambda *ms: json.dumps(renamed(*ms)),
     "lists side by side": lambda *ms: {key: [m[key] for m in ms] for key in ("role", "content")},
     "in an object": lambda *ms: {"messages": list(ms)},
@@ -107,6 +110,8 @@ def test_conversations_of_fine_tuning_are_read_in_every_shape(tmp_path: Path, sh
     "row",
     [
         {"prompt": "Hi", "chosen": ["a"], "rejected": ["b"]},
+        {"prompt": ["Hi"], "chosen": "a", "rejected": "b"},
+        {"prompt": "Hi", "chosen": '["a"]', "rejected": "['b']"},
         {"prompt": "Hi", "chosen": {"text": "a", "score": 5}, "rejected": {"text": "b", "score": 1}},
         {"question": "Hi", "accepted": "a", "rejected": "b"},
         {"instruction": "Hi", "input": "", "chosen": "a", "rejected": "b"},
@@ -204,6 +209,72 @@ def test_a_lone_conversation_among_texts_is_dropped_never_scored(tmp_path: Path)
     assert pairs(tmp_path, *plain, odd)[3] == Reason.DUMPED
     dumped = [{"chosen": json.dumps([HI, A]), "rejected": json.dumps([HI, B])} for _ in range(3)]
     assert pairs(tmp_path, *dumped, {**dumped[0], "chosen": "[{cut"})[3] == Reason.NOT_A_CONVERSATION
+
+
+@pytest.mark.parametrize("where", ["prompt", "chosen"])
+def test_what_is_dumped_into_a_prompt_or_a_message_is_refused_or_dropped(tmp_path: Path, where: str) -> None:
+    plain = [{"prompt": [HI], "chosen": [A], "rejected": [B]} for _ in range(3)]
+    odd = dict(plain[0])
+    odd[where] = [{**odd[where][0], "content": json.dumps([{"type": "text", "text": "What?"}])}]
+    assert pairs(tmp_path, *plain, odd)[3] == Reason.DUMPED
+    with pytest.raises(PreferenceError, match=r"none of 1 rows can be read: 1 text is .* stored as text"):
+        opened(tmp_path, odd)
+    texts = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(3)]
+    twice = {**texts[0], where: json.dumps(json.dumps([HI]))}
+    assert pairs(tmp_path, *texts, twice)[3] == Reason.DUMPED
+
+
+def test_a_completion_dumped_as_text_is_not_trained_on(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "completion": text} for text in ("a", "b", json.dumps([A]))]
+    source, columns = open_chats(write_jsonl(tmp_path / "rows.jsonl", rows))
+    assert [columns.read(row) for row in source.rows][2] == Unusable(Reason.DUMPED)
+
+
+def test_lists_of_texts_that_nobody_says_are_refused(tmp_path: Path) -> None:
+    for prompt in ({}, {"prompt": "Hi"}):
+        with pytest.raises(PreferenceError, match='"chosen" holds lists of texts, and nothing says whose'):
+            opened(tmp_path, *[{**prompt, "chosen": ["Hi", "a"], "rejected": ["Hi", "b"]}] * 2)
+
+
+def test_a_prompt_that_is_the_whole_conversation_loses_its_answer(tmp_path: Path) -> None:
+    for sides in ({"chosen": "a", "rejected": "b"}, {"chosen": A, "rejected": B}):
+        assert pairs(tmp_path, {"messages": [HI, A], **sides}) == [PAIR]
+    assert pairs(tmp_path, {"prompt": [HI, B], "chosen": [A], "rejected": [B]}) == [PAIR]
+
+
+def test_texts_that_hold_the_prompt_after_other_text_are_refused(tmp_path: Path) -> None:
+    asked = "Name a tree that floats."
+    row = {"prompt": asked, **{side: f"Question: {asked}\nAnswer: {side}" for side in ("chosen", "rejected")}}
+    with pytest.raises(
+        PreferenceError, match='"chosen" and "rejected" hold "prompt" again, after other text'
+    ):
+        opened(tmp_path, row)
+    others = [{"prompt": asked, "chosen": f"{i}", "rejected": "b"} for i in range(3)]
+    assert pairs(tmp_path, row, *others)[0] == Pair(row["prompt"], row["chosen"], row["rejected"])
+
+
+@pytest.mark.parametrize("name", ["input", "context", "instruction"])
+def test_a_text_that_the_prompt_lacks_is_refused(tmp_path: Path, name: str) -> None:
+    row = {"prompt": "Translate:  the\ntree", "chosen": "a", "rejected": "b"}
+    pair = Pair(row["prompt"], "a", "b")
+    for inside in ("the tree", "", None):
+        assert pairs(tmp_path, {**row, name: inside}) == [pair]
+    with pytest.raises(PreferenceError, match=f'"{name}" may belong to .* pass `ignore_columns={name}`'):
+        opened(tmp_path, {**row, name: "the stone"})
+    assert pairs(tmp_path, {**row, name: "the stone"}, ignore_columns=(name,)) == [pair]
+    chat = {"prompt": "Translate.", "completion": "a", name: "the stone"}
+    with pytest.raises(PreferenceError, match=f'"{name}" may belong to the prompt, and "prompt" lacks'):
+        open_chats(write_jsonl(tmp_path / "chats.jsonl", [chat]))
+
+
+def test_two_system_texts_are_refused(tmp_path: Path) -> None:
+    row = {"system": "S", "system_prompt": "T", "prompt": "Hi", "chosen": "a", "rejected": "b"}
+    with pytest.raises(PreferenceError, match=r"each of system and system_prompt may be .* `system_column`"):
+        opened(tmp_path, row)
+    for options in ({"system_column": "system"}, {"ignore_columns": ("system_prompt",)}):
+        found = pairs(tmp_path, row, **options)[0]
+        assert isinstance(found, Pair)
+        assert found.context.system == "S"
 
 
 def test_a_message_with_an_image_is_dropped(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from hypothesis import strategies as st
 
 from sepo_data.dataset_spec import DatasetSpec
 from sepo_data.errors import HubError, PreferenceError
-from sepo_data.sources import text_files
+from sepo_data.sources import compressed, json_rows, text_files
 from sepo_data.sources.arrow_cache import KEPT_AS_JSON
+from sepo_data.sources.compressed import DataFile
 from sepo_data.sources.opening import Source
 from sepo_data.sources.preferences import Pair, PairColumns
 from sepo_data.sources.splits import open_source
@@ -65,6 +67,29 @@ def refused(path: Path | str, **options: Any) -> str:
 # What can be read -------------------------------------------------------------------------------------------
 
 
+VALUES = st.recursive(
+    st.one_of(st.none(), st.integers(), st.text(max_size=4)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(
+    st.lists(st.dictionaries(st.text(), VALUES, min_size=1)), st.integers(1, 40), st.sampled_from([None, 1])
+)
+def test_an_array_is_read_in_pieces(rows: list[dict[str, Any]], size: int, indent: int | None) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compressed, "_PIECE_BYTES", size)
+        text = json.dumps(rows, indent=indent, ensure_ascii=False)
+        path = write(Path(folder) / "a.json", f" {text}\n ".encode())
+        assert [row for _, row in json_rows._items(DataFile("a.json", path))] == rows
+        write(path, text[:-1].encode())
+        with pytest.raises(PreferenceError, match=r"a.json, line .*: corrupt or truncated JSON"):
+            list(json_rows._items(DataFile("a.json", path)))
+
+
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", jsonl(ROWS))
     write(tmp_path / "b.jsonl.gz", gzip.compress(jsonl(ROWS)))
@@ -89,6 +114,12 @@ def test_all_cells_of_a_csv_are_text_and_only_the_empty_one_is_null(tmp_path: Pa
         "rejected": ["None", "x\0\ry\n"],
         "n": [None, "3"],
     }
+
+
+def test_blanks_after_the_commas_of_a_csv_are_no_text(tmp_path: Path) -> None:
+    spaced = opened(tmp_path / "a.csv", b'prompt, chosen\np, "a, b"\nq,  c\n')
+    assert spaced.rows.to_list() == [{"prompt": "p", "chosen": "a, b"}, {"prompt": "q", "chosen": "c"}]
+    assert opened(tmp_path / "b.csv", b"prompt,chosen\np, c\n").rows[0] == {"prompt": "p", "chosen": " c"}
 
 
 def test_a_csv_cell_may_be_very_long(tmp_path: Path) -> None:
@@ -228,6 +259,48 @@ def test_a_folder_of_parquet_files_is_read(tmp_path: Path) -> None:
         pq.write_table(table, tmp_path / "prefs" / "data" / f"{split}-00000-of-00001.parquet")
     source = open_source(str(tmp_path / "prefs"), DatasetSpec(split="test"))
     assert source.rows["split"][:] == ["test", "test"]
+
+
+def shards(folder: Path, *tables: pa.Table) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, table in enumerate(tables):
+        pq.write_table(table, folder / f"train-{i:05}-of-{len(tables):05}.parquet")
+    return str(folder)
+
+
+@pytest.mark.parametrize("ending", ["", "/*.parquet"])
+def test_parquet_files_may_differ_in_their_columns(tmp_path: Path, ending: str) -> None:
+    first = pa.Table.from_pylist([{"chosen": "a", "n": 1}])
+    second = pa.Table.from_pylist([{"n": 0.5, "chosen": "b", "more": "x"}])
+    source = open_source(shards(tmp_path / "prefs", first, second) + ending)
+    assert source.rows.to_list() == [
+        {"chosen": "a", "n": 1.0, "more": None},
+        {"chosen": "b", "n": 0.5, "more": "x"},
+    ]
+    assert source.repairs == {}
+
+
+def test_columns_that_no_type_holds_are_left_out_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = pa.table(
+        {"chosen": ["a"], "n": [1], "m": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int8()))}
+    )
+    second = pa.table({"chosen": ["b"], "n": ["x"], "m": pa.array([[]], pa.map_(pa.string(), pa.int8()))})
+    folder = shards(tmp_path / "prefs", first, second)
+    for _ in range(2):  # the second time from the cache
+        source = open_source(folder)
+        assert source.rows.to_list() == [{"chosen": "a"}, {"chosen": "b"}]
+        (what, count), *others = source.repairs.items()
+        assert (what.endswith("no type of datasets holds their values: m, n"), count, others) == (True, 2, [])
+        assert what in caplog.text
+    assert "map<string, int8" in refused(shards(tmp_path / "only", first.select(["m"])))
+
+
+def test_a_folder_whose_path_is_a_pattern_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "run[1]" / "train.jsonl", GOOD_LINE)
+    assert "in the path of a folder are read as patterns. Rename it" in refused(tmp_path / "run[1]")
+    assert len(open_source(str(tmp_path / "run[1]" / "train.jsonl")).rows) == 1
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -388,6 +461,7 @@ def test_values_without_a_common_type_are_kept_as_their_json(tmp_path: Path, val
         (b"chosen,chosen\na,b\n", ", line 1: corrupt or truncated CSV (two columns with the same name)"),
         (b'chosen,rejected\n"a\n\n",b\n"c"x,d\n', ", line 5: corrupt or truncated CSV"),
         (b"chosen,rejected\na,\xe9\n", ", line 2: not UTF-8"),
+        (b"chosen,rejected\ra,b\rc,d\r", ", line 1: corrupt or truncated CSV (new-line character"),
     ],
 )
 def test_a_bad_csv_file_is_named_with_its_line(tmp_path: Path, content: bytes, problem: str) -> None:

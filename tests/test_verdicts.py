@@ -101,6 +101,24 @@ VERDICTS: list[tuple[tuple[str, str], Row, Row, Row]] = [
         {"conv_A_rating": 3.0, "conv_B_rating": 3.0},
     ),
     (("response_1", "response_2"), {"winner": "model_a"}, {"winner": "model_b"}, {"winner": "tie (bothbad)"}),
+    (
+        ("response_a", "response_b"),
+        {"winner": "model-b", "model_a": "model-b", "model_b": "model-a"},
+        {"winner": "model-b", "model_a": "llama", "model_b": "model-b"},
+        {"winner": "tie", "model_a": "model-b", "model_b": "model-a"},
+    ),
+    (
+        ("human_ref_A", "human_ref_B"),
+        {"labels": "1", "score_A": "9", "score_B": "2"},
+        {"labels": "0", "score_A": "2", "score_B": "9"},
+        {"labels": None, "score_A": "2", "score_B": "2"},
+    ),
+    (
+        ("response_a", "response_b"),
+        {"winner_model_a": "True", "winner_model_b": "False"},
+        {"winner_model_a": "False", "winner_model_b": "True"},
+        {"winner_model_a": "False", "winner_model_b": "False"},
+    ),
     (("answer_a", "answer_b"), {"judgment": "A>>B"}, {"judgment": "B>A"}, {"judgment": "A=B"}),
     (("response_A", "response_B"), {"preferred": "A"}, {"preferred": "B"}, {"preferred": "neither"}),
 ]
@@ -145,6 +163,10 @@ def test_whole_conversations_with_a_verdict_are_compared_too(tmp_path: Path) -> 
         ({}, "response_a and response_b are two responses, and no column says which is better"),
         ({"winner": "gpt-4"}, "\"winner\" may say .* its values are 'gpt-4'. Pass `ignore_columns=winner`"),
         ({"labels": 1}, '"labels" may say which'),
+        ({"label": -1}, '"label" may say which'),
+        ({"preference": "not b"}, '"preference" may say which'),
+        ({"preference": "B is worse"}, '"preference" may say which'),
+        ({"preference": "better than b"}, '"preference" may say which'),
         (
             {"winner": "a", "preference": "b"},
             "winner and preference contradict .* `ignore_columns=preference`",
@@ -205,6 +227,27 @@ def test_a_status_of_tie_drops_the_row(tmp_path: Path) -> None:
 def test_a_pair_marked_as_a_tie_is_dropped(tmp_path: Path) -> None:
     rows = [chosen(is_tie=False), chosen(is_tie=True), chosen(is_tie=None)]
     assert pairs(tmp_path, *rows) == [("good", "bad"), Reason.TIE, ("good", "bad")]
+
+
+def test_flags_written_as_text_are_flags(tmp_path: Path) -> None:
+    for yes, no in (("True", "False"), ("true", "false"), ("1", "0")):
+        rows = [chosen(is_tie=no), chosen(is_tie=yes)]
+        assert pairs(tmp_path, *rows) == [("good", "bad"), Reason.TIE]
+    with pytest.raises(PreferenceError, match=r"\"tie\" may say .* 'no', 'yes'. Pass `ignore_columns=tie`"):
+        opened(tmp_path, chosen(tie="no"), chosen(tie="yes"))
+
+
+@pytest.mark.parametrize(("better", "worse"), [("response_b", "response_a"), ("B", "A"), ("gpt", "llama")])
+def test_chosen_and_rejected_that_name_two_responses_are_their_verdict(
+    tmp_path: Path, better: str, worse: str
+) -> None:
+    row = ab("bad", "good", chosen=better, rejected=worse, model_a="llama", model_b="gpt")
+    source, columns = opened(tmp_path, row)
+    assert columns.read(source.rows[0]) == GOOD_BAD
+    assert source.pairs_from == "response_a and response_b, by chosen"
+    with pytest.raises(PreferenceError, match=r"\"chosen\" may say .* its values are 'x'"):
+        opened(tmp_path, {**row, "chosen": "x"})
+    assert pairs(tmp_path, {**row, "chosen": "good", "rejected": "bad"}) == [("good", "bad")]
 
 
 def test_a_margin_beside_the_pair_is_looked_at(tmp_path: Path) -> None:
@@ -314,6 +357,38 @@ def test_answers_with_scores_or_ranks_are_read_in_every_form(tmp_path: Path, row
         assert pairs(tmp_path, {prompt: "Hi", **row}) == [("good", "bad")]
 
 
+def test_a_ranking_that_may_be_an_order_is_not_read(tmp_path: Path) -> None:
+    row = {"prompt": "Hi", "responses": ["bad", "good", "mid"]}
+    assert pairs(tmp_path, {**row, "ranking": [3, 1, 2], "scores": [1, 3, 2]}) == [("good", "bad")]
+    with pytest.raises(PreferenceError, match="nothing says which of them is better"):
+        opened(tmp_path, {**row, "ranking": [3, 1, 2]})  # the third is the best, or the first the worst
+    assert pairs(tmp_path, {**row, "ranking": [3, 1, 3]}) == [("good", "mid")]  # no order has ties
+    assert pairs(tmp_path, {**row, "ranks": [3, 1, 2]}) == [("good", "bad")]
+
+
+def test_scores_of_fewer_answers_are_nobodys(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Hi", "responses": ["bad", "good", "mid"], "scores": scores}
+        for scores in ([5, 3], [1, 3, 2])
+    ]
+    assert pairs(tmp_path, *rows) == [Reason.ONE_ANSWER, ("good", "bad")]
+    scored = [{"text": text, "score": score} for text, score in (("x", None), ("good", 2), ("bad", 1))]
+    assert pairs(tmp_path, {"prompt": "Hi", "responses": scored}) == [("good", "bad")]
+
+
+def test_rows_of_one_prompt_have_one_system_text(tmp_path: Path) -> None:
+    rows = [
+        {"system": system, "prompt": "Hi", "response": text, "score": score}
+        for system in ("S", "T")
+        for text, score in (("good", 2), ("bad", 1))
+    ]
+    source, columns = opened(tmp_path, *rows)
+    found = [columns.read(row) for row in source.rows]
+    assert [pair.context.system for pair in found if isinstance(pair, Pair)] == ["S", "T"]
+    with pytest.raises(PreferenceError, match="no prompt has two answers"):
+        opened(tmp_path, rows[0], rows[3])
+
+
 @pytest.mark.parametrize("start", [0, 1])
 def test_the_index_of_the_best_answer_counts_from_zero_or_one(tmp_path: Path, start: int) -> None:
     rows = [
@@ -366,13 +441,25 @@ def test_labelled_rows_without_a_second_answer_are_refused(tmp_path: Path) -> No
 # Fine-tuning ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mark", [{"label": False}, {"weight": 0}, {"train": False}])
+@pytest.mark.parametrize("mark", [{"label": False}, {"weight": 0}, {"train": False}, {"kto_tag": False}])
 def test_rows_marked_as_not_to_be_trained_on_are_dropped(tmp_path: Path, mark: Row) -> None:
     (name, value), row = next(iter(mark.items())), {"prompt": "Hi", "completion": "good"}
     rows = [{**row, **mark}, {**row, name: type(value)(1)}, {**row, name: None}]
     source, columns = open_chats(write_jsonl(tmp_path / "rows.jsonl", rows))
     kept = Chat("Hi", "good")
     assert [columns.read(row) for row in source.rows] == [Unusable(Reason.NOT_FOR_TRAINING), kept, kept]
+
+
+@pytest.mark.parametrize("name", ["label", "weight", "train"])
+def test_marks_written_as_text_are_marks(tmp_path: Path, name: str) -> None:
+    for yes, no in (("True", "False"), ("1", "0")):
+        rows = [{"prompt": "Hi", "completion": "good", name: mark} for mark in (yes, no)]
+        source, columns = open_chats(write_jsonl(tmp_path / "rows.jsonl", rows))
+        dropped = Unusable(Reason.NOT_FOR_TRAINING)
+        assert [columns.read(row) for row in source.rows] == [Chat("Hi", "good"), dropped]
+    rows = [{"prompt": "Hi", "completion": "good", name: mark} for mark in ("desirable", "undesirable")]
+    with pytest.raises(PreferenceError, match=f'"{name}" may say which rows .* `ignore_columns={name}`'):
+        open_chats(write_jsonl(tmp_path / "rows.jsonl", rows))
 
 
 def test_weights_that_are_not_read_are_refused(tmp_path: Path) -> None:
@@ -387,9 +474,10 @@ def test_a_topic_called_label_marks_nothing(tmp_path: Path) -> None:
     assert open_chats(path)[1].marks == ()
 
 
-def test_a_conversation_ends_with_its_last_trained_message(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["weight", "train", "loss", "training"])
+def test_a_conversation_ends_with_its_last_trained_message(tmp_path: Path, key: str) -> None:
     hi = {"role": "user", "content": "Hi"}
-    said = [{"role": "assistant", "content": text, "weight": weight} for text, weight in (("a", 1), ("b", 0))]
+    said = [{"role": "assistant", "content": text, key: weight} for text, weight in (("a", 1), ("b", 0))]
     rows = [{"messages": [hi, *said]}, {"messages": [hi, said[1]]}]
     source, columns = open_chats(write_jsonl(tmp_path / "rows.jsonl", rows))
     first, second = map(columns.read, source.rows)

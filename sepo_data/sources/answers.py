@@ -18,7 +18,7 @@ from ..files import text_sha256
 from ..reasons import Reason, Unusable
 from ..schema import Row
 from .column_kinds import ANSWER_KEYS, sampled
-from .column_names import ANSWER_SCORES, ANSWERS, BEST_ANSWERS, COMPLETIONS, PROMPTS
+from .column_names import ANSWER_SCORES, ANSWERS, BEST_ANSWERS, COMPLETIONS, CONTEXT, PROMPTS
 from .mending import UNUSABLE, made_anew
 from .opening import Source
 from .verdicts import number
@@ -26,6 +26,7 @@ from .verdicts import number
 if TYPE_CHECKING:
     import datasets
 
+_ORDERS = ("ranking", "rankings")  # the rank of each answer, or the numbers of the answers from best to worst
 TIES = "pairs of answers with equal scores, left out"
 SMALL = "pairs of answers with a margin below the smallest one allowed, left out"
 _BATCH_ROWS = 1000
@@ -86,17 +87,18 @@ def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> Ans
             continue
         items = [item for value in lists_in for item in value if item]
         for score in ANSWER_SCORES:
-            if all(isinstance(item, Mapping) and number(item.get(score)) is not None for item in items):
+            inside = [item.get(score) for item in items if isinstance(item, Mapping)]
+            if len(inside) == len(items) and any(one is not None for one in inside) and _are_scores(inside):
                 return AnswerLayout(name, score, True, (), spec.pairs, spec.min_margin)
         for score in ANSWER_SCORES:
-            if score in names and _are_score_lists(sampled(source.rows, score)):
+            if score in names and _are_score_lists(score, sampled(source.rows, score)):
                 return AnswerLayout(name, score, False, (), spec.pairs, spec.min_margin)
         for best in BEST_ANSWERS:
             indices = sampled(source.rows, best) if best in names else []
             start = _first_index(indices, sampled(source.rows, name)) if indices else None
             if start is not None:
                 return AnswerLayout(name, best, False, (), spec.pairs, spec.min_margin, start)
-    prompts = tuple(name for name in ("prompt", *PROMPTS) if name in names and name not in COMPLETIONS)
+    prompts = _shared_columns(spec, names)
     for name in COMPLETIONS:
         if name in names and prompts:
             for score in ANSWER_SCORES:
@@ -104,6 +106,14 @@ def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> Ans
                 if any(value is not None for value in values) and _are_scores(values):
                     return AnswerLayout(name, score, False, prompts, spec.pairs, spec.min_margin)
     return None
+
+
+def _shared_columns(spec: DatasetSpec, names: Sequence[str]) -> tuple[str, ...]:
+    """Columns of the prompt, in which the rows of one prompt are equal; none without a prompt."""
+    asked = ("prompt", *PROMPTS, spec.prompt_column)
+    prompts = [name for name in names if name in asked and name not in COMPLETIONS]
+    beside = (*CONTEXT, spec.system_column, spec.tools_column)
+    return (*prompts, *(name for name in names if name in beside and name not in prompts)) if prompts else ()
 
 
 def paired(dataset: str, source: Source, layout: AnswerLayout) -> Source:
@@ -181,6 +191,8 @@ def _answers(group: Sequence[Row], layout: AnswerLayout) -> list[Answer] | Unusa
         given = [(item, item.get(layout.score), _scalars(item)) for item in row[layout.answers] or [] if item]
     else:
         scores = row[layout.score] or []
+        if layout.best_from is None and len(scores) != len(row[layout.answers] or []):
+            return Unusable(Reason.ONE_ANSWER)  # whose they are nobody knows
         if layout.best_from is not None:
             best = row[layout.score]
             scores = [place + layout.best_from == best for place, _ in enumerate(row[layout.answers] or [])]
@@ -251,9 +263,17 @@ def _first_index(indices: Sequence[object], answers: Sequence[object]) -> int | 
     return fits.index(True) if sum(fits) == 1 else None
 
 
+def _is_order(ranks: object) -> bool:
+    """Whether a list means one thing as ranks and another as the numbers of answers in order."""
+    known = [rank for rank in map(number, ranks if isinstance(ranks, list) else []) if rank is not None]
+    order = [sorted(known).index(rank) for rank in known]
+    return len(set(order)) == len(order) and any(order[place] != i for i, place in enumerate(order))
+
+
 def _are_scores(values: Sequence[object]) -> bool:
     return all(value is None or number(value) is not None for value in values)
 
 
-def _are_score_lists(values: Sequence[object]) -> bool:
-    return all(value is None or (isinstance(value, list) and _are_scores(value)) for value in values)
+def _are_score_lists(name: str, values: Sequence[object]) -> bool:
+    are_lists = all(value is None or (isinstance(value, list) and _are_scores(value)) for value in values)
+    return are_lists and not (name in _ORDERS and any(map(_is_order, values)))

@@ -8,6 +8,7 @@ from ..reasons import Unusable
 from ..schema import Row
 from .column_kinds import Column, find_kind
 from .column_names import CHATS, COMPLETIONS, PROMPTS, belongs_behind
+from .marks import check_whole_prompt
 from .mending import Mended
 from .opening import Source
 
@@ -77,6 +78,8 @@ def find_chats(dataset: str, source: Source, spec: DatasetSpec) -> ChatLayout:
     completions = [kinds[name] for name in COMPLETIONS if name in kinds]
     prompts = [kinds[name] for name in PROMPTS if name in kinds and name not in CHATS]
     if completions and "prompt" in kinds:
+        others = [name for name in names if name != completions[0].name]
+        check_whole_prompt(dataset, source, kinds["prompt"], others)
         return ChatLayout((kinds["prompt"], completions[0]))
     if completions and belongs_behind([prompt.name for prompt in prompts]):
         return ChatLayout((prompts[0], completions[0]), prompts[1])

@@ -1,17 +1,21 @@
 """Lines of text files, plain or compressed: gzip, xz, bzip2, Zstandard, and zip archives of one file."""
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from ..errors import PreferenceError
 
+_PIECE_BYTES = 1 << 20
+_Stream = IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
 ENDINGS = (".gz", ".xz", ".bz2", ".zst", ".zip")
 
 
@@ -36,23 +40,53 @@ def without_ending(name: str) -> str:
 def numbered_lines(file: DataFile) -> Iterator[tuple[int, str]]:
     r"""Numbered lines with their line ends, split only at "\n": U+2028 and a lone "\r" are text."""
     number = 0
+    with _opened(file, lambda: number) as stream:
+        for number, line in enumerate(stream, 1):
+            text = line.decode("utf-8", "surrogatepass")
+            yield number, text.removeprefix("\ufeff") if number == 1 else text
+
+
+def pieces(file: DataFile) -> Iterator[str]:
+    """The text in pieces of about a megabyte, for what need not have lines."""
+    line = 1
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+    with _opened(file, lambda: line) as stream:
+        while piece := stream.read(_PIECE_BYTES):
+            try:
+                text = decoder.decode(piece)
+            except UnicodeDecodeError as error:
+                line += piece.count(b"\n", 0, error.start)
+                raise
+            if text:
+                yield text
+            line += piece.count(b"\n")
+        decoder.decode(b"", final=True)
+
+
+def begins_with(file: DataFile, character: bytes) -> bool:
+    """Whether it is the first character that is no blank."""
+    with _opened(file, lambda: 0) as stream:
+        return bool(stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(character))
+
+
+@contextmanager
+def _opened(file: DataFile, line: Callable[[], int]) -> Iterator[_Stream]:
+    """The bytes, decompressed; whatever cannot be read is said in one line, with the last line's number."""
     kind, opened = _kind(file)
     try:
         with opened() as stream:
-            for number, line in enumerate(stream, 1):
-                text = line.decode("utf-8", "surrogatepass")
-                yield number, text.removeprefix("\ufeff") if number == 1 else text
+            yield stream
     except UnicodeDecodeError as error:
         problem = f"not UTF-8 ({error.reason}). Save the file as UTF-8"
-        raise PreferenceError(f"{file.label}, line {number}: {problem}.") from error
+        raise PreferenceError(f"{file.label}, line {line()}: {problem}.") from error
     except (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         problem = f"corrupt or truncated {kind} ({error}). Copy or download the file again"
-        raise PreferenceError(f"{file.label}, line {number + 1}: {problem}.") from error
+        raise PreferenceError(f"{file.label}, line {line() + 1}: {problem}.") from error
 
 
 def _kind(
     file: DataFile,
-) -> tuple[str, Callable[[], IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]]:
+) -> tuple[str, Callable[[], _Stream]]:
     """The compression, detected from the content: a downloaded file may have lost its suffix."""
     path = file.path
     with path.open("rb") as raw:

@@ -101,8 +101,17 @@ def context_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> Con
     named = {"system": spec.system_column, "tools": spec.tools_column}
     found: dict[str, str] = {}
     for role in ("system", "tools", "chat_template_kwargs"):
-        usual = (name for name in (SYSTEMS if role == "system" else (role,)) if name in schema.names)
-        column = named.get(role) or next(usual, role)
+        usual = [
+            name
+            for name in (SYSTEMS if role == "system" else (role,))
+            if name in schema.names
+            and name not in spec.ignore_columns
+            and not _is_null(schema.field(name).type)
+        ]
+        if not named.get(role) and len(usual) > 1:
+            problem = f"each of {' and '.join(usual)} may be the system text"
+            raise PreferenceError(f"{dataset}: {problem}. Choose one with `system_column`.")
+        column = named.get(role) or next(iter(usual), role)
         if column not in schema.names:
             if named.get(role):
                 advice = f"Its columns are {', '.join(schema.names)}; name the right one with `{role}_column`"

@@ -20,8 +20,9 @@ from .mending import mended, reason_of, with_usual_names
 from .opening import Source
 from .preferences import PairColumns, invalid_reason, is_blank, open_pairs, unsaid_reason
 from .reading import check_readable
-from .shapes import is_trained
+from .shapes import holds_dumps, is_trained
 from .splits import open_source
+from .verdicts import number
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,14 @@ class ChatColumns:
 
     def read(self, row: Row) -> Chat | Unusable:
         """The conversation of a row, or why it has none."""
-        if any(row[name] is not None and not row[name] for name in self.marks):
+        if any(number(row[name]) == 0 for name in self.marks):
             return Unusable(Reason.NOT_FOR_TRAINING)
         chat = self._chat(row)
         context = self.context.read(row)
         if isinstance(chat, Unusable):
             return chat
+        if holds_dumps((chat.prompt, chat.response)):
+            return Unusable(Reason.DUMPED)
         if isinstance(context, Unusable):
             return context
         return replace(chat, context=context, cut=self.ends.cut(row)[self.side])

@@ -17,6 +17,7 @@ from .column_names import (
     sides_by_name,
     tags_of,
 )
+from .marks import check_whole_prompt
 from .opening import Source
 from .pair_layouts import PairLayout
 from .verdicts import Verdict, find_verdict
@@ -52,12 +53,14 @@ def find_pair(dataset: str, source: Source, spec: DatasetSpec) -> tuple[PairLayo
     sides, tags, decides, decisive = _find_sides(dataset, source, spec, names)
     chosen, rejected = (_readable(dataset, source, name) for name in sides)
     prompt, more = _find_prompt(dataset, source, spec, names, (chosen, rejected))
-    used = [column.name for column in (prompt, chosen, rejected) if column is not None]
+    used = [column.name for column in (prompt, chosen, rejected, more) if column is not None]
     if len(set(used)) < len(used):
         raise PreferenceError(f"{dataset}: prompt, chosen and rejected must be three columns, not {used}.")
-    layout = _settled(PairLayout(prompt, chosen, rejected, more))
+    layout = _settled(dataset, source, PairLayout(prompt, chosen, rejected, more))
+    if prompt is not None and spec.prompt_column is None:
+        check_whole_prompt(dataset, source, prompt, [name for name in names if name not in used])
     if layout.prompt is not None and {column.kind for column in layout.columns} == {"text"}:
-        repeated = _repeat_prompt(source, layout)
+        repeated = _repeat_prompt(dataset, source, layout)
         transcripts = not repeated and all(_is_whole(source, side) for side in (chosen, rejected))
         layout = replace(layout, repeats_prompt=repeated, transcripts=transcripts)
     others = [name for name in names if name not in sides]
@@ -71,7 +74,10 @@ def _find_sides(
 ) -> tuple[tuple[str, str], Tags, bool, Verdict | None]:
     """The two response columns, the tags in their names, whether a verdict decides, and that verdict."""
     usual = sides_by_name(names)
-    if spec.chosen_column is None and spec.rejected_column is None and usual is None:
+    unnamed = spec.chosen_column is None and spec.rejected_column is None
+    if unnamed and usual is not None and _are_names(source, usual, names):
+        usual = None
+    if unnamed and usual is None:
         for first, second, tags in response_pairs(names):
             if find_kind(source, first) is not None and find_kind(source, second) is not None:
                 return (first, second), tags, True, None
@@ -83,13 +89,25 @@ def _find_sides(
     chosen, rejected = usual or PAIR_COLUMNS[1:]
     sides = (spec.chosen_column or chosen, spec.rejected_column or rejected)
     for role, name in zip(PAIR_COLUMNS[1:], sides, strict=True):
-        _check_name(dataset, names, role, name)
+        _check_name(dataset, names, role, name, sides)
     named_tags = tags_of(*sides)
     if named_tags is None:
         return sides, ("chosen", "rejected"), False, None
     others = [name for name in names if name not in sides]
     decisive = find_verdict(dataset, source, others, named_tags, decides=True)
     return sides, named_tags, decisive is not None, decisive
+
+
+def _are_names(source: Source, sides: tuple[str, str], names: Sequence[str]) -> bool:
+    """Whether chosen and rejected only name one of two responses that stand in other columns."""
+    for first, second, _ in response_pairs(names):
+        if first not in sides and second not in sides:
+            rows = sampled_rows(source.rows.select_columns([*sides, first, second]))
+            said = [(row[side], (row[first], row[second])) for row in rows for side in sides]
+            named = [len(str(value).split()) == 1 and value not in texts for value, texts in said if value]
+            if 2 * sum(named) > len(named):
+                return True
+    return False
 
 
 def _checked(
@@ -130,7 +148,7 @@ def _find_prompt(
     """The prompt column, and the column of a text appended to it."""
     if spec.prompt_column is not None or "prompt" in names:
         name = spec.prompt_column or "prompt"
-        _check_name(dataset, names, "prompt", name)
+        _check_name(dataset, names, "prompt", name, (name,))
         return _readable(dataset, source, name), None
     if all(_is_whole(source, side) for side in sides):
         return None, None
@@ -161,43 +179,72 @@ def _is_whole(source: Source, side: Column) -> bool:
     return bool(whole) and 2 * sum(whole) > len(whole)
 
 
-def _repeat_prompt(source: Source, layout: PairLayout) -> bool:
+def _repeat_prompt(dataset: str, source: Source, layout: PairLayout) -> bool:
+    """Whether responses begin with the prompt; if they hold it after another beginning they are refused."""
     assert layout.prompt is not None
     columns = (layout.prompt, layout.chosen, layout.rejected)
     texts = [
         [str(column.read({column.name: value}, set()) or "") for value in sampled(source.rows, column.name)]
         for column in columns
     ]
-    evident = [
-        all(side.startswith(prompt.rstrip()) for side in responses)
-        for prompt, *responses in zip(*texts, strict=True)
-        if all((prompt, *responses)) and len(prompt.strip()) >= _EVIDENT
+    given = [row for row in zip(*texts, strict=True) if all(row) and len(row[0].strip()) >= _EVIDENT]
+    begin = [all(side.startswith(prompt.rstrip()) for side in sides) for prompt, *sides in given]
+    if not given or sum(begin) >= 0.9 * len(begin):
+        return bool(given)
+    hold = [
+        rejected.startswith(chosen[: chosen.find(prompt.strip()) + len(prompt.strip())])
+        for prompt, chosen, rejected in given
+        if prompt.strip() in chosen
     ]
-    return bool(evident) and sum(evident) >= 0.9 * len(evident)
+    if sum(hold) >= 0.9 * len(given) and not all(_is_whole(source, side) for side in columns[1:]):
+        problem = f'"{layout.chosen.name}" and "{layout.rejected.name}" hold "{layout.prompt.name}" again'
+        raise PreferenceError(f"{dataset}: {problem}, after other text. Take it out of them.")
+    return False
 
 
-def _settled(layout: PairLayout) -> PairLayout:
-    """Keep lists of texts as turns only if prompt and responses all are such lists; otherwise as text."""
+def _settled(dataset: str, source: Source, layout: PairLayout) -> PairLayout:
+    """Keep lists of texts as turns only if prompt and responses all are such lists; otherwise as text.
+
+    Raises:
+        PreferenceError: If a list of several texts is a response: nothing says whose each is.
+    """
     columns = (layout.prompt, layout.chosen, layout.rejected)
     if all(column is not None and column.kind == "turns" for column in columns):
         return layout
-    prompt, chosen, rejected = (
-        replace(column, kind="text", as_it_is=True) if column is not None and column.from_text else column
-        for column in columns
+    lists = [column for column in columns if column is not None and column.kind == "turns"]
+    alone = {column.name: _hold_one_text(source, column) for column in lists}
+    for column in lists:
+        if not alone[column.name] and not column.from_text:
+            problem = f'column "{column.name}" holds lists of texts, and nothing says whose each is'
+            raise PreferenceError(f"{dataset}: {problem}. Make it a list of messages with role and content.")
+    both = bool(alone.get(layout.chosen.name) and alone.get(layout.rejected.name))
+    return replace(
+        layout,
+        prompt=layout.prompt and _as_text(layout.prompt, unless=alone.get(layout.prompt.name, False)),
+        chosen=_as_text(layout.chosen, unless=both),
+        rejected=_as_text(layout.rejected, unless=both),
     )
-    assert chosen is not None
-    assert rejected is not None
-    return replace(layout, prompt=prompt, chosen=chosen, rejected=rejected)
 
 
-def _check_name(dataset: str, names: Sequence[str], role: str, name: str) -> None:
+def _as_text(column: Column, *, unless: bool) -> Column:
+    """A column of lists that stand there as text, as it is."""
+    return replace(column, kind="text", as_it_is=True) if column.from_text and not unless else column
+
+
+def _hold_one_text(source: Source, column: Column) -> bool:
+    """Whether all of a column's lists hold one text."""
+    found = [column.read({column.name: value}, set()) for value in sampled(source.rows, column.name) if value]
+    return all(isinstance(texts, list) and len(texts) == 1 for texts in found)
+
+
+def _check_name(dataset: str, names: Sequence[str], role: str, name: str, used: Sequence[str]) -> None:
     if name not in names and (whole := name.split(".")[0]) in names:
         problem = f'no column "{name}", and a path into "{whole}" is not read'
         raise PreferenceError(f"{dataset}: {problem}. Pass `{role}_column={whole}`: its text is found in it.")
     if name not in names:
         advice = f"Its columns are {', '.join(names)}; name the right one with `{role}_column`"
         raise PreferenceError(f'{dataset}: no column "{name}". {advice}.')
-    if role in names and name != role:
+    if role in names and role not in used:
         problem = f'column "{role}" would be overwritten by "{name}"'
         raise PreferenceError(f"{dataset}: {problem}. Rename or remove it, or leave out `{role}_column`.")
 

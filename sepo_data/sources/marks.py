@@ -1,16 +1,22 @@
 """Columns whose names say that a row is more than its texts, or that it is excluded from training."""
 
+from collections.abc import Container
+
 from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
-from .column_kinds import sampled
+from ..schema import is_text
+from .column_kinds import Column, sampled, sampled_rows
 from .opening import Source
 from .verdicts import number
 
 _BESIDE = {
-    "image": "images", "images": "images", "video": "videos", "videos": "videos", "audio": "sounds",
+    "image": "images", "images": "images", "image_path": "images", "image_paths": "images",
+    "image_url": "images", "image_urls": "images", "video": "videos", "videos": "videos", "audio": "sounds",
     "audios": "sounds", "history": "earlier turns",
 }  # fmt: skip
-_MARKS = ("label", "train", "weight")
+_PROMPT_PARTS = ("instruction", "question", "query", "problem", "input", "inputs", "context")
+_MARKS = ("label", "kto_tag", "train", "weight")
+_MARKS_IN_WORDS = {"desirable", "undesirable", "chosen", "rejected", "yes", "no"}
 
 
 def check_texts_alone(dataset: str, source: Source, spec: DatasetSpec) -> None:
@@ -30,21 +36,53 @@ def check_texts_alone(dataset: str, source: Source, spec: DatasetSpec) -> None:
             )
 
 
-def training_marks(dataset: str, source: Source, spec: DatasetSpec) -> tuple[str, ...]:
-    """Columns that say for each row whether to train on it: ``label``, ``train``, ``weight``.
+def check_whole_prompt(dataset: str, source: Source, prompt: Column, others: Container[str]) -> None:
+    """Refuse a text beside the prompt that belongs to one and does not stand in it.
 
     Raises:
-        PreferenceError: If a weight is neither 0 nor 1.
+        PreferenceError: Naming its column.
+    """
+    for name in _PROMPT_PARTS:
+        if name not in others or name == prompt.name or not is_text(source.schema.field(name).type):
+            continue
+        rows = sampled_rows(source.rows.select_columns([prompt.name, name]))
+        texts = [(_words(prompt.read(row, set())), _words(row[name])) for row in rows]
+        missing = [part not in whole and whole not in part for whole, part in texts if part and whole]
+        if 2 * sum(missing) > len(missing):
+            problem = f'column "{name}" may belong to the prompt, and "{prompt.name}" lacks its texts'
+            advice = f"Write them into it, or pass `ignore_columns={name}`"
+            raise PreferenceError(f"{dataset}: {problem}. {advice}.")
+
+
+def _words(content: object) -> str:
+    """A text, or those of messages, with single spaces."""
+    texts = content if isinstance(content, list) else [content]
+    found = [one.get("content") if isinstance(one, dict) else one for one in texts]
+    return " ".join(" ".join(text.split()) for text in found if isinstance(text, str))
+
+
+def training_marks(dataset: str, source: Source, spec: DatasetSpec) -> tuple[str, ...]:
+    """Columns that say of every row whether it is to be trained on: ``label``, ``train``, ``weight``, ….
+
+    Raises:
+        PreferenceError: If a weight is neither 0 nor 1, or a mark is a word.
     """
     found = []
     for name in _MARKS:
         if name not in source.schema.names or name in spec.ignore_columns:
             continue
-        values = {value for value in sampled(source.rows, name) if value is not None}
-        if name == "weight" and any(number(value) is not None for value in values) and not values <= {0, 1}:
+        given = {value for value in sampled(source.rows, name) if value is not None}
+        values = set(map(number, given))
+        if name == "weight" and values != {None} and not values <= {0, 1}:
             problem = 'column "weight" holds weights other than 0 and 1, which are not read'
             raise PreferenceError(
                 f"{dataset}: {problem}. Pass `ignore_columns=weight` to weigh rows the same."
+            )
+        if given and {str(value).strip().lower() for value in given} <= _MARKS_IN_WORDS:
+            words = ", ".join(sorted(map(repr, given)))
+            problem = f'column "{name}" may say which rows to train on, and its values are {words}'
+            raise PreferenceError(
+                f"{dataset}: {problem}. Make them true and false, or pass `ignore_columns={name}`."
             )
         if values and values <= {0, 1}:
             found.append(name)

@@ -26,7 +26,7 @@ UNUSABLE = "sepo_unusable"
 Mended = Mapping[str, object] | Unusable
 Make = Callable[[Row, set[str]], Mended]
 
-_VERSION = 2  # in the names of cache files: raise it when the same source gives different rows
+_VERSION = 3  # in the names of cache files: raise it when the same source gives different rows
 _BATCH_ROWS = 1000
 
 
@@ -52,13 +52,15 @@ def mended(source: Source, read: Sequence[str], replaced: Sequence[str], make: M
     if mixed := sorted(found.json_columns):
         problem = f'messages in "{mixed[0]}" have fields of one name and different types'
         raise PreferenceError(f"{source.name}: {problem}. Give them one type.")
-    others = source.rows.remove_columns(replaced)
+    made = set(found.rows.column_names)  # among the others one may be called so: a verdict "chosen"
+    gone = [name for name in source.rows.column_names if name in made.union(replaced)]
+    others = source.rows.remove_columns(gone)
     rows = datasets.concatenate_datasets([others, found.rows], axis=1) if others.column_names else found.rows
     return replace(
         source,
         rows=rows,
         repairs={**source.repairs, **found.repairs},
-        json_columns=source.json_columns.difference(replaced) | found.json_columns,
+        json_columns=source.json_columns.difference(gone) | found.json_columns,
     )
 
 

@@ -18,6 +18,7 @@ from ..schema import SPLIT_NAME
 from .arrow_cache import CachedRows
 from .compressed import DataFile
 from .faults import NoSplitError, find_corrupt_parquet
+from .parquet_types import settle_types
 from .text_files import SUFFIXES, digest_of, is_text_file, read_text_files
 
 if TYPE_CHECKING:
@@ -182,6 +183,9 @@ def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> So
         _check_inside(saved, f"{root}/", dataset)
         digest = _digest_in(root, saved)
     else:
+        if set("*?[") & set(str(root)):
+            problem = "*, ? and [ in the path of a folder are read as patterns"
+            raise PreferenceError(f"{dataset}: {problem}. Rename it, or give its files.")
         builder = _builder(str(root), dataset, config, None)
         files = _files_of(builder, split, dataset, f"{root}/")
         digest = _digest_in(root, files.values())
@@ -248,7 +252,9 @@ def _rows_of(
     """The rows of the files; ``builder`` reads those that are neither JSON nor CSV."""
     if all(map(is_text_file, files)):
         return read_text_files(_downloaded(files, dataset))
-    return CachedRows(_prepared(builder, split, dataset, files, digest), {}, frozenset())
+    there = [DataFile(label, Path(path)) for label, path in files.items() if "://" not in path]
+    left_out = settle_types(builder, there)
+    return CachedRows(_prepared(builder, split, dataset, files, digest), left_out, frozenset())
 
 
 def _downloaded(files: dict[str, str], dataset: str) -> list[DataFile]:

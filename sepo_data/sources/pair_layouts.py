@@ -9,6 +9,7 @@ from .column_kinds import Column, Content
 from .mending import Mended
 from .verdicts import Verdict
 
+LISTED = "texts taken out of the lists that hold them"
 UNDOUBLED = "prompts that both responses repeated, taken out of them"
 
 
@@ -78,9 +79,9 @@ class PairLayout:
         chosen, rejected = found[self.chosen.name], found[self.rejected.name]
         if self.input is not None and isinstance(prompt, str) and (more := found[self.input.name]):
             prompt = f"{prompt}\n{more}"
-        if self.prompt is not None and self.prompt.kind == "turns":
+        if {self.prompt and self.prompt.kind, self.chosen.kind, self.rejected.kind} == {"turns"}:
             return _interleaved(prompt, chosen, rejected)
-        chosen, rejected = _lone_text(chosen), _lone_text(rejected)
+        prompt, chosen, rejected = (_lone_text(one, repaired) for one in (prompt, chosen, rejected))
         if isinstance(chosen, str) and isinstance(rejected, str):
             if isinstance(prompt, list):
                 chosen, rejected = [_answer(chosen)], [_answer(rejected)]
@@ -125,9 +126,10 @@ def _interleaved(prompt: Content, chosen: Content, rejected: Content) -> Mended:
     }
 
 
-def _lone_text(content: Content) -> Content:
+def _lone_text(content: Content, repaired: set[str]) -> Content:
     """The text in a list of one text; anything else unchanged."""
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], str):
+        repaired.add(LISTED)
         return content[0]
     return content
 

@@ -5,17 +5,17 @@ Formats are detected from the column types: the prompt in a separate column or p
 conversations. No tokens, no models, and no character of a text is changed.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import PreferenceError
-from ..pieces import REASONING_FIELDS, compact, response_text
+from ..pieces import REASONING_FIELDS, compact
 from ..reasons import Reason, Unusable
 from ..schema import PAIR_COLUMNS, Message, Row, Sides
 from .arrow_cache import merged_type
-from .column_kinds import kind_of, odd_role
+from .column_kinds import kind_of
 from .context import (
     NO_COLUMNS,
     NO_CONTEXT,
@@ -30,8 +30,8 @@ from .marks import check_texts_alone
 from .mending import mended, reason_of, with_usual_names
 from .opening import Source
 from .reading import check_readable
-from .remote import open_remote, with_all_rows
-from .shapes import is_dumped_conversation
+from .remote import check_roles, open_remote, with_all_rows
+from .shapes import holds_dumps
 from .splits import open_source
 from .verdicts import Verdict
 
@@ -122,7 +122,7 @@ class PairColumns:
             return Unusable(Reason.EMPTY_RESPONSE)
         if pair.chosen == pair.rejected:
             return Unusable(Reason.SAME_RESPONSE)
-        if any(map(is_dumped_conversation, pair.sides.map(response_text))):
+        if holds_dumps((pair.prompt, *pair.sides)):
             return Unusable(Reason.DUMPED)
         context = self.context.read(row)
         if isinstance(context, Unusable):
@@ -177,25 +177,9 @@ def open_pairs(
         columns = replace(columns, prompt=prompt, chosen="chosen", rejected="rejected")
     check_readable(dataset, source, columns)
     if everything is not None:
-        everything.check = _check_roles(columns.names)
+        everything.check = check_roles(columns.names)
         source = with_all_rows(source, everything)
     return source, columns
-
-
-def _check_roles(names: Sequence[str]) -> Callable[["pa.Table", str], None]:
-    """Refuse later rows with other roles: the first rows had roles that templates know."""
-
-    def check(table: "pa.Table", label: str) -> None:
-        for name in names:
-            column = table.column(name)
-            odd = odd_role(column) if kind_of(column.type) == "messages" else None
-            if odd is not None:
-                raise PreferenceError(
-                    f'{label}: "{name}" has a role "{odd}", unlike the first rows, so its rows have to be '
-                    "converted, which `streaming` cannot do. Leave it out."
-                )
-
-    return check
 
 
 def pair_types(source: Source, columns: PairColumns) -> dict[str, "pa.DataType"]:
@@ -238,7 +222,7 @@ def _split_conversations(
     prompt: str | list[Message] | None, chosen: list[Message], rejected: list[Message]
 ) -> Pair | Unusable:
     """Split at the end of the shared messages: these are the prompt, the rest of each side its response."""
-    explicit = prompt if isinstance(prompt, list) else []
+    explicit = _without_answer(prompt, chosen, rejected) if isinstance(prompt, list) else []
     answers = chosen[-1], rejected[-1]
     if any(answer and answer["role"] == "assistant" and not says(answer) for answer in answers):
         return Unusable(Reason.EMPTY_RESPONSE)
@@ -267,6 +251,15 @@ def _split_conversations(
             return Unusable(Reason.PROMPT_DISAGREES)
         turns = joined
     return Pair(turns, sides.chosen, sides.rejected)
+
+
+def _without_answer(prompt: list[Message], chosen: list[Message], rejected: list[Message]) -> list[Message]:
+    """A prompt that is a whole conversation, without the answer in it, where that is one of the responses."""
+    last = prompt[-1:]
+    if not last or not last[0] or last[0]["role"] != "assistant":
+        return prompt
+    answers = [_roles_and_texts(side) for side in (chosen, rejected) if all(side)]
+    return prompt[:-1] if _roles_and_texts(last) in answers else prompt
 
 
 def _shared(chosen: list[Message], rejected: list[Message]) -> int:

@@ -21,7 +21,7 @@ _KNOWN = "system, developer, user, assistant and tool"
 _OF_COLUMNS = {
     Reason.PROMPT_MISSING, Reason.NO_COMMON_PROMPT, Reason.PROMPT_DISAGREES, Reason.LAST_NOT_ASSISTANT,
     Reason.CONTENT_NOT_TEXT, Reason.NOT_TEXT_PART, Reason.NOT_A_CONVERSATION, Reason.TOOLS_INSIDE,
-    Reason.ROLE_MISSING, Reason.NO_ASSISTANT, Reason.NO_VERDICT,
+    Reason.ROLE_MISSING, Reason.NO_ASSISTANT, Reason.NO_VERDICT, Reason.DUMPED,
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from ..dataset_spec import DatasetSpec
 from ..errors import HubError, PreferenceError, first_line
 from ..schema import SPLIT_NAME
 from .arrow_cache import CachedRows
+from .column_kinds import kind_of, odd_role
 from .opening import Source, find_on_hub, is_hub_id
 
 if TYPE_CHECKING:
@@ -145,6 +146,22 @@ def open_remote(dataset: str, spec: DatasetSpec) -> tuple[Source, RemoteRows]:
 def with_all_rows(source: Source, rows: RemoteRows) -> Source:
     """A source that was opened with its first rows, with all of its rows."""
     return replace(source, rows=cast("datasets.Dataset", rows))
+
+
+def check_roles(names: Sequence[str]) -> Callable[["pa.Table", str], None]:
+    """Refuse later rows with other roles: the first rows had roles that templates know."""
+
+    def check(table: "pa.Table", label: str) -> None:
+        for name in names:
+            column = table.column(name)
+            odd = odd_role(column) if kind_of(column.type) == "messages" else None
+            if odd is not None:
+                raise PreferenceError(
+                    f'{label}: "{name}" has a role "{odd}", unlike the first rows, so its rows have to be '
+                    "converted, which `streaming` cannot do. Leave it out."
+                )
+
+    return check
 
 
 def _footer(label: str, url: str) -> "tuple[list[_Group], pa.Schema]":

@@ -27,7 +27,10 @@ ROLES = {
 }  # fmt: skip
 _KEYS = {"from": "role", "value": "content"}
 _MESSAGE_KEYS = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+_KEYS_OF_DUMPS = (("role", "content"), ("from", "value"), ("type", "text"))
 _EXCHANGES = (("input", "output"), ("user", "assistant"), ("human", "assistant"), ("prompt", "response"))
+_DUMPED = re.compile(r"""\s*(array\(|["'])?\s*[\[{]""")
+_ARRAY = re.compile(r"array\((.*),\s*dtype=object\)", re.DOTALL)  # NumPy's
 _WRAPPERS = ("messages", "conversations", "conversation")
 
 # repairs, as reported to the user
@@ -49,16 +52,20 @@ def parsed(text: str) -> object:
         [{'role': 'user', 'content': 'Hi'}]
     """
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        return parsed(found) if isinstance(found, str) and looks_dumped(found) else found
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except ValueError:
         pass
+    text = text.strip()
+    if array := _ARRAY.fullmatch(text):
+        text = array[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about escapes that Python does not know
         for spelling in (str, _with_commas):
             try:
-                return ast.literal_eval(spelling(text.strip()))
+                return ast.literal_eval(spelling(text))
             except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
                 continue
     raise ValueError("neither JSON nor a Python literal")
@@ -73,8 +80,8 @@ def parsed_or_none(text: str) -> object:
 
 
 def looks_dumped(text: str) -> bool:
-    """Whether a text begins like a list or an object."""
-    return text.lstrip()[:1] in ("[", "{")
+    """Whether a text begins like a list or an object, written as text once or twice."""
+    return _DUMPED.match(text) is not None
 
 
 # how texts begin that were rendered with a chat template
@@ -86,8 +93,31 @@ OF_A_TEMPLATE = re.compile(
 
 def is_dumped_conversation(text: str) -> bool:
     """Whether a text is a conversation that was stored as text."""
-    named = ("role" in text and "content" in text) or ("from" in text and "value" in text)
-    return named and looks_dumped(text) and is_conversation(parsed_or_none(text))
+    if not looks_dumped(text) or not any(one in text and two in text for one, two in _KEYS_OF_DUMPS):
+        return False
+    value = parsed_or_none(text)
+    return is_conversation(value) or _are_parts(value)
+
+
+def holds_dumps(contents: Iterable[str | list[Message]]) -> bool:
+    """Whether a text, or one of a user's or an assistant's messages, is a conversation stored as text."""
+    said: list[object] = []
+    for content in contents:
+        if isinstance(content, str):
+            said.append(content)
+        else:
+            said += [one["content"] for one in content if one["role"] != "tool"]
+    return any(isinstance(text, str) and is_dumped_conversation(text) for text in said)
+
+
+def _are_parts(value: object) -> bool:
+    """Whether a value is a content in parts."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(part, Mapping) and part.get("type") in ("text", "image_url") for part in value)
+        and any(isinstance(part.get("text"), str) for part in value)
+    )
 
 
 def is_conversation(value: object) -> TypeGuard[Mapping[str, object] | list[object]]:
@@ -173,7 +203,7 @@ def _message(item: object, repaired: set[str]) -> Message | Unusable:
         item = parsed_or_none(item)
     if not isinstance(item, Mapping):
         return Unusable(Reason.ROLE_MISSING)
-    message = dict(item)
+    message = {key: found for key, found in item.items() if key not in _KEYS or found is not None}
     if message.get("role") is None and message.get("from") is not None:
         message = {
             _KEYS.get(key, key): found for key, found in item.items() if key not in ("role", "content")
@@ -216,7 +246,7 @@ def _call(call: object, repaired: set[str]) -> object:
 def is_trained(message: Message | None) -> bool:
     """Whether to train on a message; ``weight: 0`` and ``train: false`` exclude it."""
     return not message or not any(
-        message.get(key) is not None and not message[key] for key in ("weight", "train")
+        message.get(key) is not None and not message[key] for key in ("weight", "train", "loss", "training")
     )
 
 

@@ -3,7 +3,7 @@
 The readers of ``datasets`` are not used. In CSV they turn "007" into 7.0 and "None" into null. In JSON they
 do not name the line of an error, refuse lone surrogates, infer a column's type from the first ten megabytes,
 and store messages as untyped JSON if one of them lacks a key. A CSV file has no types, so here all of its
-columns are text, and an empty cell is null. Memory stays flat, except for a file that is one JSON array: it
+columns are text, and an empty cell is null. Memory stays flat, except for a file that is one JSON object: it
 is read whole.
 """
 
@@ -23,7 +23,7 @@ from .json_rows import json_rows
 LONE_SURROGATES = "lone surrogates replaced"
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # each also compressed
 
-_READER_VERSION = 3  # raise it when the readers give other rows for the same file: cache files carry it
+_READER_VERSION = 4  # raise it when the readers give other rows for the same file: cache files carry it
 _BATCH_ROWS = 1000
 
 
@@ -88,7 +88,9 @@ def _csv_rows(file: DataFile) -> Iterator[dict[str, str | None]]:
     csv.field_size_limit(sys.maxsize)  # some responses are longer than the default of 131,072 characters
     lines = (line for _, line in numbered_lines(file))
     first = next(lines, "")
-    reader = csv.reader(chain([first], lines), delimiter=_delimiter(first), strict=True)
+    delimiter = _delimiter(first)
+    spaced = first.count(f"{delimiter} ") == first.count(delimiter)  # blanks after commas are no text
+    reader = csv.reader(chain([first], lines), delimiter=delimiter, skipinitialspace=spaced, strict=True)
     header: list[str] = []
     try:
         for cells in reader:
@@ -107,4 +109,5 @@ def _csv_rows(file: DataFile) -> Iterator[dict[str, str | None]]:
 
 def _delimiter(header: str) -> str:
     """The delimiter that splits the first line into the most names; a comma if none does."""
-    return max(",;\t|", key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
+    line = header.split("\r")[0]
+    return max(",;\t|", key=lambda delimiter: len(next(csv.reader([line], delimiter=delimiter), [])))

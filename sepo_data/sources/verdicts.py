@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from ..errors import PreferenceError
 from ..reasons import Reason, Unusable
 from ..schema import Row
-from .column_kinds import sampled
+from .column_kinds import sampled, sampled_rows
 from .column_names import LOOSE_VERDICTS, MARGINS, RESPONSE_SCORES, TIES, VERDICTS, Tags, score_of
 from .opening import Source
 
 _SIGNED = ("overall_preference", "preference_strength")  # HelpSteer: from -3, the first is better, to 3
 _OF_TOPICS = ("label", "labels", "choice", "preference")  # next to chosen and rejected, perhaps a topic
 _LOWER_IS_BETTER = "rank"
+_FLAGS = {"true": 1, "false": 0}
 _OURS = "chosen_token_rewards"  # an annotated dataset's chosen_reward is no verdict
+_TURNS_ROUND = {  # what names the other one: "not A", "B is worse", "better than B"
+    "not", "worse", "worst", "lose", "loses", "lost", "loser", "losing", "rejected", "bad", "than", "over",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Verdict:
         column: Column with the answer as a word, an index or a signed number.
         how: How ``column`` is read, a key of ``_READERS``.
         scores: Score columns, one per response.
+        models: Columns with the models' names, one per response, if ``column`` holds the name of one.
         min_margin: Minimum difference in score.
         decides: Whether it decides which is chosen, or only confirms what the names say.
     """
@@ -39,13 +44,14 @@ class Verdict:
     column: str | None = None
     how: str | None = None
     scores: tuple[str, str] | None = None
+    models: tuple[str, str] | None = None
     min_margin: float | None = None
     decides: bool = True
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All of its columns."""
-        return (*((self.column,) if self.column else ()), *(self.scores or ()))
+        return (*((self.column,) if self.column else ()), *(self.scores or ()), *(self.models or ()))
 
     @property
     def words(self) -> str:
@@ -57,8 +63,16 @@ class Verdict:
         by_score = self._difference(row)
         if self.column is None:
             return by_score
-        verdict = None if self.how is None else _READERS[self.how](row[self.column], self.tags)
+        verdict = self.says(row)
         return verdict * abs(by_score) if verdict and by_score else verdict
+
+    def says(self, row: Row) -> float | None:
+        """What the column of the verdict says alone."""
+        value = row[str(self.column)]
+        names = [row[name] for name in self.models or ()]
+        if value in names:
+            return None if names[0] == names[1] else 1.0 if value == names[0] else -1.0
+        return None if self.how is None else _READERS[self.how](value, self.tags)
 
     def judge(self, margin: float | None) -> Unusable | None:
         """Why a pair with this margin is dropped; None if it is kept."""
@@ -104,10 +118,11 @@ def find_verdict(
             continue
         if decides and name in (*TIES, *MARGINS):
             continue  # they do not say which
-        how = _how(source, name, values, tags, scores, decides=decides)
+        models = _model_columns(source, name, tags)
+        how = "words" if models else _how(source, name, values, tags, scores, decides=decides)
         if how is not None:
-            found.append(Verdict(tags, name, how, scores))
-        elif decides and not found if name in LOOSE_VERDICTS else decides or _stops(name, values):
+            found.append(Verdict(tags, name, how, scores, models))
+        elif _stops(name, values, decides=decides, decided=bool(found)):
             shown = ", ".join(sorted({repr(value) for value in values})[:3])
             problem = f'column "{name}" may say which response is better, and its values are {shown}'
             raise PreferenceError(f"{dataset}: {problem}. Pass `ignore_columns={name}` to ignore it.")
@@ -153,12 +168,12 @@ def _how(
 ) -> str | None:
     """The reader that understands all values; None if there is none."""
     if name in TIES:
-        return "tie" if all(value in (0, 1) for value in values) else None
+        return "tie" if _are_flags(values) else None
     if name in MARGINS:
         return "number" if all(number(value) is not None for value in values) else None
     if name in _SIGNED and decides and all(number(value) is not None for value in values):
         return "signed"
-    if name in ("labels", "label") and all(value in (0, 1) for value in values):
+    if name in ("labels", "label") and _are_flags(values):
         return _label_means(source, name, tags, scores) if decides else None
     return "words" if all(_by_word(value, tags) is not None for value in values) else None
 
@@ -167,10 +182,10 @@ def _label_means(source: Source, name: str, tags: Tags, scores: tuple[str, str] 
     """Whether a label of 1 means the first or the second response, inferred from the scores beside it."""
     if scores is None:
         return "index" if set(tags) == {"0", "1"} else None
-    labels, *both = (sampled(source.rows, column) for column in (name, *scores))
-    told = [(label, one - two) for label, one, two in zip(labels, *both, strict=True) if label is not None]
+    rows = sampled_rows(source.rows.select_columns([name, *scores]))
+    gaps = [(row[name], Verdict(tags, scores=scores).margin(row)) for row in rows if row[name] is not None]
     for how in ("one is a", "index"):
-        margins = [(_READERS[how](label, tags), gap) for label, gap in told if gap]
+        margins = [(_READERS[how](label, tags), gap) for label, gap in gaps if gap]
         if margins and all((verdict or 0) * gap > 0 for verdict, gap in margins):
             return how
     return None
@@ -178,18 +193,40 @@ def _label_means(source: Source, name: str, tags: Tags, scores: tuple[str, str] 
 
 def _check_agree(dataset: str, source: Source, found: Sequence[Verdict]) -> None:
     names = [verdict.words for verdict in found]
-    for table in source.rows.select_columns(names).with_format("arrow").iter(batch_size=10_000):
+    read = sorted({name for verdict in found for name in verdict.columns})
+    for table in source.rows.select_columns(read).with_format("arrow").iter(batch_size=10_000):
         for row in table.to_pylist():
-            if len({_READERS[str(one.how)](row[one.words], one.tags) for one in found}) > 1:
+            if len({one.says(row) for one in found}) > 1:
                 problem = f"{' and '.join(names)} contradict each other on which response is better"
                 raise PreferenceError(
                     f"{dataset}: {problem}. Leave all but one out, for instance `ignore_columns={names[-1]}`."
                 )
 
 
-def _stops(name: str, values: Sequence[object]) -> bool:
-    """Whether an unreadable verdict is an error even though the names say which response is chosen."""
-    return name not in _OF_TOPICS or (0 in values and all(value in (0, 1) for value in values))
+def _model_columns(source: Source, name: str, tags: Tags) -> tuple[str, str] | None:
+    """Columns of the two models' names, if the verdict is one of them, or a tie, in every row."""
+    lower = {column.lower(): column for column in source.schema.names}
+    for one, two in _names_of(tags):
+        both = lower.get(f"model_{one}"), lower.get(f"model_{two}")
+        if both[0] is None or both[1] is None:
+            continue
+        rows = sampled_rows(source.rows.select_columns([name, *both]))
+        said = [row for row in rows if row[name] is not None and _word(row[name]) != "tie"]
+        if said and all(row[name] in (row[both[0]], row[both[1]]) for row in said):
+            return both[0], both[1]
+    return None
+
+
+def _stops(name: str, values: Sequence[object], *, decides: bool, decided: bool) -> bool:
+    """Whether a verdict that cannot be read stops the run."""
+    if name in LOOSE_VERDICTS:
+        return (decides and not decided) or (name in TIES and not decides)
+    return decides or name not in _OF_TOPICS or (_are_flags(values) and 0 in map(number, values))
+
+
+def _are_flags(values: Sequence[object]) -> bool:
+    """Whether all are true or false, 0 or 1, or a text of these."""
+    return all(number(value) in (0, 1) for value in values)
 
 
 def _word(value: object) -> str | None:
@@ -212,12 +249,19 @@ def _by_word(value: object, tags: Tags) -> float | None:
     if order and {order[1], order[3]} == set(tags):
         return {">": 1.0, "<": -1.0, "=": 0.0}[order[2][0]] * (1 if order[1] == tags[0] else -1)
     parts = re.findall(r"[a-z0-9]+", text or "")
-    letters = tuple("a" if tag == min(tags) else "b" for tag in tags)  # response_1 is model_a's
-    for names in (tags, letters) if tags[0].isdecimal() else (tags,):
+    if _TURNS_ROUND.difference(tags).intersection(parts) or re.match(r"-\d", text or ""):
+        return None
+    for names in _names_of(tags):
         hits = [name in parts for name in names]
         if hits[0] != hits[1]:
             return 1.0 if hits[0] else -1.0
     return None
+
+
+def _names_of(tags: Tags) -> tuple[Tags, ...]:
+    """What the two are called: response_1 is model_a's."""
+    letters = ("a", "b") if tags[0] < tags[1] else ("b", "a")
+    return (tags, letters) if tags[0].isdecimal() else (tags,)
 
 
 def _signed(value: object, tags: Tags) -> float | None:
@@ -226,7 +270,8 @@ def _signed(value: object, tags: Tags) -> float | None:
 
 
 def _one_is_a(value: object, tags: Tags) -> float | None:
-    return None if value not in (0, 1) else (1.0 if (value == 1) == (tags[0] < tags[1]) else -1.0)
+    flag = number(value)
+    return None if flag not in (0, 1) else (1.0 if (flag == 1) == (tags[0] < tags[1]) else -1.0)
 
 
 def _index(value: object, tags: Tags) -> float | None:
@@ -235,14 +280,15 @@ def _index(value: object, tags: Tags) -> float | None:
 
 
 def _no_tie(value: object, tags: Tags) -> float | None:
-    return None if value is None else 0.0 if value else 1.0
+    flag = number(value)
+    return None if flag is None else 0.0 if flag else 1.0
 
 
 def number(value: object) -> float | None:
-    """A value as a number; None if it is not a number."""
+    """A value as a number, true and false as 1 and 0, also where it is text; None if it is none."""
     if isinstance(value, str):
         try:
-            value = float(value)
+            value = _FLAGS[value.strip().lower()] if value.strip().lower() in _FLAGS else float(value)
         except ValueError:
             return None
     found = float(value) if isinstance(value, int | float) else math.nan
