@@ -17,6 +17,7 @@ A message begins with the place, quotes the user's value and ends with what to c
 
 import os
 import re
+from collections.abc import Iterator
 
 _SECRETS = re.compile(
     r"(?<=Bearer )[^\s'\"]+"  # what the HTTP client quotes of a header
@@ -114,3 +115,28 @@ def counted(number: int, what: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of another library's exception, or its name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def differences(theirs: object, ours: object, name: str = "") -> Iterator[tuple[str, object, object]]:
+    """Where two records differ: the dotted name, and both values."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in sorted({*theirs, *ours}):
+            yield from differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+    elif theirs != ours:
+        yield name, theirs, ours
+
+
+def described_differences(theirs: object, ours: object) -> str:
+    """Where two records differ, as text: settings in backticks, facts by their dotted name."""
+    return "; ".join(
+        f"{_setting(name)} {a!r}, this run has {b!r}" for name, a, b in differences(theirs, ours)
+    )
+
+
+def _setting(name: str) -> str:
+    section, _, rest = name.partition(".")
+    if rest.startswith("set."):
+        return f"`training_arguments.{rest.removeprefix('set.')}`"
+    if section in ("settings", "training") or "." not in name:
+        return f"`{rest or name}`"
+    return name

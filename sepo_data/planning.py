@@ -1,12 +1,11 @@
 """The dry run: the cost and dropped rows of an annotation, estimated from a sample."""
 
-import resource
-import sys
 import time
 from dataclasses import dataclass
 
 from .errors import PreferenceError
 from .models.loading import scorers
+from .models.placement import peak_memory
 from .models.scoring import role_logps
 from .reasons import Drops
 from .runs.folder import CHUNK_ROWS
@@ -132,13 +131,3 @@ def _seconds_per_token(job: Job, by_length: list[EncodedPair]) -> float:
 
 def _tokens(pair: EncodedPair) -> int:
     return int(pair.chosen.input_ids.size + pair.rejected.input_ids.size)
-
-
-def peak_memory(device: str) -> int:
-    """Peak memory of this process so far in bytes: of the GPU, or else of RAM."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -14,9 +14,8 @@ from typing import Any, TypedDict
 
 from filelock import FileLock, Timeout
 
-from sepo_data.errors import OutputError
+from sepo_data.errors import OutputError, described_differences
 from sepo_data.files import json_bytes, write_atomically
-from sepo_data.runs.provenance import described_differences
 
 from .figures import Figures
 

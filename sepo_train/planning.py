@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 from sepo_data.models.logprobs import out_of_memory
-from sepo_data.planning import peak_memory
+from sepo_data.models.placement import peak_memory
 from sepo_data.runs.progress import Progress
 
 from .callbacks import _Steps

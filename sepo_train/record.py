@@ -8,7 +8,7 @@ from importlib.metadata import version
 from transformers import TrainingArguments
 
 from sepo_data.files import text_sha256
-from sepo_data.runs.provenance import tokenizer_hash
+from sepo_data.tokens.encoder import tokenizer_hash
 
 from .folder import Record
 from .inputs import Data, Start

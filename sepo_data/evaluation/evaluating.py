@@ -6,9 +6,8 @@ import pyarrow as pa
 from ..errors import PreferenceError, SettingsError
 from ..models.checkpoints import Trust
 from ..models.description import describe_model
-from ..runs.provenance import tokenizer_hash
 from ..sources.preferences import Pair, open_pairs
-from ..tokens.encoder import response_encoder
+from ..tokens.encoder import response_encoder, tokenizer_hash
 from ..tokens.templates import set_chat_template
 from .figures import Accuracy, Evaluation, Sampled, is_degenerate, share_ordered, win_rate
 from .scoring import Asked, EvaluatedModel, Scored

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..errors import OutputError
+from ..errors import OutputError, described_differences
 from ..files import file_sha256, json_bytes, name_of, renamed, write_atomically, writing
-from ..runs.provenance import described_differences
 from ..schema import Message
 from ..tokens.templates import set_chat_template
 from .answering import Answerer, Conversation, Server

@@ -4,6 +4,7 @@ What memory holds decides, before any weights are read.
 """
 
 import logging
+import sys
 from collections.abc import Iterable
 
 import psutil
@@ -106,3 +107,13 @@ def _all_like(device: torch.device) -> Iterable[torch.device]:
 
 def _gib(size: float) -> str:
     return f"{size / 2**30:.1f} GiB"
+
+
+def peak_memory(device: str) -> int:
+    """Peak memory of this process so far in bytes: of the GPU, or else of RAM."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # Windows has none
+
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

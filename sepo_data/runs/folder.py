@@ -20,10 +20,9 @@ import pyarrow.parquet as pq
 
 from ..annotated.from_json import NotAsItMustBeError, from_json
 from ..annotated.manifest import Manifest, RunRecord
-from ..errors import OutputError, first_line
+from ..errors import OutputError, described_differences, first_line
 from ..files import json_bytes, renamed, write_atomically, writing
 from ..schema import MANIFEST_NAME
-from .provenance import described_differences
 
 CHUNK_ROWS = 256
 

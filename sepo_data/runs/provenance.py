@@ -1,9 +1,7 @@
 """The facts about a run that its manifest keeps."""
 
-import json
 import math
 import platform
-from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -14,7 +12,7 @@ from ..schema import PAIR_COLUMNS, SCHEMA_VERSION
 from ..settings import AnnotateSettings
 from ..sources.opening import Source
 from ..sources.preferences import PairColumns
-from ..tokens.encoder import ResponseEncoder
+from ..tokens.encoder import ResponseEncoder, tokenizer_hash
 
 if TYPE_CHECKING:
     from ..models.description import PairFacts
@@ -105,34 +103,3 @@ def _plain(value: object, depth: int = 0) -> object:
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return str(value).encode("utf-8", "replace").decode()
-
-
-def tokenizer_hash(encoder: ResponseEncoder) -> str:
-    """Hash of everything that determines token ids: the tokenizer, and which tokens begin and end a text."""
-    tokenizer = encoder.tokenizer
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    roles = {"special": special, "control": sorted(encoder.control_ids), "bos_ids": encoder.bos_ids}
-    return text_sha256(tokenizer.backend_tokenizer.to_str() + json.dumps(roles, sort_keys=True))
-
-
-def differences(theirs: object, ours: object, name: str = "") -> Iterator[tuple[str, object, object]]:
-    """Where two records differ: the dotted name, and both values."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in sorted({*theirs, *ours}):
-            yield from differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
-    elif theirs != ours:
-        yield name, theirs, ours
-
-
-def described_differences(theirs: object, ours: object) -> str:
-    """Where two records differ, as text: settings in backticks, facts by their dotted name."""
-    return "; ".join(f"{_shown(name)} {a!r}, this run has {b!r}" for name, a, b in differences(theirs, ours))
-
-
-def _shown(name: str) -> str:
-    section, _, rest = name.partition(".")
-    if rest.startswith("set."):
-        return f"`training_arguments.{rest.removeprefix('set.')}`"
-    if section in ("settings", "training") or "." not in name:
-        return f"`{rest or name}`"
-    return name

@@ -1,5 +1,6 @@
 """A tokenizer prepared to encode responses: control tokens, end of turn, safe places to split a text."""
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import TokenizerError
+from ..files import text_sha256
 from ..reasons import Unusable
 from ..schema import Message
 from ..settings import Reasoning
@@ -194,3 +196,11 @@ def pattern_of(contents: Iterable[str]) -> re.Pattern[str]:
     """A pattern that matches any of the texts, the longest first; without texts, nothing."""
     longest_first = sorted(contents, key=lambda content: (-len(content), content))
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) matches nothing
+
+
+def tokenizer_hash(encoder: ResponseEncoder) -> str:
+    """Hash of everything that determines token ids: the tokenizer, and which tokens begin and end a text."""
+    tokenizer = encoder.tokenizer
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    roles = {"special": special, "control": sorted(encoder.control_ids), "bos_ids": encoder.bos_ids}
+    return text_sha256(tokenizer.backend_tokenizer.to_str() + json.dumps(roles, sort_keys=True))
