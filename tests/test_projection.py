@@ -82,6 +82,13 @@ def test_without_tokens_or_text_there_is_nothing_to_clean() -> None:
 # partition, project, project_mask: examples
 
 
+def test_bounds_of_a_long_text_fit_though_its_spans_are_int32() -> None:
+    # 720,720 ticks a code point: 2**31 is reached after 2,979 of them
+    start = np.arange(4000, dtype=np.int32)
+    end = (start + 1).astype(np.int32)
+    assert partition(start, end).tolist() == [TICKS * i for i in range(4001)]
+
+
 def test_whole_tokens_add_up_and_a_divided_one_is_shared_by_length() -> None:
     # "ab" + "cdef" onto "abcd" + "ef": 1 + 2/4 of 3, and the other half of 3
     source, target = bounds([(0, 2), (2, 6)]), bounds([(0, 4), (4, 6)])
