@@ -13,6 +13,7 @@ from cli.reports import describe_training
 from sepo_train.figures import run_figures, run_warnings, verdict
 from sepo_train.folder import RECORD_NAME, TRAINER_STATE
 from sepo_train.model_card import render_card
+from sepo_train.run_report import report_run
 
 
 def logged(step: int, loss: float, *, held_out: bool, chosen: float = -2.0) -> dict[str, float]:
@@ -107,6 +108,16 @@ def test_summary_card_and_page_end_in_the_same_verdict(tmp_path: Path) -> None:
     assert "Training 0.3466 at step 1, 0.4500 at step 21; eval 0.6931 at step 0" in page
     policy = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', page)[0]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
+
+
+def test_a_margin_that_rounds_to_0_has_no_sign_of_its_own(tmp_path: Path) -> None:
+    entries = [
+        {**entry, "eval_margin": -1e-9} if "eval_margin" in entry else entry for entry in history(1, 2)
+    ]
+    save(tmp_path, record(entries), entries)
+    page = report_run(tmp_path).read_text("utf-8")
+    assert "−0.00" not in page
+    assert "eval +0.000 at step 0" in page
 
 
 def test_a_run_that_goes_on_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
