@@ -86,6 +86,7 @@ def _chart(
                 linewidth=1.8,
                 marker="o" if len(points) < 30 else None,
                 markersize=3.5,
+                clip_on=False,  # markers at the ends of the axes are whole
             )
         axes.set(xlabel="step", ylabel=ylabel)
         axes.locator_params(axis="x", integer=True)

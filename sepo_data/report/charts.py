@@ -46,7 +46,8 @@ def _rewards(found: Statistics) -> Chart:
                 linestyle=_DASHES[name], linewidth=1.6, fill=False,
             )  # fmt: skip
         axes.axvline(0, color=colours["muted"], linewidth=0.8)
-        axes.set(xlabel="reward of a token (nats)", ylabel="% of the tokens", ylim=(0, None))
+        axes.set(xlabel="reward of a token (nats)", ylabel="% of the tokens, logarithmic", yscale="log")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.legend(loc="upper left")
 
     means = {

@@ -279,8 +279,8 @@
         element("strong", {}, `Row ${row.row}`), ` · ${place + 1} of ${shown.length} `,
         element("span", { className: "margin" }, `· margin ${nats(row.margin)} nats`),
       );
-      if (row.margin < 0) where.append(element("span", { className: "badge" }, "wrong order"));
-      if (SIDES.some((name) => !row[name].ended)) where.append(element("span", { className: "badge" }, "truncated"));
+      if (row.margin < 0) where.append(" ", element("span", { className: "badge" }, "wrong order"));
+      if (SIDES.some((name) => !row[name].ended)) where.append(" ", element("span", { className: "badge" }, "truncated"));
       history.replaceState(null, "", `#row-${row.row}`);
     }
     show(row);

@@ -108,7 +108,7 @@ def measure(tables: Iterable[pa.Table], *, by: str | None = None) -> Statistics:
         longer.append(sides.chosen.sizes - sides.rejected.sizes)
     both = RewardCounts(meters.chosen.rewards.counts + meters.rejected.rewards.counts)
     low, high = both.cutoff(0.999), both.cutoff(0.001)
-    edges = np.linspace(low, high if high > low else low + 1.0, BARS + 1)
+    edges = np.linspace(low, high if high > low else low + max(1.0, abs(low)), BARS + 1)
     return Statistics(
         health=health.health(),
         margins=np.concatenate(margins),

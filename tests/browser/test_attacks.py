@@ -95,6 +95,7 @@ def test_markup_in_the_record_of_a_run_stays_text(browser: Any, tmp_path: Path) 
     check_inert(Opened(browser, path), path)
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # matplotlib's of a chart without data
 @pytest.mark.parametrize("reward", [0.0, 1.0, -1.0, 1e30])
 @pytest.mark.parametrize("rows", [1, 40])
 def test_rewards_that_are_all_equal_make_a_page(
