@@ -31,18 +31,19 @@ coverage: $(INSTALLED)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[coverage]'
 	$(BIN)/python -m pytest --cov --cov-report term:skip-covered --cov-report html:out/coverage
 
-# The tests with the lowest versions that pyproject.toml declares, and with the newest on the index.
+# The tests with the lowest versions that pyproject.toml declares, and with the newest on the index. Both use
+# the torch of constraints.txt: PyPI's other builds for Linux bring gigabytes of CUDA libraries.
 lowest:
 	rm -rf .lowest
 	$(PYTHON) -m venv .lowest
 	$(PYTHON) tests/lowest.py > .lowest/constraints.txt
-	.lowest/bin/pip install --quiet -c .lowest/constraints.txt '.[test]'
+	.lowest/bin/pip install --quiet -c .lowest/constraints.txt '.[test]' $$(grep '^torch==' constraints.txt)
 	.lowest/bin/python -m pytest $(TESTS)
 
 newest:
 	rm -rf .newest
 	$(PYTHON) -m venv .newest
-	.newest/bin/pip install --quiet '.[test]'
+	.newest/bin/pip install --quiet '.[test]' $$(grep '^torch==' constraints.txt)
 	.newest/bin/python -m pytest $(TESTS)
 
 # Let other trainers, each in an environment of its own, read what `sepo export` writes, and compare losses.

@@ -136,7 +136,7 @@ def read_steps(ctx: click.Context, parameter: click.Parameter, said: tuple[str, 
     """Steps of an option that may be repeated, or given with commas."""
     parts = [part.strip() for one in said for part in str(one).split(",")]
     if wrong := [part for part in parts if not part.isdecimal()]:
-        raise click.BadParameter(f"{wrong[0]!r} is no step, as in {parameter.opts[0]} 4,8,16.")
+        raise click.BadParameter(f"{wrong[0]!r} is not a step, as in {parameter.opts[0]} 4,8,16.")
     return tuple(map(int, parts))
 
 

@@ -182,11 +182,11 @@ def test_a_killed_run_repeats_one_chunk_and_ends_in_the_same_bytes(
 @pytest.mark.parametrize(
     ("kind", "rows", "said"),
     [
-        ("alpaca-eval", MT, "question 0 is not as alpaca-eval has them, and looks like mt-bench"),
+        ("alpaca-eval", MT, "question 0 is not in the alpaca-eval format, and looks like mt-bench"),
         ("mt-bench", ALPACA, "looks like alpaca-eval: pass --format alpaca-eval"),
         ("mt-bench", ARENA_V01, "looks like arena-hard"),
         ("arena-hard", MT, "looks like mt-bench"),
-        ("jsonl", [{"text": "hi"}], "question 0 is not as jsonl has them."),
+        ("jsonl", [{"text": "hi"}], "question 0 is not in the jsonl format."),
         ("jsonl", [], "holds no question"),
     ],
 )

@@ -693,6 +693,22 @@ def test_a_hub_that_stays_down_is_an_error_of_the_hub(hub: HubServer, repo_id: s
     one_line(error)
 
 
+@pytest.mark.parametrize(
+    "look_up",
+    [lambda name: dataset_revision(name, None), lambda name: model_revision(name, None), annotated_revision],
+)
+def test_without_a_network_a_mistyped_folder_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, look_up: Callable[[str], object]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(HubError, match=r"prefs: no such folder here, .* cannot be reached\. Check the path"):
+        look_up("prefs")
+    assert not caplog.messages
+    with pytest.raises(HubError, match="the Hub does not answer"):
+        look_up("me/prefs")
+    assert len(caplog.messages) == TRIES - 1
+
+
 def test_offline_a_model_has_the_revision_of_the_cache(hub: HubServer, repo_id: str) -> None:
     sha = hub.add("model", repo_id, {"config.json": b"{}"})
     code = (

@@ -71,6 +71,19 @@ MISTAKES = [
     ("inspect {demo}/oracle", 1, "{demo}/oracle"),
     ("push {demo}/oracle me/x", 1, "{demo}/oracle"),
     ("merge {demo}", 1, "contains no run of sepo"),
+    # reports, exports, generation, evaluation
+    ("report {new}", 1, "no such folder"),
+    ("report {demo}/oracle", 1, "{demo}/oracle"),
+    ("export x --to trl --output {new}", 2, "'trl' is not one of 'llama-factory'"),
+    ("export x --to axolotl --output {new}", 1, "Pass --tokenizer MODEL"),
+    ("generate --model {demo}/policy", 2, "Missing option '--prompts'"),
+    ("evaluate --oracle {demo}/oracle", 2, "Missing option '--model'"),
+    ("reselect x --ratio 30 --output {new}", 2, "Did you mean 0.3?"),
+    (f"{ANNOTATE} --executor dask", 2, "'dask' is not one of"),
+    (f"{ANNOTATE} --streaming", 1, "--streaming is for datasets on the Hub. Leave it out."),
+    (f"{SEPO} --max-kl -1", 2, "is not in the range x>0"),
+    (f"{SEPO} --save-at few", 2, "as in --save-at 4,8,16"),
+    (f"{ANNOTATE} --hf-jobs flavor", 2, "'flavor' is not field=value"),
 ]  # fmt: skip
 
 
@@ -94,4 +107,4 @@ def test_a_mistake_is_one_line_that_says_what_to_change(
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(MISTAKES) >= 45
+    assert len({typed for typed, _, _ in MISTAKES}) >= 60

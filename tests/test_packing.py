@@ -284,15 +284,17 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("family", OTHERS)
-def test_a_model_that_packing_does_not_suit_gets_padded_batches(family: str) -> None:
+def test_a_model_that_packing_does_not_suit_gets_right_log_probs(family: str) -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, vocab_size=VOCABULARY, initializer_range=0.3, **OTHERS[family])
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     torch.nn.Module.eval(model)
-    assert not prepare(model, 64)
     tokens = sequences(*MIXED)
-    for logps, item in zip(token_logps(model, tokens, batch_tokens=1000), tokens, strict=True):
-        np.testing.assert_allclose(logps, plain_logps(model, item), atol=1e-4, rtol=0)
+    plain = [plain_logps(model, item) for item in tokens]
+    packed = prepare(model, 64)
+    assert not packed or family == "gptj"  # which transformers 5.24 can pack
+    for logps, expected in zip(token_logps(model, tokens, batch_tokens=1000), plain, strict=True):
+        np.testing.assert_allclose(logps, expected, atol=1e-4, rtol=0)
 
 
 def test_a_head_that_is_called_decoder_is_not_taken_for_the_layers() -> None:

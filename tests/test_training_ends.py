@@ -163,7 +163,7 @@ def test_steps_that_are_asked_for_are_kept_as_models(tmp_path: Path, inputs: tup
     ("options", "code", "said"),
     [
         (("--save-at", "7"), 1, "--save-at has step 7, and this training ends at 6."),
-        (("--save-at", "four"), 2, "'four' is no step, as in --save-at 4,8,16."),
+        (("--save-at", "four"), 2, "'four' is not a step, as in --save-at 4,8,16."),
         (("--save-at", "0"), 1, "--save-at must be steps from 1 on, got 0."),
         (("--save-at", "2", "--set", "save_total_limit=1"), 1, "would remove what --save-at keeps"),
         (("--max-kl", "0"), 2, "0 is not in the range x>0"),

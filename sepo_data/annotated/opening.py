@@ -115,6 +115,7 @@ def annotated_revision(name_or_folder: str, revision: str | None = None) -> str:
         return with_retries(
             lambda: commit_of(name_or_folder, "dataset", revision),
             lambda cause: source_error("datasets/", name_or_folder, revision, cause, HubError),
+            name=name_or_folder,
         )
     read_manifest(folder, name_or_folder)
     found = f"sha256:{file_sha256(folder / MANIFEST_NAME)}"

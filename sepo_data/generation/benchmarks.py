@@ -61,7 +61,7 @@ def read_questions(path: Path, kind: Format) -> list[Question]:
         if question is None:
             other = next((name for name in FORMATS if name != kind and _READERS[name](row)), None)
             looks = f", and looks like {other}: pass `format={other}`" if other else ""
-            raise PreferenceError(f"{path}: question {number} is not as {kind} has them{looks}.")
+            raise PreferenceError(f"{path}: question {number} is not in the {kind} format{looks}.")
         found.append(question)
     if not found:
         raise PreferenceError(f"{path}: holds no question.")

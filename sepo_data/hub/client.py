@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, hf_hub_download, metadata_load, try_to_load_f
 from huggingface_hub.errors import OfflineModeIsEnabled, RemoteEntryNotFoundError
 
 from ..errors import ModelError, PreferenceError, SepoError
-from .errors import cause_of, is_transient, line_of, retry_after_s, source_error
+from .errors import cause_of, is_likely_path, is_transient, line_of, retry_after_s, source_error
 
 log = logging.getLogger("sepo")
 
@@ -50,7 +50,7 @@ def dataset_revision(name: str, revision: str | None) -> SourceFacts:
         return SourceFacts(sha, bool(info.private), bool(info.gated), _card(name, sha))
 
     return with_retries(
-        facts, lambda cause: source_error("datasets/", name, revision, cause, PreferenceError)
+        facts, lambda cause: source_error("datasets/", name, revision, cause, PreferenceError), name=name
     )
 
 
@@ -64,6 +64,7 @@ def model_revision(name: str, revision: str | None) -> str:
     return with_retries(
         lambda: commit_of(name, "model", revision),
         lambda cause: source_error("", name, revision, cause, ModelError),
+        name=name,
     )
 
 
@@ -112,8 +113,13 @@ def _card(name: str, sha: str) -> dict[str, object]:
         return {}
 
 
-def with_retries(call: Callable[[], T], error_of: Callable[[BaseException], SepoError]) -> T:
-    """Call until it succeeds; permanent failures, or `TRIES` failures in a row, raise an error."""
+def with_retries(
+    call: Callable[[], T], error_of: Callable[[BaseException], SepoError], *, name: str = ""
+) -> T:
+    """Call until it succeeds; permanent failures, or `TRIES` failures in a row, raise an error.
+
+    A ``name`` that is probably a mistyped folder is not looked up again if the Hub cannot be reached.
+    """
     for tried in range(1, TRIES + 1):
         try:
             return call()
@@ -121,7 +127,7 @@ def with_retries(call: Callable[[], T], error_of: Callable[[BaseException], Sepo
             raise
         except Exception as error:  # the clients do not wrap exceptions of HTTP, JSON, files and Xet
             cause = cause_of(error)
-            if tried == TRIES or not is_transient(cause):
+            if tried == TRIES or not is_transient(cause) or is_likely_path(name, cause):
                 raise error_of(cause) from error
         wait_s = max(BACKOFF_S * 2 ** (tried - 1), retry_after_s(cause))
         log.warning("%s; next try in %.0f s", line_of(cause), wait_s)

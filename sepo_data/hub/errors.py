@@ -48,6 +48,11 @@ def is_transient(cause: BaseException) -> bool:
     return isinstance(cause, NO_ANSWER) and not isinstance(cause, refused)
 
 
+def is_likely_path(name: str, cause: BaseException) -> bool:
+    """Whether a name without an owner may be a mistyped folder, since the Hub cannot be reached."""
+    return bool(name) and "/" not in name and isinstance(cause, httpx.ConnectError)
+
+
 def retry_after_s(cause: BaseException) -> float:
     """How long the Hub asks to wait, from either of its headers."""
     if not isinstance(cause, HfHubHTTPError):
@@ -98,6 +103,8 @@ def source_error(
         return kind(f'{name}: no revision "{revision}". Give a branch, a tag or a commit.')
     if isinstance(cause, HFValidationError):
         return kind(f"{name}: neither a folder nor a name on the Hub. Check the path, or give user/name.")
+    if is_likely_path(name, cause):
+        return HubError(f"{name}: no such folder here, and the Hub cannot be reached. Check the path.")
     return _no_answer(name, cause)
 
 
