@@ -79,6 +79,12 @@ def test_without_tokens_or_text_there_is_nothing_to_clean() -> None:
     assert bounds([]).tolist() == [0]
 
 
+def test_spans_are_int32_and_bounds_int64() -> None:
+    start, end = clean_spans("ab", [0, 1], [1, 2])
+    dtypes = [str(values.dtype) for values in (start, end, partition(start, end), partition([], []))]
+    assert dtypes == ["int32", "int32", "int64", "int64"]
+
+
 # partition, project, project_mask: examples
 
 
