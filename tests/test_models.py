@@ -614,6 +614,25 @@ def test_empty_and_compiled_weights_are_named(made: dict[str, Path], tmp_path: P
         load(tmp_path / "compiled", made["base"])
 
 
+@pytest.mark.parametrize(
+    ("named", "advice"),
+    [
+        ("meta-llama/Llama-3.2-1B", r"pass meta-llama/Llama-3\.2-1B, the model in full precision\."),
+        ("unsloth/Llama-3.2-1B-bnb-4bit", r"pass the model in full precision\."),
+        (None, r"pass the model in full precision\."),
+    ],
+)
+def test_quantised_weights_that_cannot_be_loaded_name_the_full_ones(
+    made: dict[str, Path], tmp_path: Path, named: str | None, advice: str
+) -> None:
+    copy = Path(shutil.copytree(made["other"], tmp_path / "quantised"))
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False}
+    edit_json(copy / "config.json", quantization_config=settings, _name_or_path=named)
+    with pytest.raises(ModelError, match=rf"so would the rewards be: {advice}$") as refusal:
+        load(copy, made["base"])
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_token_that_only_one_model_has_and_no_text_is_let_pass(
     made: dict[str, Path], tmp_path: Path
 ) -> None:

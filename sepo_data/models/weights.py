@@ -1,16 +1,19 @@
 """The weights of a checkpoint's base, all of them and nothing else: what has no place is refused."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from ..errors import ModelError
-from .checkpoints import Checkpoint, Snapshot, errors_as
+from .checkpoints import CONFIG, Checkpoint, Snapshot, errors_as
 
 
 def load_base(
@@ -28,7 +31,7 @@ def load_base(
     """
     base = checkpoint.base
     soft_caps = getattr(checkpoint.config.get_text_config(), "attn_logit_softcapping", None) is not None
-    with errors_as(ModelError, base), _quiet_report():
+    with _better_weights_named(checkpoint), errors_as(ModelError, base), _quiet_report():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.location,
             revision=base.commit,
@@ -47,6 +50,23 @@ def load_base(
         model.resize_token_embeddings(checkpoint.vocabulary, mean_resizing=False)
     torch.nn.Module.eval(model)
     return model
+
+
+@contextmanager
+def _better_weights_named(checkpoint: Checkpoint) -> Iterator[None]:
+    """Where quantised weights cannot be loaded, name the model that they were made from."""
+    try:
+        yield
+    except ModelError as error:
+        if getattr(checkpoint.config, "quantization_config", None) is None:
+            raise
+        base = checkpoint.base
+        path = cached_file(base.location, CONFIG, revision=base.commit)
+        named = str(json.loads(Path(str(path)).read_text()).get("_name_or_path"))
+        known = re.fullmatch(r"[\w.-]+/[\w.-]+", named) and not re.search(r"bit|gptq|awq|quant", named, re.I)
+        full = f"{named}, the model in full precision" if known else "the model in full precision"
+        problem = f"{str(error).rstrip('.')}. Its weights are quantised, and so would the rewards be"
+        raise ModelError(f"{problem}: pass {full}.") from error
 
 
 # what a causal model does without: buffers of older versions, heads of reward models, other senses
