@@ -1,4 +1,4 @@
-"""PEFT adapters on a base model: loaded whole, or refused with the first weights that have no place."""
+"""PEFT adapters on a base model: loaded completely, or refused naming the first weights that do not fit."""
 
 import re
 import warnings
@@ -22,17 +22,17 @@ _SIZES = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.
 def attach(
     model: "PreTrainedModel | PeftModel", adapter: Snapshot, name: str, *, trainable: bool = False
 ) -> Any:
-    """Put an adapter on a model, or one more on a `PeftModel`; returns a `PeftModel` in eval mode.
+    """Add an adapter to a model or to a `PeftModel`; returns a `PeftModel` in eval mode.
 
     Raises:
-        ModelError: If it cannot be read, one of its weights has no place in the model, or a place gets none.
+        ModelError: If it cannot be read, does not fit the model, or lacks weights.
     """
     from peft import PeftModel
 
     options: dict[str, Any] = {
         "adapter_name": name,
         "revision": adapter.commit,
-        "autocast_adapter_dtype": trainable,  # what is trained is float32
+        "autocast_adapter_dtype": trainable,  # trained weights are float32
         "is_trainable": trainable,
         "torch_device": str(model.device),
     }
@@ -49,13 +49,13 @@ def attach(
 
 @contextmanager
 def switched_to(model: "PeftModel", name: str) -> Iterator[None]:
-    """Use one of a model's adapters from here on."""
+    """Make one of a model's adapters the active one."""
     model.set_adapter(name, inference_mode=True)
     yield
 
 
 def _check_landed(model: "PeftModel", adapter: Snapshot, name: str) -> None:
-    """Put the weights there once more, since peft throws away what it finds out the first time."""
+    """Load the weights once more to check them: peft discards its report of the first time."""
     from peft import load_peft_weights, set_peft_model_state_dict
 
     weights = load_peft_weights(adapter.location, device="cpu", revision=adapter.commit)
@@ -86,7 +86,7 @@ def _check_landed(model: "PeftModel", adapter: Snapshot, name: str) -> None:
 
 
 def _saved_twice(key: str, weights: Mapping[str, object]) -> bool:
-    """Whether peft has a weight under another name too, as it has enlarged embeddings, and reads that one."""
+    """Whether peft saves a weight under a second name, as for enlarged embeddings, and reads that one."""
     other = key.replace(".modules_to_save", "")
     return other != key and other in weights
 
@@ -97,7 +97,7 @@ class _DoesNotFitError(Exception):
 
 @contextmanager
 def _sizes_named(adapter: Snapshot) -> Iterator[None]:
-    """Of weights of other sizes, the first one instead of torch's heading."""
+    """The first weight of another size, instead of torch's heading."""
     try:
         yield
     except ModelError as error:

@@ -1,7 +1,6 @@
-"""Which sequences make a batch of a model: by prompt, by length, within a budget of tokens.
+"""Group sequences into batches: by prompt, by length, within a budget of tokens.
 
-A model that is packed computes a prompt once for all of its responses; one that is not sees rows of
-similar length, padded.
+A packed model computes a prompt once for all of its responses; any other gets padded rows of similar length.
 """
 
 import math
@@ -15,18 +14,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-Group = list[int]  # numbers of sequences that begin alike
+Group = list[int]  # indices of sequences that share their prompt
 
 LOGITS_BYTES_CPU = 2**30
 LOGITS_BYTES_ACCELERATOR = 2**32
-PADDING_ACCELERATOR = 0.25  # attention takes few padded rows at once faster than many single ones
+PADDING_ACCELERATOR = 0.25  # attention over a few padded rows is faster than over many single ones
 
 
 def grouped(model: "PreTrainedModel", sequences: Sequence[TokenSequence], batch_tokens: int) -> list[Group]:
-    """Sequences that share their prompt, at most ``batch_tokens`` together unless one is longer."""
+    """Groups of sequences that share their prompt, up to ``batch_tokens`` each unless one alone is longer."""
     switches = rope_switches(model.config.get_text_config())
     by_prompt: dict[object, Group] = {}
-    # longest first: too little memory shows in the first batch
+    # longest first: running out of memory shows in the first batch
     for i in sorted(range(len(sequences)), key=lambda i: -tokens_to_read(sequences[i])):
         prompt = sequences[i].input_ids[: sequences[i].positions[0]]
         key = (prompt.tobytes(), regime(switches, tokens_to_read(sequences[i]))) if is_packed(model) else i
@@ -44,7 +43,7 @@ def grouped(model: "PreTrainedModel", sequences: Sequence[TokenSequence], batch_
 
 
 def _cost(model: "PreTrainedModel", group: Sequence[TokenSequence]) -> int:
-    """How many tokens the model computes for a group, its prompt counted once."""
+    """The number of tokens computed for a group, its prompt counted once."""
     if not is_packed(model):
         return tokens_to_read(group[0])
     prompt = int(group[0].positions[0])
@@ -57,7 +56,7 @@ def batch_size(
     longest_first: Sequence[Group],
     batch_tokens: int,
 ) -> int:
-    """How many of the groups make the next batch, at least one."""
+    """The number of groups in the next batch, at least one."""
     config = model.config.get_text_config()
     logits_bytes = LOGITS_BYTES_CPU if model.device.type == "cpu" else LOGITS_BYTES_ACCELERATOR
     max_logits = math.inf if is_packed(model) else logits_bytes // (4 * config.vocab_size)
@@ -75,7 +74,7 @@ def batch_size(
 
 
 def rope_switches(config: object) -> list[int]:
-    """The lengths above which LongRoPE (Phi-3) turns all positions of a batch another way."""
+    """The lengths above which LongRoPE (Phi-3) rotates all positions of a batch differently."""
     found, waiting = set[int](), [getattr(config, "rope_parameters", None)]
     while waiting:
         rope = waiting.pop()
@@ -88,14 +87,14 @@ def rope_switches(config: object) -> list[int]:
 
 
 def regime(switches: Sequence[int], length: int) -> int:
-    """How many of the switches a length is beyond."""
+    """The number of switches that a length exceeds."""
     return sum(length > switch for switch in switches)
 
 
 def smaller_budget(
     model: "PreTrainedModel", sequences: Sequence[TokenSequence], batch: Sequence[Group]
 ) -> int:
-    """The budget after one under which memory ran out.
+    """The next budget to try after one ran out of memory.
 
     Raises:
         ScoringError: If the batch was a single sequence.
@@ -110,7 +109,7 @@ def smaller_budget(
 
 
 def halves(group: Group) -> list[Group]:
-    """A group whose budget was too large, divided."""
+    """A group that was too large, split in two."""
     middle = -(-len(group) // 2)
     return [group[:middle], group[middle:]]
 

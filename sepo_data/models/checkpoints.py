@@ -1,8 +1,8 @@
-"""What a model is, found out without loading weights: revisions, tokenizer, context.
+"""Describe a model without loading its weights: revisions, tokenizer, context.
 
 A model is a folder or a repository on the Hub, pinned to a commit; a PEFT adapter is
-one that names another as its base. Its own code is not run, and pickled weights are
-not opened, unless the user says so.
+one that names another as its base. Code in it is not run, and pickled weights are
+not opened, unless the user allows it.
 """
 
 import hashlib
@@ -36,10 +36,10 @@ CONTENT = ("*.safetensors", "*.safetensors.index.json", CONFIG, ADAPTER_CONFIG) 
 
 @dataclass(frozen=True)
 class Trust:
-    """What of a model's files may run code: nothing, unless the user says so.
+    """Which of a model's files may run code: none, unless the user allows it.
 
     Attributes:
-        pickle: Weights in pickles may be opened, where there are no others.
+        pickle: Pickled weights may be opened if there are no others.
         remote_code: Python code next to the weights may be run.
     """
 
@@ -81,7 +81,7 @@ class Checkpoint:
         adapter: The adapter.
         config: Of the base.
         trust: What of their files may run code.
-        vocabulary: How many tokens it knows: those of the base, or of an adapter's own embeddings.
+        vocabulary: Number of tokens: those of the base, or of the adapter's own embeddings.
     """
 
     base: Snapshot
@@ -91,7 +91,7 @@ class Checkpoint:
     vocabulary: int
 
     def shares_base(self, other: "Checkpoint") -> bool:
-        """Whether one base in memory serves both; added tokens would change the other's softmax."""
+        """Whether both can share one base in memory; added tokens would change the other's softmax."""
         return self.base.revision == other.base.revision and self.vocabulary == other.vocabulary
 
     @property
@@ -140,7 +140,7 @@ def not_causal(place: Snapshot, model_type: str) -> ModelError:
 
 @contextmanager
 def errors_as(kind: type[SepoError], place: Snapshot) -> Iterator[None]:
-    """Turn what the loaders raise, which may be anything, into one line about this place."""
+    """Turn whatever the loaders raise into one line that names this place."""
     try:
         yield
     except Exception as error:
@@ -153,7 +153,7 @@ def errors_as(kind: type[SepoError], place: Snapshot) -> Iterator[None]:
 def open_checkpoint(
     name: str, revision: str | None, trust: Trust, base_name: str | None = None
 ) -> Checkpoint:
-    """Open a model or an adapter, with all but its weights; ``base_name``: another base than it names."""
+    """Open a model or an adapter without its weights; ``base_name`` overrides the base that it names."""
     base, adapter = open_snapshot(name, revision, trust), None
     if ADAPTER_CONFIG in base.files:
         _check_weights(base, ADAPTER_WEIGHTS, trust)
@@ -215,7 +215,7 @@ def check_quantised(checkpoint: Checkpoint) -> None:
 
 
 def _vocabulary(adapter: Snapshot | None, vocabulary: int) -> int:
-    """How many tokens there are, those of an adapter's own embeddings where it has a tokenizer too."""
+    """The number of tokens; those of an adapter's own embeddings if it has a tokenizer too."""
     if adapter is None or not {ADAPTER_WEIGHTS[0], "tokenizer_config.json"} <= adapter.files:
         return vocabulary
     with errors_as(ModelError, adapter):
@@ -248,7 +248,7 @@ def open_snapshot(name: str, revision: str | None, trust: Trust) -> Snapshot:
 
 
 def _content_hash(folder: Path, trust: Trust) -> str:
-    """``sha256:…`` of everything in a folder that decides on a model's numbers."""
+    """``sha256:…`` of everything in a folder that affects a model's output."""
     patterns = [*CONTENT, *(PICKLES if trust.pickle else ()), *(("*.py",) if trust.remote_code else ())]
     total = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
@@ -257,7 +257,7 @@ def _content_hash(folder: Path, trust: Trust) -> str:
 
 
 def _open_base(adapter: Snapshot, trust: Trust, name: str | None) -> Snapshot:
-    """Find the model that an adapter adapts: a folder, perhaps next to the adapter, or a name on the Hub."""
+    """Find an adapter's base: a folder, perhaps next to the adapter, or a name on the Hub."""
     try:
         from peft import PeftConfig
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a model, or oracle and reference together, can read: tokenizer, vocabulary, context. No weights."""
+"""What a model, or a pair of oracle and reference, can read: tokenizer, vocabulary, context. No weights."""
 
 import filecmp
 import logging
@@ -40,12 +40,12 @@ _OF_A_TOKENIZER = re.compile(r"tokeni[sz]|vocab|merges|special_tokens|added_toke
 
 @dataclass(frozen=True)
 class Description:
-    """A model as far as it is known without weights.
+    """A model, described without its weights.
 
     Attributes:
         checkpoint: Where its weights are.
         tokenizer: Its tokenizer.
-        max_context: Most tokens that it can read; None if nothing limits them.
+        max_context: Maximum number of tokens that it reads; None if unlimited.
     """
 
     checkpoint: Checkpoint
@@ -55,13 +55,13 @@ class Description:
 
 @dataclass(frozen=True)
 class PairFacts:
-    """Oracle and reference as far as they are known without weights.
+    """Oracle and reference, described without their weights.
 
     Attributes:
         tokenizer: The one that both read.
         oracle: What the oracle is.
         ref: What the reference is.
-        max_context: Most tokens that both can read; None if nothing limits them.
+        max_context: Maximum number of tokens that both read; None if unlimited.
         checkpoints: Where the weights of oracle and reference are.
     """
 
@@ -81,7 +81,7 @@ def describe_pair(
     base: str | None = None,
     trust: Trust = NO_TRUST,
 ) -> PairFacts:
-    """Find out what oracle and reference are, and that they belong together; no weights are loaded.
+    """Describe oracle and reference, and check that they belong together; no weights are loaded.
 
     Args:
         oracle: Name on the Hub or folder, of a model or of a PEFT adapter.
@@ -113,7 +113,7 @@ def describe_pair(
 
 
 def describe_model(name: str, revision: str | None = None, trust: Trust = NO_TRUST) -> Description:
-    """Find out what a single model is; no weights are loaded.
+    """Describe a single model; no weights are loaded.
 
     Args:
         name: Name on the Hub or folder, of a model or of a PEFT adapter.
@@ -139,7 +139,7 @@ def load_tokenizer(
     """Load a tokenizer from a model's folder or repository, or from one that holds nothing else.
 
     Returns:
-        The tokenizer, and the most tokens that its model can read; None if nothing says so.
+        The tokenizer, and the maximum number of tokens that its model reads; None if unknown.
 
     Raises:
         ModelError: If there is no such folder or repository.
@@ -160,7 +160,7 @@ def load_tokenizer(
 
 
 def _check_base(oracle: Checkpoint, ref: Checkpoint) -> None:
-    """An adapter that was trained on another model than the reference is rarely meant."""
+    """Warn if the oracle is an adapter trained on another model than the reference, rarely intended."""
     if oracle.adapter is not None and oracle.base.revision != ref.base.revision:
         log.warning(
             "the oracle is an adapter on %s, the reference is %s: is it what the oracle was trained from?",
@@ -170,7 +170,7 @@ def _check_base(oracle: Checkpoint, ref: Checkpoint) -> None:
 
 
 def _common_tokenizer(oracle: Checkpoint, ref: Checkpoint) -> PreTrainedTokenizerBase:
-    """The oracle's tokenizer or, where it has none, the reference's; if both have one, they must agree.
+    """The oracle's tokenizer or, if it has none, the reference's; if both have one, they must agree.
 
     Control tokens that only one of them has, after all others, are let pass: an added [PAD] is in no text.
     """
@@ -252,7 +252,7 @@ def _tokenizer_place(checkpoint: Checkpoint) -> Snapshot | None:
 
 
 def _same_tokenizer_files(oracle: Checkpoint, ref: Checkpoint) -> bool:
-    """Whether both tokenizers are made of the same bytes, in two folders or at one place."""
+    """Whether both tokenizers have byte-identical files, in two folders or in one."""
     ours, theirs = _tokenizer_place(oracle), _tokenizer_place(ref)
     if ours is None or theirs is None or oracle.config.model_type != ref.config.model_type:
         return False
@@ -280,7 +280,7 @@ def _read_tokenizer(place: Snapshot, trust: Trust) -> PreTrainedTokenizerBase:
 
 
 def _check_embeds(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Every token of a text needs an embedding; Gemma 3 has a control token without, and no text has it."""
+    """Every token needs an embedding; Gemma 3 has a control token without one, which no text uses."""
     vocabulary = checkpoint.vocabulary
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     token_id, token = max((i, token) for token, i in tokenizer.get_vocab().items() if i not in special)

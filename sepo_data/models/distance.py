@@ -1,4 +1,4 @@
-"""How far a model is from another one of its vocabulary, at states that it visits itself."""
+"""KL divergence of a model from another with the same vocabulary, at states that the model visits."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,14 +23,14 @@ def visited_kl(
     sampled log-ratios, and the same mean.
 
     Args:
-        model: Sampled the answers; both with their usual attention.
-        other: On the same device.
-        prompts: Ids.
-        answers: Ids sampled after each, the end of the turn included.
-        as_other: Makes ``other`` of ``model`` where both are one, as with an adapter switched off.
+        model: The model that sampled the answers. Both have their usual attention.
+        other: The other model, on the same device.
+        prompts: Token ids.
+        answers: Token ids sampled after each prompt, including the end of the turn.
+        as_other: Turns ``model`` into ``other`` if both are one, by switching an adapter off.
 
     Returns:
-        In nats, one for each answer.
+        One value per answer, in nats.
     """
     found = []
     for prompt, answer in zip(prompts, answers, strict=True):
@@ -44,5 +44,5 @@ def visited_kl(
 
 
 def _log_probs(model: PreTrainedModel, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Of all tokens at some places, float32, ``(N, V)``."""
+    """Log-probs of the whole vocabulary at some positions, float32, ``(N, V)``."""
     return logits_at(model, model, {"input_ids": ids}, places).float().log_softmax(-1)

@@ -1,10 +1,10 @@
-"""Token log-probs of sequences under a causal language model: the one place where logits meet labels.
+"""Token log-probs of sequences under a causal language model: the only place that shifts logits to labels.
 
-The logits at position p - 1 predict the token at p. Only hidden states that are
-read reach the model's head, so no logits of shape (T, V) are made; the head itself,
-with its scales, biases and soft caps, stays the model's own. A batch is packed; a model
-that cannot take it so sees its rows padded on the right, without an attention mask: a
-causal token never sees what is right of it.
+The logits at position p - 1 predict the token at p. Only the hidden states that are
+needed reach the model's head, so no logits of shape (T, V) are made; the head itself,
+with its scales, biases and soft caps, stays the model's own. A batch is packed; for a
+model that cannot be packed, its rows are padded on the right, without an attention
+mask: a causal token never sees what is right of it.
 """
 
 import copy
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Logps = npt.NDArray[np.float32]
 
 HEAD_ELEMENTS = 2**26  # 256 MiB of them in float32
-SOFTMAX_ELEMENTS = 2**24  # logits that the log-softmax holds a second time, in float32
+SOFTMAX_ELEMENTS = 2**24  # logits that the log-softmax copies at a time, in float32
 
 
 def token_logps(
@@ -42,15 +42,15 @@ def token_logps(
 ) -> list[Logps]:
     """Take the log-probs of tokens, each given all tokens before it.
 
-    The log-softmax is float32, whatever the model computes in. When memory runs out
-    the budget is halved, for the rest of the call, and the batch retried.
+    The log-softmax is float32, whatever dtype the model computes in. When memory runs out,
+    the budget is halved for the rest of the call, and the batch is retried.
 
     Args:
-        model: A causal language model in eval mode; a PEFT model will do.
-        sequences: What to score, in any order; batches are made of similar lengths.
-        batch_tokens: Most tokens in a forward pass, padding included; a longer
-            sequence goes alone.
-        on_batch: Told after each batch how many of all the sequences' tokens it did.
+        model: A causal language model in eval mode, with or without adapters.
+        sequences: Sequences to score, in any order; batches group similar lengths.
+        batch_tokens: Maximum number of tokens in a forward pass, including padding; a
+            longer sequence gets its own.
+        on_batch: Called after each batch with the number of the sequences' tokens in it.
 
     Returns:
         Log-probs in nats, ``(n,)`` for each sequence, in the order given.
@@ -79,7 +79,7 @@ def token_logps(
             waiting[:1] = halves(batch[0]) if size == 1 else [batch[0]]
             continue
         if last is not None:
-            keep(*last)  # the device has its next batch already
+            keep(*last)  # the device already has its next batch
         last = [i for group in batch for i in group], logps
         del waiting[:size]
     if last is not None:
@@ -88,7 +88,7 @@ def token_logps(
 
 
 def _check_ids(model: "PreTrainedModel", sequences: Sequence[TokenSequence]) -> None:
-    """An id without an embedding would be an IndexError on CPU, and on CUDA the end of the process."""
+    """Refuse ids without an embedding: an IndexError on the CPU, but on CUDA they abort the process."""
     vocabulary = int(model.config.get_text_config().vocab_size)
     largest = max((int(sequence.input_ids.max()) for sequence in sequences), default=0)
     if largest >= vocabulary:
@@ -120,7 +120,7 @@ def _score(model: "PreTrainedModel", groups: Sequence[Sequence[TokenSequence]]) 
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory ran out, in the words of any device."""
+    """Whether an error says that memory ran out, on any device."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return any(
@@ -131,12 +131,12 @@ def out_of_memory(error: RuntimeError) -> bool:
 def batch_logps(
     model: "PreTrainedModel | nn.Module", packed: Packed, *, head_elements: int = HEAD_ELEMENTS
 ) -> Tensor:
-    """Take the log-probs of some tokens of a batch; with gradients where they are enabled.
+    """Take the log-probs of some tokens of a batch, with gradients if they are enabled.
 
     Args:
-        model: A causal language model; wrapped for training (DDP, DeepSpeed, FSDP) will do.
-        packed: Made by `packing.pack` with the padding that `row_padding` says, on the model's device.
-        head_elements: Most logits that exist at once, of a packed batch.
+        model: A causal language model; it may be wrapped for training (DDP, DeepSpeed, FSDP).
+        packed: Made by `packing.pack` with the padding from `row_padding`, on the model's device.
+        head_elements: Maximum number of logits that exist at once, for a packed batch.
 
     Returns:
         Log-probs in nats, float32, ``(N,)``, sequence by sequence.
@@ -163,7 +163,7 @@ def batch_logps(
 
 
 def logits_at(model: nn.Module, bare: "PreTrainedModel", inputs: dict[str, object], places: Tensor) -> Tensor:
-    """The logits at some places of a batch, ``(N, V)``; only they are made."""
+    """The logits at some positions of a batch, ``(N, V)``; no others are computed."""
 
     def keep_read(_: object, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         states, *rest = hidden
@@ -191,10 +191,10 @@ def logits_at(model: nn.Module, bare: "PreTrainedModel", inputs: dict[str, objec
 def _logps_in_parts(
     model: nn.Module, bare: "PreTrainedModel", inputs: dict[str, object], packed: Packed, head_rows: int
 ) -> Tensor:
-    """Log-probs whose logits are made a part at a time, and again in the backward pass.
+    """Log-probs whose logits are computed in parts, and recomputed in the backward pass.
 
-    The model's own forward makes them, with the hidden states that its layers gave put in
-    the place of its layers: so scales and soft caps after the head are kept.
+    The model's own forward pass computes them, with its layers replaced by the hidden states
+    that they returned: so scales and soft caps after the head are kept.
     """
     causal = bare_model(bare)
     layers: nn.Module = causal.get_decoder()

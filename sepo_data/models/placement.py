@@ -1,6 +1,6 @@
-"""Where weights go: oracle and reference side by side, one after the other, or each over all GPUs.
+"""Where weights go: oracle and reference side by side, one after the other, or each spread over all GPUs.
 
-What memory holds decides, before any weights are read.
+Free memory decides, before any weights are read.
 """
 
 import logging
@@ -35,7 +35,7 @@ def scoring_device(name: str) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that nobody uses."""
+    """Free memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
@@ -44,12 +44,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def weight_bytes(checkpoint: Checkpoint, dtype: Dtype) -> int:
-    """What the weights of a checkpoint's base take in a precision; its adapter is small."""
+    """Memory for the weights of a checkpoint's base in a precision; its adapter is small."""
     return checkpoint.num_parameters * int(getattr(torch, dtype).itemsize)
 
 
 def load_sequentially(facts: PairFacts, dtype: Dtype, device: torch.device) -> bool:
-    """Whether memory holds oracle and reference in turn only. A base that both have is loaded once anyway."""
+    """Whether memory holds only one of oracle and reference at a time. A shared base is loaded once."""
     oracle, ref = facts.checkpoints
     if oracle.shares_base(ref):
         return False
@@ -68,7 +68,7 @@ def load_sequentially(facts: PairFacts, dtype: Dtype, device: torch.device) -> b
 
 
 def check_room(facts: PairFacts, dtype: Dtype, device: torch.device) -> None:
-    """Make sure that all devices like this one together hold the larger model.
+    """Check that all devices of this kind together hold the larger model.
 
     Raises:
         ModelError: If they do not.

@@ -49,8 +49,8 @@ class Check:
     """A comparison with plain forwards.
 
     Attributes:
-        first: Whether nothing was scored before, so that batches may still be made otherwise.
-        largest: What it finds: the largest difference, in nats.
+        first: Whether nothing was scored before, so that the form of batches may still change.
+        largest: The result: the largest difference, in nats.
     """
 
     first: bool
@@ -69,9 +69,9 @@ def score_rows(
     Args:
         models: Oracle and reference.
         pairs: The encoded pairs.
-        batch_tokens: Most tokens in a forward pass; None: what suits the device.
-        on_share: Told each share of the work that was done; the shares add up to 1.
-        check: Compare a few of the log-probs with those of plain forwards, see `self_check`.
+        batch_tokens: Maximum number of tokens in a forward pass; None: a default for the device.
+        on_share: Called with each completed share of the work; the shares add up to 1.
+        check: Compare a few of the log-probs with those of plain forward passes, see `self_check`.
 
     Returns:
         Log-probs by side, in the order of the pairs.

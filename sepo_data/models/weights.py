@@ -1,4 +1,4 @@
-"""The weights of a checkpoint's base, all of them and nothing else: what has no place is refused."""
+"""Load the weights of a checkpoint's base, complete and without extras, or refuse them."""
 
 import json
 import re
@@ -22,9 +22,9 @@ def load_base(
     """Load the weights of a checkpoint's base, in eval mode.
 
     Args:
-        checkpoint: Where they are.
-        dtype: What they are kept in, whatever they are stored in.
-        device_map: Where to; None leaves it to whoever trains the model.
+        checkpoint: The checkpoint.
+        dtype: Dtype in memory, whatever the stored dtype.
+        device_map: Placement; None leaves it to the trainer.
 
     Raises:
         ModelError: If weights are missing or broken.
@@ -76,7 +76,7 @@ _SPARE = re.compile(
 
 
 def _check_landed(base: Snapshot, info: Mapping[str, Any]) -> None:
-    """Every weight of the files must have a place in the model, and every place its weight."""
+    """Check that every weight in the files belongs to the model, and that the model lacks none."""
     for key, stored, wanted in sorted(info["mismatched_keys"]):
         if 0 in stored:
             problem = f"{key} is empty: the model was saved under ZeRO-3 without its weights"
@@ -101,7 +101,7 @@ def _check_landed(base: Snapshot, info: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _quiet_report() -> Iterator[None]:
-    """Transformers prints a table of what `_check_landed` says in one line."""
+    """Silence transformers' table of what `_check_landed` reports in one line."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -60,8 +60,7 @@ def set_chat_template(
     begin = "{{ bos_token }}" if tokenizer.bos_token and bos_ids(tokenizer) else ""
     tokenizer.chat_template = begin + DEFAULT_TEMPLATE
     log.info(
-        "%s has no chat template and the data holds messages, so training gives it Zephyr's; "
-        "`chat_template=FILE` gives another",
+        "%s has no chat template and the data holds messages, so Zephyr's is used, the default of training",
         name,
     )
 
