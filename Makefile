@@ -32,7 +32,7 @@ coverage: $(INSTALLED)
 	$(BIN)/python -m pytest --cov --cov-report term:skip-covered --cov-report html:out/coverage
 
 # The tests with the lowest versions that pyproject.toml declares, and with the newest on the index. Both use
-# the torch of constraints.txt: PyPI's other builds for Linux bring gigabytes of CUDA libraries.
+# the torch of constraints.txt: other builds bring gigabytes of CUDA libraries, so its lower bound is not tested.
 lowest:
 	rm -rf .lowest
 	$(PYTHON) -m venv .lowest
