@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hub_server import HubServer
 from huggingface_hub import snapshot_download
+from packaging.version import Version
 from peft import (
     AdaLoraConfig,
     IA3Config,
@@ -226,6 +228,8 @@ KINDS: dict[str, Callable[[], PeftConfig]] = {
 def test_every_kind_of_adapter_scores_as_peft_loads_it(
     kind: str, made: dict[str, Path], tmp_path: Path
 ) -> None:
+    if kind == "VeRA" and Version(version("peft")) < Version("0.21"):
+        pytest.skip("peft read its projections from another place than it wrote them to")
     base = save_tiny(tmp_path / "base", tie_word_embeddings=True)
     adapted: Any = get_peft_model(
         AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), KINDS[kind]()
