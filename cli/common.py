@@ -21,6 +21,15 @@ class _OneLine:
 
     name: str | None
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Click's method; it leaves the command out of some of its errors."""
+        try:
+            rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+        return rest
+
     def main(self, *args: Any, **extra: Any) -> Any:
         """Click's method, as an entry point."""
         try:

@@ -127,7 +127,7 @@ def read_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str,
     for pair in pairs:
         name, equals, value = str(pair).partition("=")
         if not equals:
-            raise click.BadParameter(f"{pair!r} is not field=value, like {parameter.opts[0]} {pair}=1.")
+            raise click.BadParameter(f"{pair!r} is not field=value, like {parameter.opts[0]} {pair}=VALUE.")
         found[name.strip()] = value.strip()
     return found
 

@@ -43,6 +43,8 @@ MISTAKES = [
     ("annotate --resume-from-checkpoint x", 2, "Runs resume by themselves"),
     ("annotate --overwrite", 2, "choose another --output"),
     ("export x --dry-run", 2, "No such option --dry-run. That is an option of sepo annotate"),
+    ("report x --by", 2, "report --help`"),
+    ("annotate --hf-jobs flavor", 2, "like --hf-jobs flavor=VALUE."),
     ("annotate --epochs 3", 2, "That is an option of sepo train dpo and of sepo train sepo."),
     # values
     (f"{ANNOTATE} --ratio 30", 2, "'--ratio': 30 is not a share in (0, 1]. Did you mean 0.3?"),
