@@ -17,11 +17,12 @@ from sepo_data import AnnotateSettings, ModelError, annotate
 from sepo_data.models import loading as models
 from sepo_data.models import placement
 from sepo_data.models.description import PairFacts, describe_pair
-from sepo_data.models.loading import Loading, scorers
+from sepo_data.models.loading import Loading, Role, scorers
 from sepo_data.models.logprobs import token_logps
 from sepo_data.models.packing_check import prepare
 from sepo_data.models.placement import device_map, load_sequentially, weight_bytes
 from sepo_data.models.weights import load_base
+from sepo_data.runs import chunks
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -171,3 +172,23 @@ def test_a_model_in_pieces_scores_like_a_whole_one(tmp_path: Path, family: str) 
         strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_in_turn_what_the_oracle_was_off_by_outlives_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, tiny = write_jsonl(tmp_path / "prefs.jsonl", pairs(300)), save_pair(tmp_path / "models")
+    role_logps = chunks.role_logps
+
+    def off(role: Role, *args: Any) -> Any:
+        logps, check = role_logps(role, *args), args[-1]
+        if check is not None and role == "oracle":
+            check.largest = 5e-4
+        return logps
+
+    monkeypatch.setattr(chunks, "role_logps", off)
+    settings = AnnotateSettings(tmp_path / "out", sequential=True)
+    while (report := annotate(data, *tiny, settings, stop=lambda: True)).stopped:
+        pass
+    assert report.manifest is not None
+    assert report.manifest.self_check == 5e-4

@@ -156,16 +156,20 @@ def _oracle_then_ref(
 
     def keep(chunk: Chunk, encoded: EncodedPairs, logps: SideLogps) -> None:
         columns = {side: list_array(of_side, pa.float32()) for side, of_side in logps.items()}
-        write_chunk(run, *chunk, pa.table(columns), {}, part=ORACLE_PART)
+        check = work.checks.get(chunk)
+        notes: ChunkNotes = {} if check is None else {"self_check": check.largest}
+        write_chunk(run, *chunk, pa.table(columns), notes, part=ORACLE_PART)
 
     def finish_with(chunk: Chunk, encoded: EncodedPairs, ref_logps: SideLogps) -> None:
         try:
-            kept, _ = read_chunk(run, *chunk, part=ORACLE_PART)
+            kept, notes = read_chunk(run, *chunk, part=ORACLE_PART)
         except OutputError:
             if is_finished(run) or is_done(run, *chunk):  # by another worker, which has cleaned up
                 return
             raise
         oracle_logps = Sides.of(lambda side: [row.values.to_numpy() for row in kept[side]])
+        if check := work.checks.get(chunk):  # the oracle may have scored it in another process
+            check.largest = max(check.largest, notes.get("self_check", 0.0))
         finish(chunk, encoded, scored_sides(oracle_logps, ref_logps))
         run.chunk(*chunk, part=ORACLE_PART).unlink(missing_ok=True)
 
