@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from sepo_data import AnnotateSettings, ModelError, annotate
 from sepo_data.models import loading as models
-from sepo_data.models import placement
+from sepo_data.models import placement, scoring
 from sepo_data.models.description import PairFacts, describe_pair
 from sepo_data.models.loading import Loading, Role, scorers
 from sepo_data.models.logprobs import token_logps
@@ -178,7 +178,7 @@ def test_in_turn_what_the_oracle_was_off_by_outlives_its_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, tiny = write_jsonl(tmp_path / "prefs.jsonl", pairs(300)), save_pair(tmp_path / "models")
-    role_logps = chunks.role_logps
+    role_logps = scoring.role_logps
 
     def off(role: Role, *args: Any) -> Any:
         logps, check = role_logps(role, *args), args[-1]
