@@ -595,6 +595,15 @@ def test_an_adapter_that_does_not_fit_its_base_is_an_error(
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_missing_weight_is_an_error_where_weights_have_no_address(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = changed_weights(made["first"], tmp_path / "adapter", lambda weights: weights.pop(min(weights)))
+    monkeypatch.setattr(torch.Tensor, "data_ptr", lambda _: 0)  # as on accelerate's meta device
+    with pytest.raises(ModelError, match="1 places get none"):
+        load(adapter, made["base"])
+
+
 def test_weights_without_a_place_in_the_config_are_an_error(made: dict[str, Path], tmp_path: Path) -> None:
     deep = tiny_model(num_hidden_layers=4)
     deep.save_pretrained(tmp_path / "deep")
