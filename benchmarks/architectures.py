@@ -13,7 +13,7 @@ import warnings
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,6 +67,13 @@ _STATED: dict[str, dict[str, Any]] = {  # what a default config leaves open
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
         "layer_types": ["full_attention"] * 2,
+    },
+    "dbrx": {
+        "attn_config.rope_theta": 1e4,
+        "attn_config.kv_n_heads": 2,
+        "attn_config.clip_qkv": 8,
+        "ffn_config.hidden_size": 32,
+        "ffn_config.ffn_hidden_size": 48,
     },
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
@@ -125,9 +132,6 @@ def tiny(name: str) -> PreTrainedModel:
     torch.manual_seed(0)
     config = AutoConfig.for_model(name)
     _shrink(config)
-    if name == "dbrx":
-        config.attn_config.rope_theta, config.attn_config.kv_n_heads, config.attn_config.clip_qkv = 1e4, 2, 8
-        config.ffn_config.hidden_size, config.ffn_config.ffn_hidden_size = 32, 48
     if config.get_text_config() is not config:
         _shrink(config.get_text_config())
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -157,7 +161,8 @@ def _shrink(config: Any) -> None:
         if stated.get(key) is not None:
             setattr(config, key, size)
     for key, value in _STATED.get(config.model_type, {}).items():
-        setattr(config, key, value)
+        *within, last = key.split(".")
+        setattr(reduce(getattr, within, config), last, value)
 
 
 def _sizes_that_follow(config: dict[str, Any]) -> dict[str, int]:

@@ -20,7 +20,8 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -150,24 +151,24 @@ def write_parquet(path: Path, rows: Iterable[Row]) -> None:
     """Row groups of 1000 rows."""
     import pyarrow.parquet as pq
 
-    some = batched(rows)
-    first = _table(next(some))
-    with pq.ParquetWriter(path, first.schema) as writer:
-        writer.write_table(first)
-        for others in some:
-            writer.write_table(_table(others))
+    _write_tables(partial(pq.ParquetWriter, path), rows)
 
 
 def write_arrow(path: Path, rows: Iterable[Row]) -> None:
     """A stream, as ``datasets`` writes it."""
     import pyarrow as pa
 
-    some = batched(rows)
-    first = _table(next(some))
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
-        writer.write_table(first)
-        for others in some:
-            writer.write_table(_table(others))
+    with pa.OSFile(str(path), "wb") as sink:
+        _write_tables(partial(pa.ipc.new_stream, sink), rows)
+
+
+def _write_tables(opened: Callable[..., Any], rows: Iterable[Row]) -> None:
+    """Tables of 1000 rows into a writer that is opened with their schema."""
+    tables = map(_table, batched(rows))
+    first = next(tables)
+    with opened(first.schema) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)
 
 
 def write_several(write: Callable[[Path, Iterable[Row]], None], ending: str) -> Callable[..., None]:
