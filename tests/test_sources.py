@@ -122,6 +122,11 @@ def test_blanks_after_the_commas_of_a_csv_are_no_text(tmp_path: Path) -> None:
     assert opened(tmp_path / "b.csv", b"prompt,chosen\np, c\n").rows[0] == {"prompt": "p", "chosen": " c"}
 
 
+def test_blanks_in_a_csv_of_one_column_are_text(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("text\n Paris\n")
+    assert open_source(str(tmp_path / "one.csv")).rows["text"][0] == " Paris"
+
+
 def test_a_csv_cell_may_be_very_long(tmp_path: Path) -> None:
     source = opened(tmp_path / "prefs.csv.gz", gzip.compress(b"chosen,rejected\n" + b"a" * 200_000 + b",b\n"))
     assert len(source.rows[0]["chosen"]) == 200_000

@@ -89,7 +89,7 @@ def _csv_rows(file: DataFile) -> Iterator[dict[str, str | None]]:
     lines = (line for _, line in numbered_lines(file))
     first = next(lines, "")
     delimiter = _delimiter(first)
-    spaced = first.count(f"{delimiter} ") == first.count(delimiter)  # blanks after commas are no text
+    spaced = 0 < first.count(delimiter) == first.count(f"{delimiter} ")  # blanks after commas are no text
     reader = csv.reader(chain([first], lines), delimiter=delimiter, skipinitialspace=spaced, strict=True)
     header: list[str] = []
     try:
