@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,9 @@ class Experiment:
         """One line a checkpoint."""
         return self.output / "results.jsonl"
 
-    @cached_property
-    def references(self) -> dict[str, Stories]:
-        """The models, loaded once a process."""
-        return {name: load(model["folder"]) for name, model in self.plan["models"].items()}
+    def reference(self, model: str) -> Stories:
+        """A model, loaded once a process."""
+        return _loaded(self.plan["models"][model]["folder"])
 
     def oracle(self, model: str, gold: str, name: str) -> Path:
         """Of an oracle, with the annotation that it made."""
@@ -76,6 +75,16 @@ class Run:
     rate: float
     seed: int
     split: str
+
+    @property
+    def held_out(self) -> str:
+        """The pairs whose accuracy is measured."""
+        return "choosing" if self.split == "choosing" else "report"
+
+    @property
+    def sampling_seed(self) -> int:
+        """Of the texts that are measured: another one for each seed of the training."""
+        return SAMPLING_SEED + 1000 * self.seed
 
     @property
     def key(self) -> dict[str, Any]:
@@ -158,7 +167,7 @@ def prepare_data(experiment: Experiment, model: str) -> None:
     """Prompts and pairs of both golds, and what the reference itself scores."""
     spec, folder = experiment.plan["models"][model], experiment.folder(model)
     if "data_of" not in spec:
-        make_data(experiment.references[model], folder, spec["prompts"], spec["new_tokens"])
+        make_data(experiment.reference(model), folder, spec["prompts"], spec["new_tokens"])
         return
     other = experiment.folder(spec["data_of"])
     for file in (path for path in other.rglob("*.json*") if "oracles" not in path.parts):
@@ -172,7 +181,7 @@ def prepare_oracle(experiment: Experiment, which: tuple[str, str, str]) -> None:
     model, gold, name = which
     spec, folder = experiment.plan["oracles"][name], experiment.folder(model) / gold
     reference = experiment.plan["models"][model]["folder"]
-    rate = 3e-4 * 64 / experiment.references[model].width  # wider models break at 3e-4
+    rate = 3e-4 * 64 / experiment.reference(model).width  # wider models break at 3e-4
     place = experiment.oracle(model, gold, name)
     if (place / "annotated" / "README.md").exists():
         return
@@ -267,25 +276,16 @@ def _checkpoints(plan: dict[str, Any], run: Run) -> list[int]:
 
 
 def _measures(experiment: Experiment, run: Run, folder: Path) -> Iterator[dict[str, Any]]:
-    plan, reference = experiment.plan, experiment.references[run.model]
-    if run.split == "elsewhere":
-        prompts = other_prompts(plan["elsewhere"])
-    else:
-        prompts = json.loads((experiment.folder(run.model) / "prompts.json").read_text())[run.split]
-    prompts = prompts[: plan["models"][run.model].get("measured")]
-    held_out = "choosing" if run.split == "choosing" else "report"
-    pairs = read_rows(experiment.folder(run.model) / run.gold / f"{held_out}.jsonl")[:PAIRS_SCORED]
-    before = {side: response_logps(reference, pairs, side) for side in ("chosen", "rejected")}
+    plan, reference = experiment.plan, experiment.reference(run.model)
+    prompts = _prompts(experiment, run)
+    new_tokens = plan["models"][run.model]["new_tokens"]
     checkpoints = _checkpoints(plan, run)
     for step in (0, *checkpoints):
-        policy = load(folder / f"checkpoint-{step}") if step else reference
-        said = measured(
-            policy,
-            reference,
-            prompts,
-            plan["models"][run.model]["new_tokens"],
-            SAMPLING_SEED + 1000 * run.seed,
-        )
+        if step:
+            policy = load(folder / f"checkpoint-{step}")
+            said = measured(policy, reference, prompts, new_tokens, run.sampling_seed)
+        else:
+            policy, said = reference, _of_reference(reference, prompts, new_tokens, run.sampling_seed)
         kl = float(np.mean(said.kl))
         is_last = step == checkpoints[-1] or kl > plan["stop_at"]
         yield {
@@ -294,20 +294,46 @@ def _measures(experiment: Experiment, run: Run, folder: Path) -> Iterator[dict[s
             "golds": {name: np.round(values, 2).tolist() for name, values in said.golds.items()},
             "nll": float(np.mean(said.nll)),
             "distinct": float(np.mean(said.distinct)),
-            "accuracy": _accuracy(policy, pairs, before) if is_last else None,
+            "accuracy": _accuracy(experiment, run, policy) if is_last else None,
             "sample": said.texts[0],
         }
         if is_last:
             return
 
 
-def _accuracy(
-    policy: Stories, pairs: Sequence[dict[str, Any]], before: dict[str, npt.NDArray[np.float64]]
-) -> float:
+def _prompts(experiment: Experiment, run: Run) -> tuple[str, ...]:
+    plan = experiment.plan
+    if run.split == "elsewhere":
+        prompts = other_prompts(plan["elsewhere"])
+    else:
+        prompts = json.loads((experiment.folder(run.model) / "prompts.json").read_text())[run.split]
+    return tuple(prompts[: plan["models"][run.model].get("measured")])
+
+
+def _accuracy(experiment: Experiment, run: Run, policy: Stories) -> float:
     """Share of held-out pairs whose chosen response gained more than the rejected one, a tie a half."""
-    moved = {side: response_logps(policy, pairs, side) - before[side] for side in before}
+    file = experiment.folder(run.model) / run.gold / f"{run.held_out}.jsonl"
+    reference, pairs = experiment.reference(run.model), _pairs(file)
+    moved = {
+        side: response_logps(policy, pairs, side) - _logps_of_reference(reference, file, side)
+        for side in ("chosen", "rejected")
+    }
     margin = moved["chosen"] - moved["rejected"]
     return float(((margin > 0) + 0.5 * (margin == 0)).mean())
+
+
+# What every run of a model is compared with is the same each time; the caches live as long as the process.
+_loaded = cache(load)
+_of_reference = cache(lambda reference, *settings: measured(reference, reference, *settings))
+
+
+@cache
+def _logps_of_reference(reference: Stories, pairs: Path, side: str) -> npt.NDArray[np.float64]:
+    return response_logps(reference, _pairs(pairs), side)
+
+
+def _pairs(file: Path) -> list[dict[str, Any]]:
+    return read_rows(file)[:PAIRS_SCORED]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 from transformers.utils import logging
 
 BATCH_LOGITS = 1e8
+BATCH_READ = 100  # sequences read at once: with more, what a layer holds leaves the processor's cache
 LONGEST_PAIR = 200  # tokens, about
 Numbers = npt.NDArray[np.float64]
 
@@ -21,7 +22,7 @@ logging.disable_progress_bar()
 logging.set_verbosity_error()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is only ever itself: results are kept by it
 class Stories:
     """A model and its tokenizer."""
 
@@ -106,10 +107,14 @@ def sampled(
 @torch.no_grad()
 def scored(stories: Stories, prompts: Sequence[Sequence[int]], new: Tensor) -> Tensor:
     """Log-probs of all tokens at each new one, ``(B, T, V)``."""
-    ids, mask, positions = padded([[*p, *n] for p, n in zip(prompts, new.tolist(), strict=True)])
-    keep = new.shape[1] + 1
-    out = stories.model(ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep)
-    return stories.log_probs(out.logits[:, :-1])
+    wholes = [[*p, *n] for p, n in zip(prompts, new.tolist(), strict=True)]
+    found = []
+    for first in range(0, len(wholes), BATCH_READ):
+        ids, mask, positions = padded(wholes[first : first + BATCH_READ])
+        keep = new.shape[1] + 1
+        out = stories.model(ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep)
+        found.append(stories.log_probs(out.logits[:, :-1]))
+    return torch.cat(found)
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def measured(
 def response_logps(stories: Stories, pairs: Sequence[dict[str, str]], side: str) -> Numbers:
     """Log-prob of each pair's response given its prompt, ``(B,)``."""
     found: list[float] = []
-    size = stories.batch(LONGEST_PAIR)
+    size = min(BATCH_READ, stories.batch(LONGEST_PAIR))
     for first in range(0, len(pairs), size):
         batch = pairs[first : first + size]
         prompts = [stories.encode(pair["prompt"]) for pair in batch]
