@@ -11,7 +11,7 @@ from tiny_pair import save_pair, write_jsonl
 from tiny_tokenizers import CHATML, tiny_tokenizer
 from trl import data_utils
 
-from sepo_data import AnnotateSettings, PreferenceError, TokenizerError, annotate, load_annotated, project_row
+from sepo_data import AnnotateSettings, PreferenceError, annotate, load_annotated, project_row
 from sepo_data.annotated.manifest import read_manifest
 from sepo_data.dataset_spec import DatasetSpec
 from sepo_data.projected.pairs import project_rows
@@ -132,12 +132,6 @@ def test_conversations_are_given_them_too(tmp_path: Path) -> None:
     chat = columns.read(source.rows[0])
     assert not isinstance(chat, Unusable)
     assert (chat.context.system, chat.context.tools) == ("Be kind.", [TOOL])
-
-
-def test_without_a_template_there_is_no_place_for_them(tmp_path: Path) -> None:
-    encoder = response_encoder(tiny_tokenizer(template=None))
-    with pytest.raises(TokenizerError, match=r"needs a chat template.*`ignore_columns`"):
-        encoder.render("Hi", "Hello", Context(system="Be kind."))
 
 
 def test_an_annotated_dataset_holds_what_its_prompts_used(tmp_path: Path) -> None:

@@ -8,19 +8,27 @@ import datasets
 import numpy as np
 import pytest
 from nasty import NASTY
+from scored_by_hand import letters
 from tiny_tokenizers import CHATML, FAMILIES, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, normalizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from sepo_data import TokenizerError
+from sepo_data.pieces import Piece
 from sepo_data.projection import clean_spans
 from sepo_data.reasons import Reason, Unusable
 from sepo_data.sources.preferences import PairColumns
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
-from sepo_data.tokens.encoding import EncodedResponse, encode_responses
+from sepo_data.tokens.encoding import (
+    EncodedResponse,
+    EncodedTurns,
+    encode_responses,
+    encode_turns,
+    end_of_turn,
+)
 from sepo_data.tokens.pairs import encode_pairs
-from sepo_data.tokens.rendered import Part, RenderedChat
+from sepo_data.tokens.rendered import Part, RenderedChat, Stretch
 
 EXPLICIT = PairColumns("prompt", "chosen", "rejected")
 
@@ -93,6 +101,48 @@ def test_truncation_cuts_the_response_and_never_invents_the_end_of_the_turn(fami
         assert found.positions.size == found.token_start.size
         assert found.token_end[-1] == whole.token_end[found.token_end.size - 1]
         assert_covers(found, found.token_end[-1])
+
+
+def test_ids_and_positions_are_int64_and_spans_int32() -> None:
+    for chat in (True, False):
+        found = encoded(response_encoder(tiny_tokenizer(), chat_template=chat), "Say it:", " Paris")
+        values = (found.input_ids, found.positions, found.token_start, found.token_end)
+        assert [str(value.dtype) for value in values] == ["int64", "int64", "int32", "int32"]
+
+
+def test_a_response_without_its_end_is_one_that_the_length_cuts_there() -> None:
+    encoder = response_encoder(tiny_tokenizer())
+    whole = encoded(encoder, USER, "The capital of France is Paris.")
+    cut = encoded(encoder, USER, "The capital of France is Paris.", int(whole.positions[-1]))
+    np.testing.assert_equal(vars(whole.without_end()), vars(cut))
+    assert cut.without_end() is cut
+    chat = rendered(encoder, USER, "Paris.")
+    (whole_turns,) = encode_turns(encoder, [chat], 10**6)
+    assert isinstance(whole_turns, EncodedTurns)
+    (cut_turns,) = encode_turns(encoder, [chat], int(whole_turns.positions[-1]))
+    assert isinstance(cut_turns, EncodedTurns)
+    np.testing.assert_equal(vars(whole_turns.without_end()), vars(cut_turns))
+    assert cut_turns.without_end() is cut_turns
+
+
+@pytest.mark.parametrize(
+    ("template", "bos", "end"),
+    [
+        (CHATML, "<|endoftext|>", "<|im_end|>"),
+        (CHATML.replace("<|im_end|>", "<|endoftext|>"), "<|endoftext|>", "<|endoftext|>"),
+        ("{{ messages[-1]['content'] }}<|im_start|>", "<|endoftext|>", "<|im_start|>"),
+        ("{{ messages[-1]['content'] }}<|im_start|>", None, None),  # nothing is before the response
+        ("{{ messages[0]['content'] }}<|im_end|>", "<|endoftext|>", None),  # without the response
+        (None, "<|endoftext|>", None),
+    ],
+)
+def test_the_end_of_a_turn_is_the_template_s(template: str | None, bos: str | None, end: str | None) -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tiny_tokenizer().backend_tokenizer, bos_token=bos, eos_token="<|im_end|>"
+    )
+    tokenizer.chat_template = template
+    found = end_of_turn(response_encoder(tokenizer))
+    assert found == (tokenizer.convert_tokens_to_ids(end) if end else None)
 
 
 def test_a_prompt_that_fills_the_length_leaves_no_pair() -> None:
@@ -396,7 +446,9 @@ def test_plain_texts_get_the_bos_that_the_tokenizer_adds_once() -> None:
 
 def test_a_response_with_nothing_in_front_follows_the_bos_or_cannot_be_scored() -> None:
     encoder = response_encoder(tiny_tokenizer("byte_bpe", None))
-    assert encoded(encoder, "", "Hello").input_ids[0] == encoder.tokenizer.bos_token_id
+    found = encoded(encoder, "", "Hello world! Hello")
+    assert found.positions[:2].tolist() == [1, 2]
+    assert found.input_ids[0] == encoder.tokenizer.bos_token_id
     without = PreTrainedTokenizerFast(
         tokenizer_object=encoder.tokenizer.backend_tokenizer, eos_token="<|im_end|>"
     )
@@ -405,8 +457,83 @@ def test_a_response_with_nothing_in_front_follows_the_bos_or_cannot_be_scored() 
 
 def test_without_an_end_of_turn_the_tokenizer_is_refused() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer().backend_tokenizer)
-    with pytest.raises(TokenizerError, match="eos_token"):
+    with pytest.raises(TokenizerError) as raised:
         encode(response_encoder(tokenizer), "Say it:", "Hello")
+    assert str(raised.value) == (
+        "nothing ends a turn: the chat template writes no control token after a response and the tokenizer "
+        "has no eos_token. Set eos_token in tokenizer_config.json."
+    )
+
+
+def test_markup_owns_what_it_replaces_and_the_rest_itself() -> None:
+    # of "pqabrstop" the template writes "xyz" for "pq", "ab" and "st" as they are, "uv" for "r", "w" for "op"
+    stretches = (
+        Stretch(0, 3, 0, 2, spoken=False),
+        Stretch(3, 5, 2, 4, spoken=True),
+        Stretch(5, 7, 4, 5, spoken=False),
+        Stretch(7, 9, 5, 7, spoken=False),
+        Stretch(9, 10, 7, 9, spoken=False),
+    )
+    part = Part("content", "pqabrstop", rendered="xyzabuvstw", stretches=stretches)
+    chat = RenderedChat(("ii", ""), (part,), ((), ()))
+    encoder = response_encoder(letters())
+    (found,) = encode_responses(encoder, [chat], 100)
+    assert isinstance(found, EncodedResponse)
+    owned = [(0, 2)] * 3 + [(2, 3), (3, 4)] + [(4, 5)] * 2 + [(5, 6), (6, 7), (7, 9)]
+    assert list(zip(found.token_start.tolist(), found.token_end.tolist(), strict=True)) == owned
+    # tokens over an edge, and one that is of the prompt in part
+    (found,) = encode_responses(response_encoder(letters("ix", "za", "bu", "tw")), [chat], 100)
+    assert isinstance(found, EncodedResponse)
+    owned = [(0, 2)] * 2 + [(0, 3), (3, 5), (4, 5), (5, 6), (6, 9)]
+    assert list(zip(found.token_start.tolist(), found.token_end.tolist(), strict=True)) == owned
+
+
+def test_several_texts_are_counted_as_one_and_a_shared_token_is_the_first_s() -> None:
+    # "abc" is one token, of the first text and the only one of the second
+    texts = [
+        ("reasoning", "xab", 0, 1),
+        ("content", "c", 0, 0),
+        ("content", "dxe", 1, 0),
+        ("content", "f", 2, 0),
+    ]
+    parts = tuple(
+        Part(field, text, message, begins).followed_by(text[begins:], len(text), spoken=True)
+        for field, text, message, begins in texts
+    )
+    chat = RenderedChat(("i", "", "", "q", ""), parts, ((),) * 5)
+    encoder = response_encoder(letters("abc"))
+    pieces = (Piece(0, "reasoning", 1, 2), Piece(1, "content", 0, 3), Piece(2, "content", 0, 1))
+    for size, seen, spans in (
+        (100, 3, [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6)]),
+        (5, 2, [(0, 2), (2, 3), (3, 4), (4, 5)]),  # i, abc, d, x, e
+        (4, 2, [(0, 2), (2, 3), (3, 4)]),
+        (2, 1, [(0, 2)]),
+    ):
+        (found,) = encode_responses(encoder, [chat], size)
+        assert isinstance(found, EncodedResponse)
+        assert list(zip(found.token_start.tolist(), found.token_end.tolist(), strict=True)) == spans
+        assert found.pieces == pieces[:seen]
+        assert found.text == "abdxef"[: sum(piece.size for piece in found.pieces)]
+        assert found.ended == (size == 100)
+        # the ids: i, abc, d, x, e, q, f and the end; q lies between two texts
+        assert found.positions.tolist() == [1, 2, 3, 4, 6, 7][: len(spans) + found.ended]
+
+
+def test_between_two_texts_of_a_turn_all_is_trained_and_between_turns_the_first_control_token() -> None:
+    tokenizer = letters()
+    end = tokenizer.eos_token
+    first, second, third = (
+        Part("content", text, message).followed_by(text, len(text), spoken=True)
+        for text, message in (("ab", 0), ("c", 0), ("de", 2))
+    )
+    between = f"x{end}{end}y"
+    chat = RenderedChat(("ij", "kl", between, f"z{end}{end}"), (first, second, third), ((),) * 4)
+    (found,) = encode_turns(response_encoder(tokenizer), [chat], 100)
+    assert isinstance(found, EncodedTurns)
+    # ij ab kl c x <eos> <eos> y de z <eos> <eos>: 17 tokens, the last of which is not read
+    assert found.positions.tolist() == [2, 3, 4, 5, 6, 8, 11, 12, 14]
+    assert found.input_ids.size == 15
+    assert found.ended
 
 
 def test_a_tokenizer_without_offsets_is_refused_by_name() -> None:

@@ -19,13 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 from annotated import manifest
 from hub_server import PREFIXES, READER, STRANGER, Fault, HubServer
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from safetensors.numpy import save_file
 
 from sepo_data.annotated.opening import annotated_revision, load_annotated, open_annotated
 from sepo_data.annotated.publishing import ANNOTATED, push_annotated
 from sepo_data.errors import HubError, ModelError, OutputError, PreferenceError, SchemaError, SepoError
-from sepo_data.hub.client import TRIES, dataset_revision, model_revision
+from sepo_data.hub.client import TRIES, dataset_revision, model_files, model_revision, with_retries
+from sepo_data.hub.errors import httpx
 from sepo_data.hub.pushing import Artifact, RepoType, check_push_target
 from sepo_data.schema import MANIFEST_NAME, annotated_schema
 from sepo_train.folder import RECORD_NAME
@@ -49,6 +51,7 @@ UPLOADS = {
     "put": "PUT /upload/{repo_id}/",
     "verify": "POST /{page}{repo_id}.git/info/lfs/verify",
 }
+REQUEST = httpx.Request("GET", "http://127.0.0.1")
 FAULTS: list[Fault] = [500, 503, 429, 409, "reset", "lost"]
 
 
@@ -262,6 +265,68 @@ def test_faults_one_after_the_other_are_survived(
     hub.fail(asks("commit", kind, repo_id), [412, 503, "reset", 409, "lost"])
     PUSH[kind](folder, repo_id)
     assert_pushed_once(hub, repo_id, folder, kind)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that were waited, or would have been."""
+    found: list[float] = []
+    monkeypatch.setattr("sepo_data.hub.client.BACKOFF_S", 1.0)
+    monkeypatch.setattr(time, "sleep", found.append)
+    return found
+
+
+def failing(*errors: BaseException) -> Callable[[], str]:
+    """Raise these, one a call, then answer."""
+    due = list(errors)
+
+    def call() -> str:
+        if due:
+            raise due.pop(0)
+        return "answer"
+
+    return call
+
+
+def final(cause: BaseException) -> SepoError:
+    return HubError(f"final: {cause}")
+
+
+def test_waits_double_and_the_sixth_failure_is_the_last(
+    waits: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert with_retries(failing(*[ConnectionError("no route.")] * 5), final) == "answer"
+    assert waits == [1, 2, 4, 8, 16]
+    assert caplog.messages == [f"no route; next try in {wait:.0f} s" for wait in waits]
+    with pytest.raises(HubError, match=r"^final: no route\.$"):
+        with_retries(failing(*[ConnectionError("no route.")] * 6), final)
+    assert waits == [1, 2, 4, 8, 16] * 2
+
+
+def test_what_another_try_cannot_change_ends_at_once(waits: list[float]) -> None:
+    ours = PreferenceError("no such column")
+    with pytest.raises(PreferenceError) as raised:
+        with_retries(failing(ours), final)
+    assert raised.value is ours
+    with pytest.raises(HubError, match="final: no such key"):
+        with_retries(failing(ValueError("no such key")), final)
+    assert waits == []
+
+
+def test_a_hub_that_asks_for_longer_than_the_next_wait_gets_it(
+    waits: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    busy = [
+        HfHubHTTPError(
+            "busy", response=httpx.Response(429, headers={"Retry-After": seconds}, request=REQUEST)
+        )
+        for seconds in ("3", "1", "")
+    ]
+    assert with_retries(failing(*busy), final) == "answer"
+    assert waits == [3, 2, 4]
+    assert [message.rpartition("; ")[2] for message in caplog.messages] == [
+        f"next try in {wait:.0f} s" for wait in waits
+    ]
 
 
 def test_a_wait_that_the_hub_asks_for_is_kept(hub: HubServer, repo_id: str, folder: Path) -> None:
@@ -629,9 +694,63 @@ def test_the_facts_of_a_source_are_those_of_its_revision(hub: HubServer, repo_id
 
 
 @pytest.mark.parametrize("card", [b"no yaml", b"---\nlicense: [\n---\n", b"---\n- a\n---\n", b"\xff\xfe"])
-def test_a_card_that_is_no_yaml_is_left_out(hub: HubServer, repo_id: str, card: bytes) -> None:
+def test_a_card_that_is_no_yaml_is_left_out(
+    hub: HubServer, repo_id: str, card: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     hub.add("dataset", repo_id, {"README.md": card})
     assert dataset_revision(repo_id, "main").card == {}
+    if card != b"no yaml":  # a card without any
+        (warning,) = caplog.messages
+        start, end = f"{repo_id}: the YAML of its card cannot be read (", "); it is left out."
+        assert warning.startswith(start)
+        assert warning.endswith(end)
+        assert warning[len(start) : -len(end)] not in ("", "None")
+
+
+def test_the_files_of_a_model_are_those_of_its_commit(hub: HubServer, repo_id: str) -> None:
+    first = hub.add("model", repo_id, {"config.json": b"{}", "a/model.bin": b""})
+    hub.add("model", repo_id, {"config.json": b"{}"})
+    assert model_files(repo_id, first, ()) == {"config.json", "a/model.bin"}
+    assert model_files(repo_id, hub.add("model", repo_id, {}), ()) == set()
+    with pytest.raises(ModelError, match=f'^{repo_id}: no revision "v9"'):
+        model_files(repo_id, "v9", ())
+
+
+def test_offline_a_model_s_files_are_those_of_the_cache(
+    hub: HubServer, repo_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.add("model", repo_id, dict.fromkeys(("config.json", "tokenizer.json", "README.md"), b"{}"))
+    later = hub.add("model", repo_id, {"config.json": b"{}"})
+    for file in ("config.json", "tokenizer.json"):
+        hf_hub_download(repo_id, file, revision=commit)
+    hf_hub_download(repo_id, "config.json")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    telling = ("adapter_config.json", "config.json")
+    assert model_files(repo_id, commit, telling) == {"config.json", "tokenizer.json"}
+    assert model_files(repo_id, later, telling) == {"config.json"}
+    assert model_files(repo_id, commit, ("adapter_config.json",)) == set()
+    assert model_revision(repo_id, None) == later
+    assert model_revision(repo_id, commit) == commit
+
+
+def test_access_to_a_gated_model_is_asked_for_on_its_page(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **keywords: object) -> None:
+        raise GatedRepoError("gated", response=httpx.Response(403, request=REQUEST))
+
+    for call in ("repo_info", "model_info"):
+        monkeypatch.setattr(HfApi, call, refuse)
+    for look_up in (
+        lambda: model_revision("other/gated", None),
+        lambda: model_files("other/gated", "v1", ()),
+    ):
+        with pytest.raises(ModelError) as error:
+            look_up()
+        assert one_line(error) == (
+            f"other/gated: access is restricted. Ask for it at {hub.url}/other/gated, then log in with "
+            "`hf auth login`."
+        )
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, "reset", "lost"])
@@ -678,6 +797,9 @@ def test_sources_that_are_not_there_say_what_to_do(
         assert one_line(error).startswith(f"{name}: ")
     with pytest.raises(ModelError, match='no revision "v9"'):
         model_revision(repo_id, "v9")
+    hub.add("dataset", repo_id, {"README.md": b""})
+    with pytest.raises(PreferenceError, match='no revision "v9"'):
+        dataset_revision(repo_id, "v9")
     with pytest.raises(ModelError, match="not on the Hub, or private"):
         model_revision(f"{repo_id}-missing", None)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")

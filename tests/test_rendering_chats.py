@@ -9,9 +9,10 @@ from tiny_tokenizers import CHATML, FAMILIES, tiny_tokenizer
 
 from sepo_data.errors import TokenizerError
 from sepo_data.reasons import Reason, Unusable
+from sepo_data.sources.context import Context
 from sepo_data.tokens.encoder import ResponseEncoder, response_encoder
 from sepo_data.tokens.encoding import EncodedTurns, encode_responses, encode_turns
-from sepo_data.tokens.rendered import RenderedChat
+from sepo_data.tokens.rendered import Part, RenderedChat, Stretch
 
 # with the ends of turns and the habits of the families whose names they bear
 LLAMA3 = (
@@ -215,16 +216,74 @@ def test_a_text_without_a_template_is_a_prompt_and_its_response() -> None:
     assert trained_texts(encoder, "The capital of", " France") == [" France<|im_end|>"]
 
 
-def test_a_text_that_was_rendered_before_is_a_reason() -> None:
+def test_a_conversation_that_the_assistant_begins_trains_that_turn_too() -> None:
     encoder = response_encoder(tiny_tokenizer())
-    before = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    prompt = [assistant("Hello"), user("Bye")]
+    assert trained_texts(encoder, prompt, "Bye!") == ["Hello<|im_end|>", "Bye!<|im_end|>"]
+    assert [part.message for part in rendered(encoder, prompt, "Bye!").parts] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Say\n\nHuman: Hi\n\nAssistant:",  # begins with something else
+        "\n\nHuman: Hi\n\nAssistant: I",  # the answer has begun
+        "\n\nHuman: Hi\n\nAssistant: Bye\n\nHuman: Why?",  # asks for nothing
+        "Hi",
+    ],
+)
+def test_what_is_no_transcript_that_asks_for_an_answer_is_one_user_turn(text: str) -> None:
+    encoder = response_encoder(tiny_tokenizer())
+    assert rendered(encoder, text, "Bye!") == rendered(encoder, [user(text)], "Bye!")
+
+
+@pytest.mark.parametrize(
+    "before", ["<|im_start|>user\nhi<|im_end|>\n", " \n<|im_end|>hi", "[INST] hi [/INST]"]
+)
+def test_a_text_that_was_rendered_before_is_a_reason(before: str) -> None:
+    encoder = response_encoder(tiny_tokenizer())
     assert encoder.render(before, "Hi", every_turn=True) == Unusable(Reason.ALREADY_RENDERED)
+    assert isinstance(encoder.render([user(before)], "Hi"), RenderedChat)
+    assert isinstance(encoder.render("hi <|im_end|>", "Hi"), RenderedChat)
 
 
-def test_messages_without_a_template_are_refused() -> None:
+TAKE_A_TEMPLATE = "the tokenizer has none. Pass `chat_template=FILE`, or take a model that has one."
+LEAVE_IT_OUT = "`chat_template=False` was given. Leave it out, or turn the messages into texts."
+
+
+@pytest.mark.parametrize(("template", "advice"), [(None, TAKE_A_TEMPLATE), (CHATML, LEAVE_IT_OUT)])
+@pytest.mark.parametrize("sides", [([user("Hi")], "Hello"), ("Hi", [assistant("Hello")])])
+def test_messages_without_a_template_are_refused(sides: Any, template: str | None, advice: str) -> None:
+    encoder = response_encoder(tiny_tokenizer("byte_bpe", template), chat_template=False)
+    with pytest.raises(TokenizerError) as raised:
+        encoder.render(*sides)
+    assert str(raised.value) == f"the dataset holds messages, which need a chat template, and {advice}"
+
+
+def test_a_context_without_a_template_is_refused() -> None:
     encoder = response_encoder(tiny_tokenizer("byte_bpe", None))
-    with pytest.raises(TokenizerError, match="need a chat template"):
-        rendered(encoder, dialogue(), "Hello")
+    with pytest.raises(TokenizerError) as raised:
+        encoder.render("Hi", "Hello", Context(system="Be kind."))
+    assert str(raised.value) == (
+        "the dataset has a column system, tools or chat_template_kwargs, which needs a chat template, and "
+        "none is used. Take a model whose tokenizer has one, or pass `ignore_columns` with the column's name."
+    )
+
+
+def test_reasoning_in_a_plain_text_is_scored_skipped_or_refused() -> None:
+    encoder = response_encoder(tiny_tokenizer("byte_bpe", None))
+    text = "<think>Italy?</think> Rome."
+    scored = encoder.render("Say it:", text)
+    whole = Part("content", text, rendered=text, stretches=(Stretch(0, 27, 0, 27, spoken=True),))
+    assert scored == RenderedChat(("Say it:", ""), (whole,), ((), ()))
+    skipped = encoder.render("Say it:", text, reasoning="skip")
+    answer = Part("content", text, 0, 22, "Rome.", (Stretch(0, 5, 22, 27, spoken=True),))
+    assert skipped == RenderedChat(("Say it:<think>Italy?</think> ", ""), (answer,), ((), ()))
+    assert encoder.render("Say it:", text, reasoning="refuse") == Unusable(Reason.HAS_REASONING)
+    twice = f"{text}<think>Why?</think> No."  # no template takes it apart
+    plain = encoder.render("Say it:", twice, reasoning="skip")
+    assert isinstance(plain, RenderedChat)
+    assert plain.responses == (twice,)
 
 
 def test_earlier_answers_are_the_template_s_in_a_prompt_and_verbatim_in_a_conversation() -> None:

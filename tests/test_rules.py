@@ -9,6 +9,7 @@ from sepo_data import SelectionError, SelectionRule, SettingsError
 from sepo_data.annotated.from_json import from_json
 from sepo_data.rules.cutoffs import Cutoffs, RewardCounts
 from sepo_data.rules.groups import RatioBy
+from sepo_data.rules.shares import tokens_in_share
 from sepo_data.rules.token_filter import TokenFilter
 from sepo_data.rules.weights import WEIGHTS, margin_weight, weigh_tokens
 from sepo_data.selection import Selection
@@ -34,7 +35,29 @@ def test_the_cutoff_is_what_the_share_of_all_rewards_reaches() -> None:
 def test_zero_is_one_reward_whatever_its_sign() -> None:
     counts = RewardCounts()
     counts.add([-0.0, 0.0])
-    assert counts.cutoff(0.5) == 0.0
+    assert counts.cutoff(0.5) == counts.cutoff(1.0) == 0.0
+
+
+def test_rewards_are_counted_each_time_from_each_edge_up_to_the_next() -> None:
+    counts = RewardCounts()
+    counts.add([1.0, -0.5])
+    counts.add([1.0, 2.0])
+    # half of four rewards are two: 2 and one of the 1s
+    assert counts.cutoff(0.5) == 1.0
+    assert counts.cutoff(1.0) == pytest.approx(-0.5, rel=2**-12)
+    assert counts.histogram([-1, 0, 1, 2]).tolist() == [1, 0, 2]
+    assert counts.histogram([-0.0, 1, 3]).tolist() == [0, 3]
+
+
+def test_nothing_counted_has_no_cutoff() -> None:
+    with pytest.raises(SelectionError) as raised:
+        RewardCounts().cutoff(0.5)
+    assert str(raised.value) == "no token may be selected. Exclude fewer tokens."
+
+
+def test_a_share_of_some_tokens_is_a_whole_number_of_at_least_one() -> None:
+    found = tokens_in_share([0.29, 0.3, 0.5, 1.0], [100, 2, 5, 7])
+    assert (found.dtype, found.tolist()) == (np.int64, [29, 1, 2, 7])
 
 
 @given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=300), st.floats(0.01, 1.0))
@@ -78,11 +101,36 @@ def test_tokens_are_filtered_by_their_whole_text_or_their_id() -> None:
     assert only.allows(texts, ids).tolist() == [False, False, True, True, False]
 
 
+def test_of_no_tokens_none_are_marked() -> None:
+    found = TokenFilter(include=("a",)).allows([], np.array([], dtype=np.int64))
+    assert (found.dtype, found.size) == (bool, 0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "filters"),
+    [
+        (TokenFilter(), False),
+        (TokenFilter(include=("a",)), True),
+        (TokenFilter(exclude=("a",)), True),
+    ],
+)
+def test_a_filter_is_true_if_it_has_an_entry(tokens: TokenFilter, filters: bool) -> None:
+    assert bool(tokens) == filters
+    assert ("tokens" in SelectionRule(tokens=tokens).as_dict()) == filters
+
+
 def test_an_id_needs_a_tokenizer_and_a_pattern_must_be_one() -> None:
-    with pytest.raises(SettingsError, match="token id 14 has no meaning here"):
-        TokenFilter(exclude=("14",)).allows(["7"], None)
-    with pytest.raises(SettingsError, match=r'"\(" is neither a token id nor a regular expression'):
+    with pytest.raises(SettingsError) as raised:
+        TokenFilter(exclude=("15", "14")).allows(["7"], None)
+    assert str(raised.value) == (
+        "token id 14 has no meaning here, where no tokenizer is known. Use a regular expression for its text."
+    )
+    with pytest.raises(SettingsError) as raised:
         TokenFilter(include=("(",))
+    assert str(raised.value) == (
+        '"(" is neither a token id nor a regular expression (missing ), unterminated subpattern at position '
+        r"0). To match it literally, escape special characters with \."
+    )
 
 
 def test_the_ratio_is_a_share_of_the_tokens_that_may_be_selected() -> None:
@@ -106,6 +154,10 @@ def test_a_group_has_its_ratio_and_other_rows_keep_theirs() -> None:
     assert rule.of_group(None) == SelectionRule("ratio", 0.1, 0.3)
 
 
+def test_blanks_around_names_and_signs_within_them_are_read_as_meant() -> None:
+    assert RatioBy.parse(" a b = x : 1.0 ,y=z:w:.5") == RatioBy("a b", {"x": 1.0, "y=z:w": 0.5})
+
+
 @pytest.mark.parametrize(
     "text", ["category", "category=math", "=math:0.5", "category=:0.5", "c=a:x", "c=a:1,a:1"]
 )
@@ -114,14 +166,29 @@ def test_groups_that_cannot_be_read_are_refused(text: str) -> None:
         RatioBy.parse(text)
 
 
-def test_a_groups_ratio_is_a_share_and_the_group_occurs() -> None:
-    with pytest.raises(SelectionError, match=r'ratio of "math" must be in \(0, 1\], got 30'):
-        RatioBy.parse("category=math:30")
-    groups = RatioBy.parse("category=maths:0.3")
-    with pytest.raises(
-        SettingsError, match=r'no row of d has "maths" in column category\. It holds chat, math'
-    ):
-        groups.check_groups(["math", "chat"], "d")
+@pytest.mark.parametrize("ratio", ["30", "1.01", "0", "-0.1", "nan"])
+def test_a_groups_ratio_is_a_share(ratio: str) -> None:
+    with pytest.raises(SelectionError) as raised:
+        RatioBy.parse(f"category=math:{ratio}")
+    expected = f'ratio of "math" must be in (0, 1], got {float(ratio)}. For 30% write 0.3.'
+    assert str(raised.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("known", "shown"),
+    [
+        (["math", "chat"], "chat, math"),
+        ([5, 4, 3, 2, 1], "1, 2, 3, 4, 5"),
+        ([6, 5, 4, 3, 2, 1, 1], "1, 2, 3, 4, 5, …"),
+    ],
+)
+def test_a_group_that_does_not_occur_is_refused_with_some_that_do(known: list[object], shown: str) -> None:
+    RatioBy("topic", {str(known[0]): 0.3}).check_groups(known, "d")
+    with pytest.raises(SettingsError) as raised:
+        RatioBy("topic", {str(known[0]): 0.3, "maths": 0.3}).check_groups(known, "d")
+    assert str(raised.value) == (
+        f'no row of d has "maths" in column topic. It holds {shown}. Correct `ratio_by`.'
+    )
 
 
 @pytest.mark.parametrize("rule", ["global", "all", "threshold"])

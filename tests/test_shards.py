@@ -1,6 +1,9 @@
 """Tests of the run folder: whole chunks or none, refused mixtures, and a merge that loses no row."""
 
 import errno
+import hashlib
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,15 @@ from annotated import annotated_table, random_table, run_record
 from sepo_data import OutputError, SelectionRule, files
 from sepo_data.runs import folder as shards
 from sepo_data.runs import merging
-from sepo_data.runs.folder import ChunkNotes, chunk_ranges, is_done, is_finished, open_run, write_chunk
+from sepo_data.runs.folder import (
+    ChunkNotes,
+    chunk_ranges,
+    is_done,
+    is_finished,
+    open_run,
+    read_chunk,
+    write_chunk,
+)
 from sepo_data.runs.merging import merge_run
 
 NOTES: ChunkNotes = {"dropped": {}, "counts": {}}
@@ -92,6 +103,64 @@ def test_a_damaged_chunk_counts_as_not_done(tmp_path: Path) -> None:
         merge_run(run.output)
 
 
+def test_a_chunk_comes_back_with_its_notes_and_under_its_own_name_only(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "deep" / "out", run_record())
+    table = random_table(np.random.default_rng(0), 256)
+    notes: ChunkNotes = {"dropped": {"empty response": [3]}, "counts": {"é": 2}, "self_check": 0.5}
+    write_chunk(run, 0, 256, table, notes)
+    write_chunk(run, 0, 256, table, NOTES, "bfloat16")
+    assert read_chunk(run, 0, 256) == (table, notes)
+    assert read_chunk(run, 0, 256, "bfloat16") == (table, NOTES)
+    path = run.chunk(0, 256)
+    assert path == tmp_path / "deep" / "out" / "_work" / "train-000000000-000000256.rows"
+    digest, content = path.read_bytes()[:32], path.read_bytes()[32:]
+    assert digest == hashlib.sha256(content).digest()
+    assert pq.ParquetFile(pa.BufferReader(content)).metadata.row_group(0).column(0).compression == "ZSTD"
+    run.chunk(256, 512).write_bytes(path.read_bytes())
+    assert not is_done(run, 256, 512)
+    assert is_done(run, 0, 256)
+    path.unlink()
+    assert not is_done(run, 0, 256)
+    assert is_done(run, 0, 256, "bfloat16")
+
+
+def parquet(footer: dict[bytes, bytes] | None) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(annotated_table().replace_schema_metadata(footer), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, r"cannot be read \(No such file or directory\)\. Run again\."),
+        (b"words", r"is not a chunk \(.*\)\. Delete it and run again\."),
+        (parquet(None), r"is not a chunk \(.*\)\. Delete it and run again\."),
+        (parquet({b"sepo_notes": b"{"}), r"is not a chunk \(.*\)\. Delete it and run again\."),
+        (parquet({b"sepo_notes": b"{}"}), r"was changed\. Delete it and run again\."),
+    ],
+)
+def test_what_is_not_a_chunk_of_the_run_is_refused(
+    tmp_path: Path, content: bytes | None, problem: str
+) -> None:
+    run = open_run(tmp_path / "out", run_record())
+    path = run.chunk(0, 256)
+    if content is not None:
+        path.write_bytes(hashlib.sha256(content).digest() + content)
+    with pytest.raises(OutputError, match=f"^{re.escape(str(path))} {problem}$"):
+        read_chunk(run, 0, 256)
+
+
+def test_a_chunk_that_comes_after_the_merge_is_not_needed(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "out", run_record())
+    write_all(run)
+    merge_run(run.output)
+    write_chunk(run, 0, 256, annotated_table(), NOTES)  # its folder is gone, the dataset complete
+    (run.output / "sepo_manifest.json").unlink()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_chunk(run, 0, 256, annotated_table(), NOTES)
+
+
 def test_a_chunk_of_another_run_counts_as_not_done(tmp_path: Path) -> None:
     ours, other = (
         open_run(tmp_path / "a", run_record()),
@@ -139,6 +208,13 @@ def test_another_run_in_the_folder_is_refused_with_the_fields_that_differ(tmp_pa
     changed = run_record(selection=SelectionRule(chosen_ratio=0.2))
     with pytest.raises(OutputError, match=r"`chosen_ratio` 0\.3, this run has 0\.2"):
         open_run(tmp_path / "out", changed)
+    both = run_record(dtype="bfloat16", selection=SelectionRule(chosen_ratio=0.2))
+    with pytest.raises(OutputError) as raised:
+        open_run(tmp_path / "out", both)
+    assert str(raised.value) == (
+        f"{tmp_path / 'out'} was made with `dtype` 'float32', this run has 'bfloat16'; `chosen_ratio` 0.3, "
+        "this run has 0.2. Choose another `output` to keep both."
+    )
     assert open_run(tmp_path / "out", run_record()).record == run_record()
 
 
@@ -152,6 +228,63 @@ def test_other_versions_take_a_run_up_and_another_licence_is_written_down(tmp_pa
     licensed = replace(newer, source=replace(first.source, card={"license": "mit"}))
     open_run(tmp_path / "out", licensed)
     assert shards.read_record(tmp_path / "out") == licensed
+
+
+def test_a_record_that_cannot_be_updated_matters_until_the_dataset_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_record()
+    open_run(tmp_path / "out", first)
+    licensed = replace(first, source=replace(first.source, card={"license": "mit"}))
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shards, "write_atomically", full)
+    with pytest.raises(OutputError, match="No space left"):
+        open_run(tmp_path / "out", licensed)
+    answers = iter([False, True])  # another worker assembles the dataset in between
+    monkeypatch.setattr(shards, "is_finished", lambda run: next(answers))
+    assert open_run(tmp_path / "out", licensed).record == licensed
+
+
+def test_a_folder_of_a_run_that_was_killed_before_its_record_is_taken_up(tmp_path: Path) -> None:
+    (tmp_path / "out" / "_work").mkdir(parents=True)
+    run = open_run(tmp_path / "out", run_record())
+    assert (run.record, shards.read_record(run.output)) == (run_record(), run_record())
+
+
+def test_a_finished_run_has_the_record_of_its_manifest(tmp_path: Path) -> None:
+    write_all(open_run(tmp_path / "out", run_record()))
+    manifest = merge_run(tmp_path / "out")
+    other = replace(run_record(), sepo_version="99")
+    assert open_run(tmp_path / "out", other).record == manifest
+
+
+def test_the_chunks_of_a_finished_run_go_though_another_worker_is_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(tmp_path / "out", run_record())
+    remove, tries = shutil.rmtree, []
+
+    def remove_later(path: Path, ignore_errors: bool) -> None:
+        tries.append(path)
+        if len(tries) == 3:
+            remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", remove_later)
+    shards.clear_work(run)
+    assert not run.work.exists()
+    assert tries == [run.work] * 3
+
+
+def test_a_record_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "out", run_record())
+    path = run.work / "run.json"
+    for content in (b"{", b"[]", b"\xff", b'{"schema_version": "\\ud800"}'):
+        path.write_bytes(content)
+        with pytest.raises(OutputError, match=rf"^{re.escape(str(path))} cannot be read \(.*\)\. Delete "):
+            shards.read_record(run.output)
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
@@ -204,8 +337,7 @@ def test_leftovers_of_a_kill_do_not_stay(tmp_path: Path) -> None:
     assert not run.work.exists()
 
 
-def test_the_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
-    assert shards.fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == shards.fingerprint(
-        {"b": {"d": 3, "c": 2}, "a": 1}
-    )
-    assert shards.fingerprint({"a": 1}) != shards.fingerprint({"a": 2})
+def test_the_fingerprint_is_that_of_canonical_json() -> None:
+    canonical = '{"a":"é","b":{"c":2,"d":null}}'.encode()
+    found = shards.fingerprint({"b": {"d": None, "c": 2}, "a": "é"})
+    assert found == hashlib.sha256(canonical).hexdigest()

@@ -82,4 +82,4 @@ def _bins(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
 def _lower_end(number: int) -> float:
     ordered = np.uint32(number << (32 - _BITS))
     bits = ordered ^ _SIGN if ordered & _SIGN else ~ordered
-    return float(np.array([bits], np.uint32).view(np.float32)[0])
+    return float(bits.view(np.float32))
