@@ -20,14 +20,19 @@ def checkpoint(kl: float, *values: float) -> dict[str, Any]:
 
 def test_gold_at_a_kl_lies_on_a_line_in_its_square_root() -> None:
     run = [checkpoint(0, 1, 3), checkpoint(4, 5, 3), checkpoint(16, 9, 11)]
-    # the root of 9 is half way between those of 4 and 16
-    for kl, expected in ((9, [7, 7]), (1, [3, 3])):
-        found = frontier.gold_at_kl(run, "valence", kl)
-        assert found is not None
-        np.testing.assert_allclose(found, expected)
+    found = frontier.gold_at_kl(run, "valence", 9)
+    assert found is not None
+    np.testing.assert_allclose(found, [7, 7])  # the root of 9 is half way between those of 4 and 16
     assert frontier.gold_at_kl(run, "valence", 17) is None
-    assert frontier.score(run, "valence", [1, 9, 17]) == (2, 5.0)
+    assert frontier.score(run, "valence", [4, 9, 17]) == (2, 5.5)
     assert frontier.score(run, "valence", [17]) == (0, -np.inf)
+
+
+def test_no_gold_is_read_from_a_line_over_a_wide_gap() -> None:
+    run = [checkpoint(0, 1, 3), checkpoint(4, 5, 3), checkpoint(20, 9, 11), checkpoint(101, 9, 11)]
+    assert frontier.gold_at_kl(run, "valence", 3) is None  # between the reference and the first checkpoint
+    assert frontier.gold_at_kl(run, "valence", 19) is not None
+    assert frontier.gold_at_kl(run, "valence", 21) is None
 
 
 def test_gold_counts_whole_words_and_finished_sentences() -> None:

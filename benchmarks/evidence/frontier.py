@@ -1,4 +1,4 @@
-"""Gold at a given KL: between checkpoints a line in the square root of the KL, as gold grows at first."""
+"""Gold at a given KL: between near checkpoints a line in the square root of the KL, as gold grows at first."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -7,13 +7,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+WIDEST = 5  # times: near the reference gold grows faster than the root, and a line over a wide gap flatters
+
 Numbers = npt.NDArray[np.float64]
 
 
 def at_kl(
     checkpoints: Sequence[dict[str, Any]], measure: Callable[[dict[str, Any]], Any], target: float
 ) -> Numbers | None:
-    """A measure at a KL, of the shape that it has of a checkpoint; None where the run did not get there.
+    """A measure at a KL, of the shape that it has of a checkpoint.
+
+    None where the run did not get there, or passed it between the reference and its first checkpoint, or
+    between two checkpoints of which the KL of one is more than `WIDEST` times that of the other.
 
     Args:
         checkpoints: Of one run, the first of them the reference itself, at KL 0.
@@ -21,7 +26,7 @@ def at_kl(
         target: Nats a continuation.
     """
     for before, after in itertools.pairwise(checkpoints):
-        if before["kl"] <= target <= after["kl"]:
+        if before["kl"] <= target <= after["kl"] <= WIDEST * before["kl"]:
             low, high = np.sqrt(before["kl"]), np.sqrt(after["kl"])
             share = (np.sqrt(target) - low) / (high - low)
             found: Numbers = (1 - share) * np.array(measure(before)) + share * np.array(measure(after))
