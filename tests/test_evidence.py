@@ -61,7 +61,10 @@ def test_the_share_of_a_gain_is_a_ratio_of_gains_over_the_reference() -> None:
 
     def arm(*reached: float) -> Any:
         runs = [
-            [checkpoint(0, 1, 3) | {"seed": seed}, checkpoint(4, gold, gold + 2) | {"seed": seed}]
+            [
+                {**checkpoint(kl, *values), "seed": seed}
+                for kl, values in ((0, (1, 3)), (4, (gold, gold + 2)), (16, (gold, gold)))
+            ]
             for seed, gold in enumerate(reached)
         ]
         return report.Arm("arm", "valence", 1e-4, runs)
@@ -71,4 +74,4 @@ def test_the_share_of_a_gain_is_a_ratio_of_gains_over_the_reference() -> None:
     assert found.mean == pytest.approx(0.7)
     assert (found.low, found.high) == (pytest.approx(0.6), pytest.approx(0.8))
     assert found.percent == "70% (60% to 80%)"
-    assert report.share_of_gain(arm(7, 9), arm(11, 11), 5) is None
+    assert report.share_of_gain(arm(7, 9), arm(11, 11), 17) is None
