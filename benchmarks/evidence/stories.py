@@ -1,4 +1,4 @@
-"""Sampling from a small model, and what a policy's samples are under its reference."""
+"""Sample from a small model, and measure a policy's samples under its reference."""
 
 import re
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 from transformers.utils import logging
 
 BATCH_LOGITS = 1e8
-BATCH_READ = 100  # sequences read at once: with more, what a layer holds leaves the processor's cache
-LONGEST_PAIR = 200  # tokens, about
+BATCH_READ = 100  # sequences scored at once; with more, activations no longer fit into the processor's cache
+LONGEST_PAIR = 200  # tokens, roughly
 Numbers = npt.NDArray[np.float64]
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()
 
 
-@dataclass(frozen=True, eq=False)  # one is only ever itself: results are kept by it
+@dataclass(frozen=True, eq=False)  # hashed by identity, as a key of caches
 class Stories:
     """A model and its tokenizer."""
 
@@ -31,44 +31,44 @@ class Stories:
 
     @property
     def vocabulary(self) -> int:
-        """Number of its tokens."""
+        """Vocabulary size."""
         return int(self.model.config.vocab_size)
 
     @property
     def width(self) -> int:
-        """Of its hidden states."""
+        """Hidden size."""
         return int(self.model.config.hidden_size)
 
     def batch(self, tokens: int) -> int:
-        """How many sequences fit at once, if the logits of so many of their tokens are kept."""
+        """Number of sequences whose logits fit into memory at once, with this many tokens each."""
         return max(1, int(BATCH_LOGITS / (tokens * self.vocabulary)))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text from its beginning on."""
+        """Token ids of a text, BOS included."""
         return list(self.tokenizer(text)["input_ids"])
 
     def continuation(self, prompt: Sequence[int], sampled: Sequence[int]) -> str:
-        """The text that sampled tokens add to a prompt."""
+        """Text that sampled tokens append to a prompt."""
         before, whole = (
             str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in (prompt, [*prompt, *sampled])
         )
         return whole[len(before) :]
 
     def log_probs(self, logits: Tensor) -> Tensor:
-        """Of the tokens that are text: a continuation is cut at its length, it never ends."""
+        """Log-probs without special tokens: a continuation is truncated at its length and never ends."""
         logits = logits.float()
         logits[..., self.tokenizer.all_special_ids] = -torch.inf
         return torch.log_softmax(logits, -1)
 
 
 def load(folder: str | Path) -> Stories:
-    """A model folder, in float32."""
+    """Load a model folder in float32."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     return Stories(model, AutoTokenizer.from_pretrained(folder))
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, attention mask and positions of sequences that end together, ``(B, S)`` each."""
+    """Ids, attention mask and positions of left-padded sequences, ``(B, S)`` each."""
     width = max(map(len, sequences))
     ids = torch.tensor([[0] * (width - len(one)) + list(one) for one in sequences])
     mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in sequences])
@@ -81,11 +81,11 @@ def sampled(
 ) -> tuple[Tensor, Tensor]:
     """Continue prompts at temperature 1.
 
-    One uniform number a token, drawn from the seed, decides it: policies that are alike say alike, and
-    differ less by chance.
+    Each token is decided by one uniform number drawn from the seed, so similar policies write similar texts
+    and differ less by chance.
 
     Returns:
-        The new ids, ``(B, T)``, and the log-probs of all tokens at each of them, ``(B, T, V)``.
+        The new ids, ``(B, T)``, and the log-probs of the vocabulary at each of them, ``(B, T, V)``.
     """
     uniform = torch.rand(len(prompts), new_tokens, generator=torch.Generator().manual_seed(seed))
     ids, mask, positions = padded(prompts)
@@ -106,7 +106,7 @@ def sampled(
 
 @torch.no_grad()
 def scored(stories: Stories, prompts: Sequence[Sequence[int]], new: Tensor) -> Tensor:
-    """Log-probs of all tokens at each new one, ``(B, T, V)``."""
+    """Log-probs of the vocabulary at each new token, ``(B, T, V)``."""
     wholes = [[*p, *n] for p, n in zip(prompts, new.tolist(), strict=True)]
     found = []
     for first in range(0, len(wholes), BATCH_READ):
@@ -119,7 +119,7 @@ def scored(stories: Stories, prompts: Sequence[Sequence[int]], new: Tensor) -> T
 
 @dataclass(frozen=True)
 class Measured:
-    """A policy's samples, one value a prompt; KL in nats, exact at each state that the policy visits."""
+    """A policy's samples, one value per prompt; KL in nats, exact at each state that the policy visits."""
 
     golds: dict[str, list[float]]
     kl: list[float]
@@ -131,7 +131,7 @@ class Measured:
 def measured(
     policy: Stories, reference: Stories, prompts: Sequence[str], new_tokens: int, seed: int
 ) -> Measured:
-    """Continue each prompt once, and measure."""
+    """Continue each prompt once and measure the continuations."""
     encoded = [reference.encode(prompt) for prompt in prompts]
     size = reference.batch(new_tokens)
     found = Measured({name: [] for name in GOLDS}, [], [], [], [])
@@ -170,6 +170,6 @@ def response_logps(stories: Stories, pairs: Sequence[dict[str, str]], side: str)
 
 
 def first_sentence(text: str) -> str | None:
-    """A prompt: the first sentence of a sampled story, if it is long enough and something follows it."""
+    """First sentence of a sampled story, if it is long enough and something follows it."""
     match = re.match(r'[^.!?"\n]{25,}?[.!?](?=\s)', text.strip())
     return match[0] if match else None

@@ -1,8 +1,8 @@
-"""What the rewards find: valued words, planted words; and how much of them lies on blanks and on the end.
+"""Measure whether rewards find valued and planted words, and how much falls on blanks and ends of turn.
 
     python benchmarks/evidence/tokens.py [--output out/evidence]
 
-Reads the annotations of `grid.py`, makes one of planted pairs, and writes ``tokens.json`` there.
+Reads the annotations of `grid.py`, annotates planted pairs, and writes ``tokens.json`` to the same folder.
 """
 
 import os
@@ -29,7 +29,7 @@ Spans = list[tuple[int, int]]
 
 
 def main() -> None:
-    """Measure, and write the file."""
+    """Measure and write the file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def planted_pairs(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Continuations with one word in the middle replaced: good in the chosen, bad in the rejected."""
+    """Replace one word in the middle of each text: by a good one in the chosen, a bad one in the rejected."""
     for number, row in enumerate(rows):
         text = row["rejected"]
         words = [word for word in WORD.finditer(text) if word.end() < len(text)]
@@ -72,13 +72,13 @@ def planted_pairs(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def right_words(row: dict[str, Any], side: str) -> Spans:
-    """The words that are the reason for the label: good ones in the chosen, bad ones in the rejected."""
+    """The words that decided the label: good ones in the chosen, bad ones in the rejected."""
     sign = 1 if side == "chosen" else -1
     return [(start, end) for start, end, value in valued_words(row[side]) if value * sign > 0]
 
 
 def precision(annotated: Path, spans: Callable[[dict[str, Any], str], Spans]) -> list[dict[str, Any]]:
-    """Of the selected tokens, the share that lies on the spans, against the share of all tokens that does."""
+    """Share of the selected tokens that lie on the spans, compared with the share of all tokens."""
     rows = load_annotated(str(annotated))["train"]
     found = []
     for side in ("chosen", "rejected"):
@@ -103,7 +103,7 @@ def precision(annotated: Path, spans: Callable[[dict[str, Any], str], Spans]) ->
 
 
 def kinds(annotated: Path) -> list[dict[str, Any]]:
-    """By kind of token: its share of the tokens, of the |reward| and of the selected."""
+    """For each kind of token, its share of all tokens, of |reward| and of the selected tokens."""
     rows = load_annotated(str(annotated))["train"]
     found = []
     for side in ("chosen", "rejected"):
@@ -137,7 +137,7 @@ def _kind(text: str) -> str:
 
 
 def ends(annotated: Path) -> list[dict[str, Any]]:
-    """The end of turn behind cut texts: its mean reward, and in how many responses it is selected."""
+    """Mean reward of the end of turn after truncated texts, and the share of responses that select it."""
     rows = load_annotated(str(annotated))["train"]
     return [
         {
