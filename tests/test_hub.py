@@ -21,13 +21,13 @@ from annotated import manifest
 from hub_server import PREFIXES, READER, STRANGER, Fault, HubServer
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 from safetensors.numpy import save_file
 
 from sepo_data.annotated.opening import annotated_revision, load_annotated, open_annotated
 from sepo_data.annotated.publishing import ANNOTATED, push_annotated
 from sepo_data.errors import HubError, ModelError, OutputError, PreferenceError, SchemaError, SepoError
 from sepo_data.hub.client import TRIES, dataset_revision, model_files, model_revision, with_retries
-from sepo_data.hub.errors import httpx
 from sepo_data.hub.pushing import Artifact, RepoType, check_push_target
 from sepo_data.schema import MANIFEST_NAME, annotated_schema
 from sepo_train.folder import RECORD_NAME

@@ -57,7 +57,8 @@ def test_nothing_counted_has_no_cutoff() -> None:
 
 def test_a_share_of_some_tokens_is_a_whole_number_of_at_least_one() -> None:
     found = tokens_in_share([0.29, 0.3, 0.5, 1.0], [100, 2, 5, 7])
-    assert (found.dtype, found.tolist()) == (np.int64, [29, 1, 2, 7])
+    assert found.dtype == np.int64
+    assert found.tolist() == [29, 1, 2, 7]
 
 
 @given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=300), st.floats(0.01, 1.0))
@@ -103,7 +104,8 @@ def test_tokens_are_filtered_by_their_whole_text_or_their_id() -> None:
 
 def test_of_no_tokens_none_are_marked() -> None:
     found = TokenFilter(include=("a",)).allows([], np.array([], dtype=np.int64))
-    assert (found.dtype, found.size) == (bool, 0)
+    assert found.dtype == bool
+    assert found.size == 0
 
 
 @pytest.mark.parametrize(
