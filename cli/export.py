@@ -3,7 +3,8 @@
 import rich_click as click
 
 from sepo_data.errors import counted
-from sepo_data.exports.targets import TEXT_TARGETS, TOKEN_TARGETS, ExportSettings
+from sepo_data.exports.settings import ExportSettings
+from sepo_data.exports.targets import TEXT_TARGETS, TOKEN_TARGETS, WEIGHTED_TARGETS
 
 from .options import command, option, panel
 from .shared import (
@@ -45,7 +46,7 @@ from .shared import (
         "Selection",
         *SELECTION,
         PROJECTION,
-        weights("Weights instead of masks; only for trl-dpo, ms-swift and tinker."),
+        weights(f"Weights instead of masks; only for {', '.join(WEIGHTED_TARGETS)}."),
     ),
     panel("Data", DATA_REVISION),
     settings=ExportSettings,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .evaluation.figures import Evaluation
     from .evaluation.settings import EvaluateSettings
     from .exports.exporting import export
-    from .exports.targets import ExportReport, ExportSettings
+    from .exports.settings import ExportReport, ExportSettings
     from .generation.generating import generate
     from .generation.settings import GenerateSettings
     from .planning import Plan, plan
@@ -94,8 +94,8 @@ _MODULES = {
     "Comparison": "comparison",
     "EvaluateSettings": "evaluation.settings",
     "Evaluation": "evaluation.figures",
-    "ExportReport": "exports.targets",
-    "ExportSettings": "exports.targets",
+    "ExportReport": "exports.settings",
+    "ExportSettings": "exports.settings",
     "GenerateSettings": "generation.settings",
     "Plan": "planning",
     "ProjectedPair": "projected.pairs",

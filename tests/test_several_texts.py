@@ -18,7 +18,7 @@ from cli.main import main
 from sepo_data import AnnotateSettings, SchemaError, annotate, load_annotated, project_row, validate
 from sepo_data.annotated.manifest import read_manifest
 from sepo_data.exports.exporting import export
-from sepo_data.exports.targets import ExportSettings
+from sepo_data.exports.settings import ExportSettings
 from sepo_data.pieces import one_text, piece_text
 from sepo_data.reasons import Reason
 from sepo_data.schema import SIDES, Side

@@ -1,9 +1,4 @@
-"""Talk to the Hugging Face Hub: push a dataset or a model in one commit, load a dataset, find revisions.
-
-The Hub answers 429, 409, 412 and 5xx now and then, drops connections, and sometimes executes a
-request whose response is lost. So every call is repeated until it succeeds or cannot, and each try checks
-the state of the Hub: a request whose response was lost is not repeated. No torch, no models.
-"""
+"""Open an annotated dataset, from a folder or from the Hub at a fixed commit, and check it."""
 
 import logging
 from collections.abc import Mapping, Sequence

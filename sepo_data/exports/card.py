@@ -7,8 +7,8 @@ from string import Template
 from ..annotated.card import CARRIED_OVER, markdown_templates, yaml_header
 from ..annotated.opening import Annotated
 from ..projected.pairs import ProjectedPair
+from .settings import ExportReport, ExportSettings
 from .target import SelectedText, Target
-from .targets import ExportReport, ExportSettings
 
 
 def render_card(

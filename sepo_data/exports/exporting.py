@@ -22,8 +22,9 @@ from ..settings import ProjectionSettings
 from ..tokens.encoder import ResponseEncoder, bos_ids, response_encoder
 from ..tokens.templates import set_chat_template
 from .card import render_card
+from .settings import ExportReport, ExportSettings
 from .target import Record, SelectedText, without_bos
-from .targets import TEXT_TARGETS, TOKEN_TARGETS, ExportReport, ExportSettings
+from .targets import TEXT_TARGETS, TOKEN_TARGETS
 from .writers import write_records
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Describe a model without loading its weights: revisions, tokenizer, context.
+"""Find a model without loading its weights: its revision, its base, its files and its config.
 
 A model is a folder or a repository on the Hub, pinned to a commit; a PEFT adapter is
 one that names another as its base. Code in it is not run, and pickled weights are

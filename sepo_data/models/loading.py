@@ -173,7 +173,7 @@ def load_pair(facts: PairFacts, how: Loading) -> ModelPair:
     """Load the weights of oracle and reference; a base that both have only once.
 
     Args:
-        facts: From `checkpoints.describe_pair`.
+        facts: From `description.describe_pair`.
         how: Precision and device.
 
     Raises:

@@ -24,9 +24,9 @@ _IRREGULAR_SIDES = (
     ("messages", "rejected_messages"),  # ms-swift: the conversation itself is the preferred one
     ("messages", "rejected_response"),
 )
+PROMPT_TEXTS = ("question", "instruction", "query", "problem", "input", "inputs", "context")
 PROMPTS = (
-    "question", "instruction", "query", "problem", "input", "inputs", "context", "context_messages",
-    "history", "trajectory", "messages", "conversations", "conversation",
+    *PROMPT_TEXTS, "context_messages", "history", "trajectory", "messages", "conversations", "conversation",
 )  # fmt: skip
 COMPLETIONS = (
     "completion", "response", "output", "solution", "generated_solution", "answer", "target", "targets",

@@ -105,7 +105,7 @@ def open_chats(
     """Open a dataset and find the conversations in its columns.
 
     Args:
-        dataset: As for `opening.open_source`.
+        dataset: As for `splits.open_source`.
         spec: Which rows and, of a preference dataset, which columns.
         side: For a preference dataset, the side whose response ends the conversation. None if it has
             ``messages``, or ``prompt`` and ``completion``.

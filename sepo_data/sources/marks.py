@@ -6,6 +6,7 @@ from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
 from ..schema import is_text
 from .column_kinds import Column, sampled, sampled_rows
+from .column_names import PROMPT_TEXTS
 from .opening import Source
 from .verdicts import number
 
@@ -14,7 +15,6 @@ _BESIDE = {
     "image_url": "images", "image_urls": "images", "video": "videos", "videos": "videos", "audio": "sounds",
     "audios": "sounds", "history": "earlier turns",
 }  # fmt: skip
-_PROMPT_PARTS = ("instruction", "question", "query", "problem", "input", "inputs", "context")
 _MARKS = ("label", "kto_tag", "train", "weight")
 _MARKS_IN_WORDS = {"desirable", "undesirable", "chosen", "rejected", "yes", "no"}
 
@@ -42,7 +42,7 @@ def check_whole_prompt(dataset: str, source: Source, prompt: Column, others: Con
     Raises:
         PreferenceError: Naming its column.
     """
-    for name in _PROMPT_PARTS:
+    for name in PROMPT_TEXTS:
         if name not in others or name == prompt.name or not is_text(source.schema.field(name).type):
             continue
         rows = sampled_rows(source.rows.select_columns([prompt.name, name]))

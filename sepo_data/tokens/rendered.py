@@ -31,7 +31,7 @@ class Part:
 
     Attributes:
         field: Its key in the message.
-        source: The text that spans address, see `schema.field_text`.
+        source: The text that spans address, see `pieces.field_text`.
         message: Index of the message among those of the response.
         begins: First character of the source that is scored.
         rendered: Its text in the rendered conversation.
