@@ -1,4 +1,4 @@
-"""``sepo report``: the page of an annotated dataset, or of a training run."""
+"""``sepo report``: an HTML page of an annotated dataset or a training run."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from .shared import DATA_REVISION, TRUST_REMOTE_CODE, annotated_argument
         "Page",
         option(
             "--output",
-            "Where to write the page. Default: report.html, in DIR or here.",
+            "Where to write the page. Default: report.html, in DIR or the working directory.",
             aliases=["-o"],
             type=click.Path(path_type=Path),
             metavar="FILE",
@@ -24,16 +24,16 @@ from .shared import DATA_REVISION, TRUST_REMOTE_CODE, annotated_argument
             "--rows", "Number of rows to show, chosen by margin.", type=FROM_ZERO, default=200, metavar="N"
         ),
         option("--row", "Also show this row; repeatable.", type=FROM_ZERO, multiple=True, metavar="I"),
-        option("--by", "Compare the groups of this column, such as category.", metavar="COLUMN"),
+        option("--by", "Compare the values of this column, such as category.", metavar="COLUMN"),
     ),
     panel(
-        "Under the oracle's tokens",
+        "Below the oracle's tokens",
         option(
             "--tokenizer",
-            "The tokens of this policy, and what of the rewards arrives there: a model or tokenizer.",
+            "Show the tokens of this policy and its projected rewards: a model or tokenizer.",
             metavar="POLICY",
         ),
-        option("--against", "Another annotation of the same pairs.", metavar="DIR|USER/NAME"),
+        option("--against", "Show another annotation of the same pairs.", metavar="DIR|USER/NAME"),
         TRUST_REMOTE_CODE,
     ),
     panel("Data", DATA_REVISION),
@@ -49,11 +49,11 @@ def main(
     trust_remote_code: bool,
     revision: str | None,
 ) -> None:
-    """Write an HTML page of an annotated dataset, or of a training run.
+    """Write an HTML page of an annotated dataset or a training run.
 
-    Of a dataset it shows the oracle's health, charts of all rows, and rows to look at; of the folder of a
-    sepo-train its curves, figures before and after, and a verdict. The page is one file that needs no
-    network: open it, mail it, publish it.
+    For a dataset, it shows the oracle's health, charts of all rows, and rows to read; for a folder of
+    sepo-train, curves, figures before and after training, and a verdict. The page is one file that needs
+    no network: open it, mail it, publish it.
 
     \b
     Example:

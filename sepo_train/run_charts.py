@@ -17,19 +17,19 @@ _Dashes = str | tuple[int, tuple[float, float]]
 
 class _Line(NamedTuple):
     label: str
-    name: str  # of what the Trainer logged
+    name: str  # key in the Trainer's log
     colour: str
     dashes: _Dashes = "-"
 
 
-_EVAL: _Dashes = (0, (4, 1.5))  # who cannot tell the colours can tell the lines
+_EVAL: _Dashes = (0, (4, 1.5))  # for readers who cannot tell the colours apart
 
 
 def run_charts(history: Sequence[Logged]) -> list[Chart]:
-    """The charts of whatever was logged.
+    """The charts of everything that was logged.
 
     Args:
-        history: What the Trainer logged, in its order.
+        history: Log entries of the Trainer, in order.
     """
     both = (_Line("training", "{}", "rejected"), _Line("eval", "eval_{}", "chosen", _EVAL))
 
@@ -58,7 +58,7 @@ def run_charts(history: Sequence[Logged]) -> list[Chart]:
             [_Line("gradient norm", "grad_norm", "ink")], ".3g",
         ),
         _chart(
-            history, "speed", "Speed: tokens of prompts and responses", "tokens per second",
+            history, "speed", "Speed, prompt tokens included", "tokens per second",
             [_Line("tokens per second", "tokens_per_second", "ink")], ",.0f",
         ),
     ]  # fmt: skip
@@ -68,7 +68,7 @@ def run_charts(history: Sequence[Logged]) -> list[Chart]:
 def _chart(
     history: Sequence[Logged], name: str, title: str, ylabel: str, lines: Sequence[_Line], form: str
 ) -> Chart | None:
-    """One chart; None if nothing of it was logged."""
+    """One chart; None if none of its values were logged."""
     found = [(line, points) for line in lines if (points := _points(history, line.name))]
     if not found:
         return None
@@ -86,7 +86,7 @@ def _chart(
                 linewidth=1.8,
                 marker="o" if len(points) < 30 else None,
                 markersize=3.5,
-                clip_on=False,  # markers at the ends of the axes are whole
+                clip_on=False,  # keep markers at the ends of the axes whole
             )
         axes.set(xlabel="step", ylabel=ylabel)
         axes.locator_params(axis="x", integer=True)

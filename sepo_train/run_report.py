@@ -18,14 +18,14 @@ def report_run(folder: Path, output: Path | None = None) -> Path:
     """Write the page of a training run, finished or not.
 
     Args:
-        folder: Of ``sepo-train``; what its last checkpoint has logged is shown if it goes on.
+        folder: Folder of ``sepo-train``; for an unfinished run, the log of its last checkpoint is shown.
         output: The file; None: ``report.html`` in the folder.
 
     Returns:
-        Where it is.
+        The path of the file.
 
     Raises:
-        SettingsError: If it has logged nothing yet, or matplotlib is not installed.
+        SettingsError: If nothing is logged yet, or matplotlib is not installed.
         OutputError: If the folder cannot be read, or the page cannot be written.
     """
     record = read_record(folder)
@@ -34,7 +34,7 @@ def report_run(folder: Path, output: Path | None = None) -> Path:
     history, steps = _logged(place / TRAINER_STATE)
     if record is None or not history:
         raise SettingsError(
-            f"{folder}: no step of this run is logged yet. Wait for its first checkpoint, or let the same "
+            f"{folder}: this run has logged no step yet. Wait for its first checkpoint, or let the same "
             "command finish."
         )
     path = output or folder / "report.html"
@@ -43,15 +43,15 @@ def report_run(folder: Path, output: Path | None = None) -> Path:
 
 
 def render_run(name: str, record: Record, history: Sequence[Logged], steps: int) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Args:
-        name: What the model is called.
-        record: What ``sepo_training.json`` says.
-        history: What the Trainer logged.
-        steps: How many the run has in all.
+        name: Name of the model.
+        record: Content of ``sepo_training.json``.
+        history: Log entries of the Trainer.
+        steps: Total number of steps of the run.
     """
-    # a finished run's figures are those of its record; another's are what it has logged so far
+    # a finished run has its figures in the record; for an unfinished one they come from the log so far
     figures = record.get("figures") or run_figures(history, held_out=bool(record["rows"]["held_out"]))
     start, end = figures.get("start", {}), figures.get("end", {})
     how, _, changes = verdict(figures).partition(": ")
@@ -81,11 +81,11 @@ def _label(name: str, label: str) -> str:
 
 
 def _logged(path: Path) -> tuple[list[dict[str, float]], int]:
-    """What the Trainer logged, and how many steps the run has; nothing if there is no such file."""
+    """Log entries of the Trainer and the number of steps; empty if the file does not exist."""
     if not path.is_file():
         return [], 0
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         return [dict(entry) for entry in state["log_history"]], int(state["max_steps"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise OutputError(f"{path} cannot be read ({error}). Train again, or copy it again.") from error
+        raise OutputError(f"{path} cannot be read ({error}). Copy the folder or train again.") from error

@@ -236,7 +236,9 @@ def test_a_wrong_attention_is_found_out(
     with attention(wrong), caplog.at_level(logging.INFO, "sepo"):
         assert not prepare(model, 64)
     (line,) = caplog.messages
-    assert line.startswith(f"{type(model).__name__}: batches are padded, since packed ones give log-probs")
+    assert line.startswith(
+        f"{type(model).__name__}: batches are padded, because packed batches give log-probs"
+    )
     assert model.config._attn_implementation == usual
 
 

@@ -244,7 +244,7 @@ def test_charts_of_one_row_of_equal_rewards_can_be_drawn() -> None:
     found = measure([random_table(np.random.default_rng(0), 1)])
     for chart in charts(found, manifest().selection):
         assert svg(chart).startswith("<svg")
-        assert chart.says
+        assert chart.caption
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_a_policys_tokens_and_another_annotation_stand_under_the_oracles(
     other = load_annotated(str(reselected))["train"][13]
     (stored,) = data_of(page)["rows"]
     for side in SIDES:
-        policy, against = stored[side]["under"]
+        policy, against = stored[side]["layers"]
         assert (policy["layer"], against["layer"]) == ("policy", "more")
         projected = pair[side]
         rewards = np.frombuffer(base64.b64decode(policy["rewards"]), "<f4")

@@ -162,7 +162,7 @@ def test_card_and_manifest_say_from_what(tmp_path: Path, annotated: Path) -> Non
     assert made.reselected_from.selection == SelectionRule()
     assert read_manifest(annotated, "out").reselected_from is None
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| selected again from | `out`, revision `sha256:" in card
+    assert "| reselected from | `out`, revision `sha256:" in card
     assert "`threshold`: chosen tokens from 0.05 nats, rejected ones from -0.05 down" in card
     assert datasets.load_dataset(str(tmp_path / "out"), split="train").num_rows == made.counts.annotated
 

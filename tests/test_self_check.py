@@ -70,7 +70,7 @@ def test_attention_that_goes_wrong_on_the_run_s_rows_is_replaced(
         found, off = check(Scorer(model, nullcontext, 1000), tokens)
     assert off < 1e-4
     assert not is_packed(model)
-    assert "batches are padded, since a row's log-probs were" in caplog.text
+    assert "batches are padded, because log-probs of a row were" in caplog.text
     assert_plain(found, tiny_model(family), tokens)
 
 

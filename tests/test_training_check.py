@@ -66,7 +66,7 @@ def test_attention_that_goes_wrong_on_the_run_s_rows_is_replaced(
     with attention(wrong), caplog.at_level(logging.WARNING, "sepo"):
         trainer = train(tmp_path, pairs(4), OBJECTIVE, model=tiny_model(family))
     assert not is_packed(model_of(trainer))
-    assert "batches are padded, since a row's log-probs were" in caplog.text
+    assert "batches are padded, because log-probs of a row were" in caplog.text
     assert first_loss(trainer) == pytest.approx(expected(family), rel=1e-5)
 
 

@@ -37,7 +37,7 @@ def attach(
         "torch_device": str(model.device),
     }
     with _sizes_named(adapter), errors_as(ModelError, adapter), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # `_check_landed` says it
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # see `_check_landed`
         if isinstance(model, PeftModel):
             model.load_adapter(adapter.location, **options)
         else:
@@ -62,13 +62,13 @@ def _check_landed(model: "PeftModel", adapter: Snapshot, name: str) -> None:
     result: Any = set_peft_model_state_dict(model, weights, adapter_name=name)
     placed: dict[str, Tensor] = model.state_dict(keep_vars=True)
     filled = {place.data_ptr() for key, place in placed.items() if key not in result.missing_keys}
-    filled.discard(0)  # of all that accelerate has moved to disk
+    filled.discard(0)  # the address of weights that accelerate has moved to disk
     missing = sorted(
         key
         for key in result.missing_keys
         if f".{name}." in f"{key}."
-        and placed[key].data_ptr() not in filled  # tied weights and VeRA's are saved once
-        and not key.endswith(f".ranknum.{name}")  # AdaLoRA's follows from its configuration
+        and placed[key].data_ptr() not in filled  # tied weights and VeRA's are saved only once
+        and not key.endswith(f".ranknum.{name}")  # AdaLoRA's follow from its configuration
     )
     unexpected = sorted(key for key in result.unexpected_keys if not _saved_twice(key, weights))
     if not missing and not unexpected:
@@ -93,12 +93,12 @@ def _saved_twice(key: str, weights: Mapping[str, object]) -> bool:
 
 
 class _DoesNotFitError(Exception):
-    """One line."""
+    """The one line of the problem."""
 
 
 @contextmanager
 def _sizes_named(adapter: Snapshot) -> Iterator[None]:
-    """The first weight of another size, instead of torch's heading."""
+    """Name the first weight of a wrong size in the error, instead of torch's heading."""
     try:
         yield
     except ModelError as error:

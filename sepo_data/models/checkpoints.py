@@ -68,7 +68,7 @@ class Snapshot:
 
     @property
     def name(self) -> str:
-        """As in `ModelFacts`."""
+        """Its name in `ModelFacts`."""
         return self.location if self.commit else name_of(Path(self.location).resolve())
 
 
@@ -91,7 +91,7 @@ class Checkpoint:
     vocabulary: int
 
     def shares_base(self, other: "Checkpoint") -> bool:
-        """Whether both can share one base in memory; added tokens would change the other's softmax."""
+        """Whether both can share one base in memory; an added token would change the other's softmax."""
         return self.base.revision == other.base.revision and self.vocabulary == other.vocabulary
 
     @property
@@ -101,7 +101,7 @@ class Checkpoint:
 
     @cached_property
     def num_parameters(self) -> int:
-        """Of the base; the model is built without its weights."""
+        """Number of parameters of the base, counted without loading weights."""
         with errors_as(ModelError, self.base), torch.device("meta"):
             model = AutoModelForCausalLM.from_config(self.config, trust_remote_code=self.trust.remote_code)
         return sum(weights.numel() for weights in model.parameters())
@@ -116,7 +116,7 @@ class Checkpoint:
 
     @property
     def revisions(self) -> ModelRevision:
-        """What determines its outputs."""
+        """The revisions of everything that determines its outputs."""
         if self.adapter is None:
             return ModelRevision(self.base.revision, None)
         return ModelRevision(self.adapter.revision, self.base.revision)
@@ -140,7 +140,7 @@ def not_causal(place: Snapshot, model_type: str) -> ModelError:
 
 @contextmanager
 def errors_as(kind: type[SepoError], place: Snapshot) -> Iterator[None]:
-    """Turn whatever the loaders raise into one line that names this place."""
+    """Turn any error of the loaders into one line that names the model."""
     try:
         yield
     except Exception as error:
@@ -195,7 +195,7 @@ def _check_config(base: Snapshot) -> None:
 
 
 def check_quantised(checkpoint: Checkpoint) -> None:
-    """Rewards would be those of rounded weights: of an adapter's base that is avoidable.
+    """Warn about quantised weights, and refuse them under an adapter, which also fits a full-precision base.
 
     Raises:
         ModelError: For an adapter on a quantised base.
@@ -257,7 +257,7 @@ def _content_hash(folder: Path, trust: Trust) -> str:
 
 
 def _open_base(adapter: Snapshot, trust: Trust, name: str | None) -> Snapshot:
-    """Find an adapter's base: a folder, perhaps next to the adapter, or a name on the Hub."""
+    """Find an adapter's base: a folder, possibly next to the adapter, or a name on the Hub."""
     try:
         from peft import PeftConfig
     except ImportError as error:

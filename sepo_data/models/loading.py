@@ -1,7 +1,7 @@
-"""The weights of oracle and reference, ready to score.
+"""Load the weights of oracle and reference for scoring.
 
-Adapters that have one base share it in memory; they are switched, never merged,
-since the rounding of merged weights would move rewards.
+Adapters of the same base share it in memory; they are switched and never merged, because
+merging rounds the weights and so changes rewards.
 """
 
 import gc
@@ -27,11 +27,11 @@ from .packing_check import prepare
 from .placement import device_map, scoring_device
 from .weights import load_base
 
-BATCH_TOKENS_CPU = 2048  # larger batches are no faster; smaller ones part pairs from their prompts
+BATCH_TOKENS_CPU = 2048  # larger batches are no faster; smaller ones split pairs that share a prompt
 BATCH_TOKENS_ACCELERATOR = {"float32": 16_384, "float16": 32_768, "bfloat16": 32_768}
 
 PROBE_TOKENS = 16
-PROBE_LEAK = 0.05  # causal models leak rounding errors at most; BERT about 1
+PROBE_LEAK = 0.05  # causal models leak rounding errors only; BERT about 1
 
 
 Role = Literal["oracle", "ref"]
@@ -40,14 +40,14 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 @dataclass
 class Scorer:
-    """A model in one role: as it is, or with one of its adapters, or without them.
+    """A model in one role: plain, with one of its adapters, or with its adapters disabled.
 
     Attributes:
-        model: The model; the other role may have the same.
-        role: Switches adapters for as long as it is entered.
-        batch_tokens: Most tokens in a forward pass, unless said otherwise.
-        precision: How float32 products are computed, as torch names it; None: as the process does.
-        alone: Whether every sequence needs a forward pass of its own, see `self_check`.
+        model: The model, which the other role may share.
+        role: Context manager that switches the adapters.
+        batch_tokens: Default maximum number of tokens in a forward pass.
+        precision: torch's setting for float32 products; None: the process's own.
+        alone: Whether every sequence gets its own forward pass, see `self_check`.
     """
 
     model: PreTrainedModel
@@ -58,7 +58,7 @@ class Scorer:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """The model as it scores: its adapters switched, its precision set."""
+        """Switch the adapters and set the precision for scoring."""
         with self.role(), matmul_precision(self.precision):
             yield
 
@@ -68,13 +68,13 @@ class Scorer:
         batch_tokens: int | None = None,
         on_batch: Callable[[int], None] = lambda tokens: None,
     ) -> list[Logps]:
-        """As `logprobs.token_logps`."""
+        """Score sequences, see `logprobs.token_logps`."""
         most = 1 if self.alone else batch_tokens or self.batch_tokens
         with self.active():
             return token_logps(self.model, sequences, batch_tokens=most, on_batch=on_batch)
 
     def probe(self) -> Tensor:
-        """Logits of two sequences that differ in their last token only, float32, ``(2, T, V)``.
+        """Compute the logits of two sequences that differ only in their last token, float32, ``(2, T, V)``.
 
         Raises:
             ModelError: If the model does not read plain token ids.
@@ -88,7 +88,7 @@ class Scorer:
         except (AttributeError, TypeError, ValueError, IndexError) as error:
             name = type(self.model).__name__
             raise ModelError(
-                f"{name}: does not read plain token ids ({first_line(error)}). Use another."
+                f"{name}: does not read plain token ids ({first_line(error)}). Use another model."
             ) from error
         return logits.float().cpu()
 
@@ -100,7 +100,7 @@ class ModelPair(NamedTuple):
     ref: Scorer
 
     def exact(self) -> "ModelPair":
-        """The same models, without TF32."""
+        """The same models without TF32."""
         return ModelPair(*(replace(scorer, precision="highest") for scorer in self))
 
 
@@ -109,10 +109,10 @@ class Loading:
     """How weights are loaded.
 
     Attributes:
-        dtype: What the models compute in, whatever they are stored in.
+        dtype: Dtype in memory, whatever the stored dtype.
         device: ``auto`` (CUDA, else MPS, else CPU), or a torch device.
-        longest: Most tokens of a sequence to score.
-        exact: Compute float32 products in float32 proper, where CUDA is else allowed TF32.
+        longest: Maximum length of the sequences to score, in tokens.
+        exact: Never use TF32 for float32 products on CUDA.
     """
 
     dtype: Dtype = "float32"
@@ -122,7 +122,7 @@ class Loading:
 
     @property
     def place(self) -> torch.device:
-        """The device.
+        """The torch device of the setting.
 
         Raises:
             SettingsError: If there is no such device.
@@ -131,33 +131,33 @@ class Loading:
 
     @property
     def rounds(self) -> bool:
-        """Whether the models compute in less than float32."""
+        """Whether the models compute in lower precision than float32."""
         return self.dtype != "float32" or (self.place.type == "cuda" and not self.exact)
 
     @property
     def precision(self) -> str | None:
-        """How float32 products are computed on CUDA, see docs/float32.md for what TF32 does."""
+        """Torch's setting for float32 products on CUDA; docs/float32.md says what TF32 changes."""
         if self.place.type != "cuda":
             return None
         return "highest" if self.exact or self.dtype != "float32" else "high"
 
     @property
     def batch_tokens(self) -> int:
-        """Most tokens in a forward pass that suit the device."""
+        """Default maximum number of tokens in a forward pass on the device."""
         return BATCH_TOKENS_CPU if self.place.type == "cpu" else BATCH_TOKENS_ACCELERATOR[self.dtype]
 
 
 def scorers(facts: PairFacts, how: Loading, *, in_turn: bool) -> Iterator[tuple[Role, Scorer]]:
-    """Oracle and reference, loaded together, or ``in_turn``: then each is dropped before the next is loaded.
+    """Yield oracle and reference; ``in_turn`` drops each before the next is loaded.
 
     Raises:
-        ModelError: As `load_pair`.
+        ModelError: See `load_pair`.
     """
     if not in_turn:
         yield from zip(ROLES, load_pair(facts, how), strict=True)
         return
     oracle, ref = facts.checkpoints
-    ref_probe = _load_alone(ref, how).probe()  # before hours of scoring, not after them
+    ref_probe = _load_alone(ref, how).probe()  # fails before hours of scoring, not after
     scorer = _load_alone(oracle, how)
     probe = scorer.probe()
     _check_causal(oracle, probe)
@@ -170,7 +170,7 @@ def scorers(facts: PairFacts, how: Loading, *, in_turn: bool) -> Iterator[tuple[
 
 
 def load_pair(facts: PairFacts, how: Loading) -> ModelPair:
-    """Load the weights of oracle and reference; a base that both have only once.
+    """Load the weights of oracle and reference; a shared base is loaded only once.
 
     Args:
         facts: From `description.describe_pair`.
@@ -186,7 +186,7 @@ def load_pair(facts: PairFacts, how: Loading) -> ModelPair:
     probes = [scorer.probe() for scorer in pair]
     for checkpoint, probe in zip(facts.checkpoints, probes, strict=True):
         _check_causal(checkpoint, probe)
-    if torch.equal(*probes):  # also when other folders hold the same weights, or an adapter was never trained
+    if torch.equal(*probes):  # other folders with the same weights, or an untrained adapter
         raise same_model(facts.oracle, facts.ref)
     if pair.oracle.model is pair.ref.model:
         prepare(pair.oracle.model, how.longest, [scorer.active for scorer in pair])
@@ -197,7 +197,7 @@ def load_pair(facts: PairFacts, how: Loading) -> ModelPair:
 
 
 def load_scorer(checkpoint: Checkpoint, how: Loading) -> Scorer:
-    """Load a single model to score, as `load_pair`.
+    """Load a single model for scoring, with the checks of `load_pair`.
 
     Raises:
         ModelError: If weights are missing or broken, or the model is not causal.
@@ -210,7 +210,7 @@ def load_scorer(checkpoint: Checkpoint, how: Loading) -> Scorer:
 
 
 def load_plain(checkpoint: Checkpoint, how: Loading) -> PreTrainedModel:
-    """Load a single model as it is, with its adapter: to generate, where nothing is packed.
+    """Load a single model with its adapter for generation, without packing.
 
     Raises:
         ModelError: If weights are missing or broken.
@@ -221,7 +221,7 @@ def load_plain(checkpoint: Checkpoint, how: Loading) -> PreTrainedModel:
 
 @contextmanager
 def matmul_precision(precision: str | None) -> Iterator[None]:
-    """Set how float32 products may be computed, for a while; None leaves it."""
+    """Temporarily set torch's precision of float32 products; None leaves it unchanged."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision or before)
     try:
@@ -238,15 +238,15 @@ def _load_alone(checkpoint: Checkpoint, how: Loading) -> Scorer:
 
 
 def _load_placed(checkpoint: Checkpoint, how: Loading) -> PreTrainedModel:
-    gc.collect()  # models that accelerate has spread hold themselves
+    gc.collect()  # models spread by accelerate are in reference cycles
     if how.place.type == "cuda":
-        torch.cuda.empty_cache()  # else memory of models that were dropped counts as in use
+        torch.cuda.empty_cache()  # otherwise the memory of dropped models counts as used
     place = device_map(checkpoint, how.dtype, how.place)
     return load_base(checkpoint, dtype=getattr(torch, how.dtype), device_map=place)
 
 
 def _load_shared(oracle: Checkpoint, ref: Checkpoint, how: Loading) -> tuple[Scorer, Scorer] | None:
-    """One base in both roles; None if an adapter has changed the base itself (biases, PiSSA)."""
+    """Load one base for both roles; None if an adapter changes the base itself (biases, PiSSA)."""
     model: Any = _load_placed(oracle, how)
     untouched = Scorer(model, nullcontext, how.batch_tokens, how.precision).probe()
     for name, checkpoint in zip(ROLES, (oracle, ref), strict=True):
@@ -264,9 +264,9 @@ def _load_shared(oracle: Checkpoint, ref: Checkpoint, how: Loading) -> tuple[Sco
 
 
 def is_causal(probe: Tensor) -> bool:
-    """Whether a last token changes nothing that is predicted before it is seen; BERT's does."""
+    """Whether the last token leaves earlier predictions unchanged; in BERT it does not."""
     change = (probe[0] - probe[1]).abs().amax(-1)  # (T,)
-    return not change[:-1].max() > PROBE_LEAK * change[-1]  # of what is no number somebody else speaks
+    return not change[:-1].max() > PROBE_LEAK * change[-1]  # true for NaN, which is reported while scoring
 
 
 def _check_causal(checkpoint: Checkpoint, probe: Tensor) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Logps = npt.NDArray[np.float32]
 
-HEAD_ELEMENTS = 2**26  # 256 MiB of them in float32
+HEAD_ELEMENTS = 2**26  # logits at a time; 256 MiB in float32
 SOFTMAX_ELEMENTS = 2**24  # logits that the log-softmax copies at a time, in float32
 
 
@@ -170,7 +170,7 @@ def logits_at(model: nn.Module, bare: "PreTrainedModel", inputs: dict[str, objec
         if states.dim() != 3:
             shape = f"hidden states of shape {list(states.shape)}"
             raise ModelError(
-                f"{type(bare).__name__}: its head is given {shape}, not one a token. Use another."
+                f"{type(bare).__name__}: its head is given {shape}, not one per token. Use another model."
             )
         read = states.flatten(0, 1)[places.to(states.device)][None]  # (B, T, H) -> (1, N, H)
         return read, *rest

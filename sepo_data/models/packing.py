@@ -1,9 +1,9 @@
-"""Batches without padding: every token once, a prompt once for all of its responses.
+"""Batches without padding: every token is computed once, a prompt once for all of its responses.
 
-Linear layers see one row of tokens. Attention sees ordinary causal rows, prompt and
-response, that are gathered out of it and scattered back, so its kernels are the
-usual ones, forward and backward, on every device. It goes through transformers'
-attention interface; `packing_check.prepare` decides whether a model can.
+Linear layers see a single row of tokens. For attention, ordinary causal rows of prompt and
+response are gathered from it and scattered back, so the usual kernels compute it, forward
+and backward, on every device. It is registered with transformers' attention interface;
+`packing_check.prepare` decides whether a model can use it.
 """
 
 import sys
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Ids = npt.NDArray[np.integer]
 
 PACKED_ATTENTION = "sepo_packed"
-_KNOWN = ("s_aux", "position_ids")  # tensors that a layer may hand to its attention
+_KNOWN = ("s_aux", "position_ids")  # tensors that a layer may pass to its attention
 
 
 class TokenSequence(Protocol):
@@ -38,17 +38,17 @@ class TokenSequence(Protocol):
 
     @property
     def positions(self) -> Ids:
-        """Where the tokens to score stand, ``(n,)``, n >= 1, increasing, all at least 1."""
+        """Positions of the tokens to score, ``(n,)``, n >= 1, increasing, all at least 1."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which of the packed tokens attend to which.
+    """The causal rows in which packed tokens attend to each other.
 
     Attributes:
-        rows: Causal rows of packed tokens by similar length, ``(B, L)`` each, padded on
+        rows: Indices of packed tokens, grouped by similar length, ``(B, L)`` each, padded on
             the right with any token.
-        back: Where each packed token stands in the rows, flattened and joined, ``(T,)``.
+        back: Index of each packed token in the flattened and concatenated rows, ``(T,)``.
     """
 
     rows: tuple[Tensor, ...]
@@ -57,14 +57,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch; T tokens are computed and N log-probs read.
+    """A batch in which T tokens are computed and N log-probs are read.
 
     Attributes:
         input_ids: ``(T,)``.
-        position_ids: ``(T,)``; they begin anew with every group, and go back after a shared prompt.
-        layout: The rows that attention sees.
-        predicting: The packed tokens that predict, ``(N,)``, sequence by sequence.
-        labels: The ids of what they predict, ``(N,)``.
+        position_ids: ``(T,)``; they restart with every group, and after a shared prompt for each response.
+        layout: The rows for attention.
+        predicting: Indices of the packed tokens whose logits are read, ``(N,)``, sequence by sequence.
+        labels: The ids that they predict, ``(N,)``.
     """
 
     input_ids: Tensor
@@ -78,7 +78,7 @@ class Packed:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Packed":
-        """Copy to memory that a device can read by itself; torch's data loaders call it."""
+        """Copy to pinned memory; torch's data loaders call it."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Packed":
@@ -93,17 +93,17 @@ class Packed:
 
 
 def tokens_to_read(sequence: TokenSequence) -> int:
-    """All tokens before the last scored one: it is predicted only."""
+    """The number of tokens before the last scored one, which is only predicted."""
     return int(sequence.positions[-1])
 
 
 def pack(groups: Sequence[Sequence[TokenSequence]], *, padding: float) -> Packed:
-    """Pack sequences; those of a group share the tokens that they all begin with.
+    """Pack sequences; those of a group share their common prefix.
 
     Args:
-        groups: Sequences, cut here in front of the last token that is read.
-        padding: How much longer than another a row may be and still be padded together with
-            it, as a share: 0 pads nothing, infinity makes one padded batch of all rows.
+        groups: Groups of sequences. The last scored token of each is not computed.
+        padding: By what share the longest row of a padded batch may exceed the shortest: 0 pads
+            nothing, infinity makes one padded batch of all rows.
     """
     ids: list[Ids] = []
     position_ids: list[Ids] = []
@@ -113,7 +113,7 @@ def pack(groups: Sequence[Sequence[TokenSequence]], *, padding: float) -> Packed
     size = 0
     for group in groups:
         seen = [sequence.input_ids[: tokens_to_read(sequence)] for sequence in group]
-        shared = _common_start(seen) if len(group) > 1 else 0
+        shared = _common_prefix(seen) if len(group) > 1 else 0
         prompt = np.arange(size, size + shared)
         ids.append(seen[0][:shared])
         position_ids.append(np.arange(shared))
@@ -134,8 +134,8 @@ def pack(groups: Sequence[Sequence[TokenSequence]], *, padding: float) -> Packed
     )
 
 
-def _common_start(sequences: Sequence[Ids]) -> int:
-    """How many tokens all sequences begin with."""
+def _common_prefix(sequences: Sequence[Ids]) -> int:
+    """Length of the common prefix of all sequences."""
     size = min(tokens.size for tokens in sequences)
     differs = np.zeros(size, dtype=bool)
     for tokens in sequences[1:]:
@@ -150,14 +150,14 @@ def _layout(rows: Sequence[Ids], num_tokens: int, padding: float) -> Layout:
     before = 0
     while waiting:
         longest = waiting[0].size
-        alike = list(takewhile(lambda row: longest <= (1 + padding) * row.size, waiting))  # noqa: B023
-        together = np.zeros((len(alike), longest), dtype=np.int64)
-        for i, row in enumerate(alike):
+        similar = list(takewhile(lambda row: longest <= (1 + padding) * row.size, waiting))  # noqa: B023
+        together = np.zeros((len(similar), longest), dtype=np.int64)
+        for i, row in enumerate(similar):
             together[i, : row.size] = row
             back[row] = before + i * longest + np.arange(row.size)
         padded.append(torch.from_numpy(together))
         before += together.size
-        del waiting[: len(alike)]
+        del waiting[: len(similar)]
     return Layout(tuple(padded), torch.from_numpy(back))
 
 
@@ -166,7 +166,7 @@ def _tensor(values: Ids) -> Tensor:
 
 
 def bare_model(model: "PreTrainedModel") -> "PreTrainedModel":
-    """The causal language model in a PEFT model."""
+    """The causal language model inside a PEFT model, or the model itself."""
     base: Callable[[], PreTrainedModel] | None = getattr(model, "get_base_model", None)
     return model if base is None else base()
 
@@ -189,26 +189,26 @@ def packed_attention(
     sliding_window: int | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """Attention inside the rows of a packed batch, in the form of transformers' attention interface.
+    """Attention within the rows of a packed batch, for transformers' attention interface.
 
     Args:
         module: The attention layer.
         query: ``(1, H, T, D)``.
         key: ``(1, H_kv, T, D)``.
         value: As key.
-        attention_mask: None: transformers makes masks for implementations that it knows only.
+        attention_mask: None, since transformers makes no mask for an implementation that it does not know.
         sepo_layout: The rows.
-        scaling: Of the scores.
-        dropout: Of the weights.
-        sliding_window: How many tokens a token sees, itself included.
-        **kwargs: The layer's other arguments; soft caps (``softcap``) and sinks (``s_aux``) need its
-            own eager attention.
+        scaling: Factor of the scores.
+        dropout: Dropout probability of the attention weights.
+        sliding_window: The number of tokens that a token attends to, itself included.
+        **kwargs: The layer's other arguments; soft caps (``softcap``) and sinks (``s_aux``) need the
+            layer's eager attention.
 
     Returns:
         ``(1, T, H, D)``, and no weights.
 
     Raises:
-        TypeError: If the layer hands over a tensor of another name: it would say which tokens see which.
+        TypeError: If the layer passes an unknown tensor, which might be a mask.
     """
     assert attention_mask is None
     tensors = [name for name, value in kwargs.items() if isinstance(value, Tensor)]
@@ -225,15 +225,15 @@ def packed_attention(
                 module, row_query, row_key, row_value, bias, scaling=scaling, dropout=dropout, **kwargs
             )  # (B, L, H, D)
         else:
-            mask = _seen(rows.shape[1], sliding_window, query.device) if banded else None
+            mask = _causal_mask(rows.shape[1], sliding_window, query.device) if banded else None
             out = _kernel_attention(row_query, row_key, row_value, mask, scaling, dropout)
         attended.append(out.flatten(0, 1))  # (B * L, H, D)
     return torch.cat(attended)[sepo_layout.back.to(query.device)][None], None
 
 
 def _bias(length: int, window: int | None, query: Tensor) -> Tensor:
-    """The mask as what is added to scores, ``(1, 1, L, L)``."""
-    seen = _seen(length, window, query.device)
+    """The additive mask, ``(1, 1, L, L)``."""
+    seen = _causal_mask(length, window, query.device)
     zeros = torch.zeros(seen.shape, dtype=query.dtype, device=query.device)
     return zeros.masked_fill(~seen, torch.finfo(query.dtype).min)[None, None]
 
@@ -241,9 +241,9 @@ def _bias(length: int, window: int | None, query: Tensor) -> Tensor:
 def _kernel_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, dropout: float
 ) -> Tensor:
-    """Attention of rows by torch's own kernels, ``(B, L, H, D)``; causal where there is no mask."""
+    """Attention with torch's own kernels, ``(B, L, H, D)``; causal if there is no mask."""
     native_gqa = mask is None and (query.device.type == "cpu" or _is_half_on_cuda(query))
-    if not native_gqa:  # elsewhere only the kernel with quadratic memory takes it
+    if not native_gqa:  # elsewhere only the kernel with quadratic memory supports GQA
         key, value = _repeated(key, query), _repeated(value, query)
     return scaled_dot_product_attention(
         query,
@@ -272,13 +272,13 @@ def _is_half_on_cuda(states: Tensor) -> bool:
 
 
 def _repeated(states: Tensor, query: Tensor) -> Tensor:
-    """Keys or values once for every query head."""
+    """Keys or values repeated for every query head."""
     groups = query.shape[1] // states.shape[1]
     return states if groups == 1 else states.repeat_interleave(groups, dim=1)
 
 
-def _seen(length: int, window: int | None, device: torch.device) -> Tensor:
-    """Which tokens of a row a token sees, bool, ``(L, L)``."""
+def _causal_mask(length: int, window: int | None, device: torch.device) -> Tensor:
+    """The boolean causal mask of a row, ``(L, L)``, within a window if there is one."""
     seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     return seen if window is None else seen.triu(1 - window)
 

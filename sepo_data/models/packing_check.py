@@ -1,8 +1,8 @@
-"""Packed batches where a model computes the same with them, plain padded ones elsewhere.
+"""Use packed batches if a model computes the same with them, and padded ones otherwise.
 
-Some models take a packed batch and silently mix its neighbours up (ALiBi, state-space
-layers, chunked attention), and no flag says which. So the model at hand is tried: a few
-sequences through both paths.
+Some models accept a packed batch and silently mix neighbouring sequences (ALiBi, state-space
+layers, chunked attention), and no flag tells which. So a few sequences go through both paths
+of the model at hand.
 """
 
 import logging
@@ -25,15 +25,15 @@ log = logging.getLogger("sepo")
 
 Role = Callable[[], AbstractContextManager[object]]
 
-_USUAL = "_sepo_usual_attention"  # a model's attribute
+_USUAL = "_sepo_usual_attention"  # attribute of a model
 
-PROMPT, SHORT, LONG = 9, 5, 17  # tokens of the sequences tried
-NOISE = 4.0  # of what the order of additions moves in the plain path
-FLOOR = 1e-4  # nats, root mean square: what float32 has to keep
-ROUNDINGS = 4  # of the precision computed in, where that is less
-# root mean square, in nats: however much the plain path differs with its batch
+PROMPT, SHORT, LONG = 9, 5, 17  # lengths of the sequences tried, in tokens
+NOISE = 4.0  # times the rounding noise of padded batches
+FLOOR = 1e-4  # nats, root mean square: always allowed
+ROUNDINGS = 4  # times the machine epsilon of lower precisions
+# root mean square, in nats: never allowed more, however noisy padded batches are
 MOST = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
-# integers of a config that say how far a token sees, or from where on it sees otherwise
+# integers of a config that bound how far a token attends, or switch attention at a length
 _BOUNDS = re.compile(r"window|chunk|block|top_?k|floor|keep")
 
 
@@ -48,23 +48,23 @@ def prepare(model: PreTrainedModel, longest: int, roles: Sequence[Role] = (nullc
 
     Args:
         model: A causal language model with its adapters, on the device where it will run.
-        longest: Most tokens of a sequence; a sliding window beyond it does not matter.
-        roles: As it will run, once per role: its adapters switched, its precision set.
+        longest: Maximum length of a sequence; a longer sliding window does not matter.
+        roles: Context managers that switch the adapters and set the precision of each role.
 
     Returns:
-        Whether it was switched. If not, one line of the log says why.
+        Whether it was switched. If not, a line of the log says why.
     """
     was_training = model.training
     torch.nn.Module.eval(model)
     why = _difference(model, longest, roles)
     torch.nn.Module.train(model, was_training)
     if why is not None:
-        log.info("%s: batches are padded, since %s", type(bare_model(model)).__name__, why)
+        log.info("%s: batches are padded, because %s", type(bare_model(model)).__name__, why)
     return why is None
 
 
 def _difference(model: PreTrainedModel, longest: int, roles: Sequence[Role]) -> str | None:
-    """Switch, and say why not if the model had to be switched back."""
+    """Switch the model; return the reason if it had to be switched back."""
     groups = _groups(model, longest)
     alone = [[sequence] for group in groups for sequence in group]
     bare = bare_model(model)
@@ -77,22 +77,22 @@ def _difference(model: PreTrainedModel, longest: int, roles: Sequence[Role]) -> 
         exact = [torch.cat([_logps(model, role, [row], float("inf")) for row in alone]) for role in roles]
         plain = [_logps(model, role, alone, float("inf")) for role in roles]
         bare.set_attn_implementation(PACKED_ATTENTION)
-        # a few rows of logits at a time: a head that cannot be replayed shows
+        # few logits at a time, to notice a head that cannot be run in parts
         few = PROMPT * int(bare.config.get_text_config().vocab_size)
         packed = [_logps(model, role, groups, row_padding(model), few) for role in roles]
         with roles[0]():
             off = _furthest(model, exact, plain, packed)
         if off:
-            why = f"packed ones give log-probs that differ by {off:.2g} nats"
-    except Exception as error:  # a model's own code may stumble over anything
-        why = f"it does not take packed ones ({type(error).__name__}: {first_line(error)})"
+            why = f"packed batches give log-probs that differ by {off:.2g} nats"
+    except Exception as error:  # a model's own code may raise anything
+        why = f"it does not take packed batches ({type(error).__name__}: {first_line(error)})"
     if why is not None and is_packed(model):
         bare.set_attn_implementation(usual)
     return why
 
 
 def _groups(model: PreTrainedModel, longest: int) -> list[list[_Sequence]]:
-    """A pair, a single sequence, three responses to one prompt; one is longer than any window."""
+    """A pair, three responses to one prompt and two single sequences; some exceed every window."""
     config = model.config.get_text_config()
     most = max(PROMPT + SHORT, longest)
     bounds = [bound for bound in _bounds(config.to_dict()) if bound < most]
@@ -111,7 +111,7 @@ def _groups(model: PreTrainedModel, longest: int) -> list[list[_Sequence]]:
 
 
 def _bounds(config: dict[str, object]) -> Iterator[int]:
-    """What bounds lengths in a config, at any depth."""
+    """Lengths in a config, at any depth, that bound attention."""
     for name, value in config.items():
         if isinstance(value, dict):
             yield from _bounds(value)
@@ -134,7 +134,7 @@ def _logps(
 def _furthest(
     model: PreTrainedModel, exact: Sequence[Tensor], plain: Sequence[Tensor], packed: Sequence[Tensor]
 ) -> float:
-    """How far off the packed log-probs are, root mean square; 0 where rounding explains it."""
+    """Largest root mean square error of the packed log-probs; 0 if rounding explains it."""
     rounding = torch.finfo(model.dtype).eps
     if model.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
         rounding = max(rounding, 2.0**-11)  # TF32
@@ -153,5 +153,5 @@ def _rms(difference: Tensor) -> float:
 
 
 def usual_attention(model: PreTrainedModel) -> str:
-    """The attention that a model had before it was switched."""
+    """The attention implementation that a model had before it was switched."""
     return str(getattr(bare_model(model), _USUAL))

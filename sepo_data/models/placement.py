@@ -17,7 +17,7 @@ from .description import PairFacts
 
 log = logging.getLogger("sepo")
 
-ROOM = 0.8  # of the free memory is for weights; the rest is for a batch
+ROOM = 0.8  # share of the free memory for weights; the rest is for a batch
 
 
 def scoring_device(name: str) -> torch.device:
@@ -60,7 +60,7 @@ def load_sequentially(facts: PairFacts, dtype: Dtype, device: torch.device) -> b
     if sum(sizes) <= ROOM * free:
         return False
     log.info(
-        "memory (%s free) does not hold oracle and reference (%s) together: one after the other",
+        "memory (%s free) does not hold oracle and reference (%s) together: loading one after the other",
         _gib(free),
         _gib(sum(sizes)),
     )
@@ -89,7 +89,7 @@ def device_map(checkpoint: Checkpoint, dtype: Dtype, device: torch.device) -> di
     if size <= ROOM * free:
         return {"": device}
     log.info(
-        "%s (%s) does not fit on %s (%s free): spread over %d GPUs, and the CPU if need be",
+        "%s (%s) does not fit on %s (%s free): spread over %d GPUs and, if needed, the CPU",
         checkpoint.facts.name,
         _gib(size),
         device,

@@ -1,4 +1,4 @@
-"""Encoded pairs to log-probs under oracle and reference; repeated responses are scored once."""
+"""Score encoded pairs under oracle and reference; repeated responses are scored once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,11 +46,11 @@ Scores = Sides[ScoredSide]
 
 @dataclass
 class Check:
-    """A comparison with plain forwards.
+    """A comparison with plain forward passes.
 
     Attributes:
-        first: Whether nothing was scored before, so that the form of batches may still change.
-        largest: The result: the largest difference, in nats.
+        first: Whether nothing was scored before, so batches may still be made in another way.
+        largest: Result: the largest difference, in nats.
     """
 
     first: bool
@@ -100,8 +100,8 @@ def score_once(
     """Load the models, score some pairs as `score_rows`, and drop the models again.
 
     Raises:
-        ModelError: As `models.scorers`.
-        ScoringError: As `score_rows`.
+        ModelError: See `loading.scorers`.
+        ScoringError: See `score_rows`.
     """
     from .loading import scorers  # loads torch
 
@@ -120,7 +120,7 @@ def role_logps(
     on_share: Callable[[float], None] = lambda share: None,
     check: "Check | None" = None,
 ) -> SideLogps:
-    """Take the log-probs of both responses of every pair under one model; the rest as `score_rows`."""
+    """Take the log-probs of both responses of every pair under one model, see `score_rows`."""
     distinct: dict[bytes, EncodedResponse] = {}
     for pair in pairs:
         for response in pair:

@@ -1,8 +1,8 @@
-"""A run's own rows, scored again one at a time with the model's own attention: are the batches right?
+"""Check batches: score some of a run's rows again, one at a time with the model's own attention.
 
-What is tried at the start is made up (`packing_check`): it cannot know every switch of every model,
-and its batches are small. Where the run's own numbers differ, batches are padded from then on; where
-that does not help, every sequence is computed alone. Training does so before its first step.
+The sequences of `packing_check` are random, so they cannot cover every switch of every model, and its
+batches are small. If the run's own numbers differ, batches are padded from then on; if that does not
+help, every sequence gets its own forward pass. Training checks this before its first step.
 """
 
 import logging
@@ -23,26 +23,26 @@ from .packing_check import usual_attention
 
 log = logging.getLogger("sepo")
 
-SPREAD = 3  # sequences between the longest and the shortest
+SPREAD = 3  # sequences of lengths between the longest and the shortest
 
 
 class Checked(Protocol):
-    """Who computes batches with a model; `loading.Scorer` is one.
+    """Computes batches with a model; `loading.Scorer` is one.
 
     Attributes:
         model: The model, in eval mode.
-        alone: Whether every sequence gets a forward pass of its own.
+        alone: Whether every sequence gets its own forward pass.
     """
 
     model: PreTrainedModel
     alone: bool
 
     def active(self) -> AbstractContextManager[object]:
-        """The model as it computes: its adapters switched, its precision set."""
+        """Switch the adapters and set the precision for computing."""
 
 
 def limit(model: PreTrainedModel) -> float:
-    """How far rounding may move a log-prob, in nats: 1e-3 in float32, more in less."""
+    """How far rounding may move a log-prob, in nats: 1e-3 in float32, more in lower precision."""
     device, dtype = model.device.type, model.dtype
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -60,21 +60,21 @@ def checked_logps(
     *,
     first: bool,
 ) -> tuple[list[Logps], float]:
-    """Compare log-probs with those of plain forwards, and score again where they differ.
+    """Compare log-probs with those of plain forward passes, and score again if they differ.
 
     Args:
-        scorer: Which scored them; its batches are padded, or of one sequence, afterwards if they have to be.
-        sequences: What was scored.
+        scorer: Scored them; afterwards it uses padded batches, or batches of one sequence, if necessary.
+        sequences: The scored sequences.
         found: Their log-probs, ``(n,)`` each.
-        again: Scores them once more, as the scorer then does.
-        first: Whether nothing was scored before that could be as wrong.
+        again: Scores them again with the changed scorer.
+        first: Whether nothing was scored before, which could have the same error.
 
     Returns:
-        Log-probs that agree, and the largest difference between them and those of plain forwards, in nats.
+        Log-probs that agree, and their largest difference from those of plain forward passes, in nats.
 
     Raises:
-        ScoringError: If a plain forward does not give the same numbers twice, or other ones with other tokens
-            after, or it is too late.
+        ScoringError: If plain forward passes are not reproducible or depend on later tokens, or if a
+            difference shows only after other rows were scored.
     """
     few = spread(scorer.model, [tokens_to_read(sequence) for sequence in sequences])
     right = _plain_logps(scorer, [sequences[i] for i in few])
@@ -84,34 +84,34 @@ def checked_logps(
         off = max(float(np.abs(found[i] - one).max()) for i, one in zip(few, right, strict=True))
         if off <= most:
             longest = max(few, key=lambda i: tokens_to_read(sequences[i]))
-            _check_behind(scorer, sequences[longest], right[few.index(longest)], most)
+            _check_causal(scorer, sequences[longest], right[few.index(longest)], most)
             return found, off
         name = type(bare_model(scorer.model)).__name__
         if not first:
             raise ScoringError(
                 f"{name}: log-probs of a late row were {off:.2g} nats off in its batch, though the first "
-                "rows' were right. Choose another `output`, and pass `batch_tokens=1`."
+                "rows were right. Choose another `output`, and pass `batch_tokens=1`."
             )
         if is_packed(scorer.model):
             bare_model(scorer.model).set_attn_implementation(usual_attention(scorer.model))
-            log.warning("%s: batches are padded, since a row's log-probs were %.2g nats off", name, off)
+            log.warning("%s: batches are padded, because log-probs of a row were %.2g nats off", name, off)
         elif not scorer.alone:
             scorer.alone = True
             log.warning(
-                "%s: sequences are computed one at a time, since a row's were %.2g nats off in a batch",
+                "%s: sequences are computed one at a time, because a row was %.2g nats off in a batch",
                 name,
                 off,
             )
         else:
             raise ScoringError(
                 f"{name}: the same tokens get log-probs that differ by {off:.2g} nats each time. Turn off "
-                "what is random in the model, or use another."
+                "randomness in the model, or use another model."
             )
         found = again()
 
 
 def spread(model: PreTrainedModel, lengths: Sequence[int]) -> list[int]:
-    """Numbers of the longest, the shortest, some between, and the next to both sides of a switch."""
+    """Indices of the longest, the shortest, some in between, and the nearest on both sides of each switch."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     chosen = {order[int(place)] for place in np.linspace(0, len(order) - 1, 2 + SPREAD)}
     for switch in rope_switches(model.config.get_text_config()):
@@ -122,21 +122,21 @@ def spread(model: PreTrainedModel, lengths: Sequence[int]) -> list[int]:
 
 
 def _plain_logps(scorer: Checked, sequences: Sequence[TokenSequence]) -> list[Logps]:
-    """Each sequence alone, with the attention that the model has by itself."""
+    """Score each sequence alone, with the model's own attention."""
     with scorer.active(), _unpacked(scorer.model):
         return [token_logps(scorer.model, [one], batch_tokens=1)[0] for one in sequences]
 
 
 @dataclass(frozen=True)
 class _Changed:
-    """A sequence with other tokens."""
+    """A sequence with some tokens replaced."""
 
     input_ids: Ids
     positions: Ids
 
 
-def _check_behind(scorer: Checked, longest: TokenSequence, right: Logps, most: float) -> None:
-    """The tokens after a token must not matter, in rows as long as the run's."""
+def _check_causal(scorer: Checked, longest: TokenSequence, right: Logps, most: float) -> None:
+    """Check that later tokens do not matter, in rows as long as the run's."""
     before = max(1, longest.positions.size // 2)
     middle = int(longest.positions[before - 1]) + 1
     ids = longest.input_ids.copy()
@@ -147,7 +147,7 @@ def _check_behind(scorer: Checked, longest: TokenSequence, right: Logps, most: f
         name = type(bare_model(scorer.model)).__name__
         raise ScoringError(
             f"{name}: in a row of {tokens_to_read(longest):,} tokens log-probs change by {off:.2g} nats with "
-            "what is after them, so it is not causal there. Use another model, or pass a lower `max_length`."
+            "later tokens, so it is not causal there. Use another model, or pass a lower `max_length`."
         )
 
 

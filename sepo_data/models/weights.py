@@ -31,7 +31,7 @@ def load_base(
     """
     base = checkpoint.base
     soft_caps = getattr(checkpoint.config.get_text_config(), "attn_logit_softcapping", None) is not None
-    with _better_weights_named(checkpoint), errors_as(ModelError, base), _quiet_report():
+    with _suggest_full_precision(checkpoint), errors_as(ModelError, base), _quiet_report():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.location,
             revision=base.commit,
@@ -53,7 +53,7 @@ def load_base(
 
 
 @contextmanager
-def _better_weights_named(checkpoint: Checkpoint) -> Iterator[None]:
+def _suggest_full_precision(checkpoint: Checkpoint) -> Iterator[None]:
     """Where quantised weights cannot be loaded, name the model that they were made from."""
     try:
         yield
@@ -69,7 +69,7 @@ def _better_weights_named(checkpoint: Checkpoint) -> Iterator[None]:
         raise ModelError(f"{problem}: pass {full}.") from error
 
 
-# what a causal model does without: buffers of older versions, heads of reward models, other senses
+# not needed: buffers of older versions, heads of reward models, other modalities
 _SPARE = re.compile(
     r"inv_freq$|masked_bias$|attn\.bias$|^v(alue)?_head\.|vision|visual|image|audio|multi_modal|mtp\."
 )
@@ -85,7 +85,7 @@ def _check_landed(base: Snapshot, info: Mapping[str, Any]) -> None:
         raise ModelError(f"{base.location}: {problem}. Take the config.json that belongs to the weights.")
     unexpected = sorted(key for key in info["unexpected_keys"] if not _SPARE.search(key))
     if unexpected and all(key.startswith("_orig_mod.") for key in unexpected):
-        problem = "all its weights begin with _orig_mod., as torch.compile calls them"
+        problem = "all its weights begin with _orig_mod., as torch.compile names them"
         raise ModelError(f"{base.location}: {problem}. Save model._orig_mod instead of the compiled model.")
     if info["missing_keys"]:
         raise ModelError(

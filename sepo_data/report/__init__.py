@@ -1,1 +1,1 @@
-"""The HTML page of an annotated dataset: statistics of all rows, and rows to look at."""
+"""HTML report of an annotated dataset: statistics of all rows, and a sample of rows to read."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MARGIN_BARS = 40
 _POINTS = 600  # of the chart of margins against length: more say no more, and weigh
-_DASHES = {"chosen": "-", "rejected": (0, (4, 1.5))}  # who cannot tell the colours can tell the lines
+_DASHES = {"chosen": "-", "rejected": (0, (4, 1.5))}  # for readers who cannot tell the colours apart
 _KIND_NAMES = {"blank": "blanks", "newline": "newlines", "number": "numbers", "word": "words"}
 
 
@@ -25,8 +25,8 @@ def charts(statistics: Statistics, selection: SelectionRule) -> list[Chart]:
     """The charts of a dataset.
 
     Args:
-        statistics: Of its rows.
-        selection: What is selected in it.
+        statistics: Statistics of its rows.
+        selection: Its selection rule.
     """
     return [
         _rewards(statistics),
@@ -46,7 +46,7 @@ def _rewards(found: Statistics) -> Chart:
                 linestyle=_DASHES[name], linewidth=1.6, fill=False,
             )  # fmt: skip
         axes.axvline(0, color=colours["muted"], linewidth=0.8)
-        axes.set(xlabel="reward of a token (nats)", ylabel="% of the tokens, logarithmic", yscale="log")
+        axes.set(xlabel="token reward (nats)", ylabel="% of tokens (log scale)", yscale="log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.legend(loc="upper left")
 
@@ -57,8 +57,8 @@ def _rewards(found: Statistics) -> Chart:
     return Chart(
         "rewards",
         "Token rewards",
-        f"Mean reward of a token: {means['chosen']:+.3f} nats in chosen responses, {means['rejected']:+.3f} "
-        "in rejected ones. Positive: the oracle finds the token likelier than the reference does.",
+        f"Mean reward per token: {means['chosen']:+.3f} nats in chosen responses, {means['rejected']:+.3f} "
+        "in rejected ones. Positive: more likely under the oracle than under the reference.",
         draw,
     )
 
@@ -83,8 +83,8 @@ def _margins(found: Statistics) -> Chart:
     return Chart(
         "margins",
         "Margins",
-        f"The oracle orders {health.accuracy:.1%} of the {health.pairs:,} pairs as the data does and "
-        f"{health.inverted:.1%} the other way (hatched). Mean margin {health.margin:+.2f} nats.",
+        f"The oracle agrees with {health.accuracy:.1%} of the {health.pairs:,} labels and inverts "
+        f"{health.inverted:.1%} (hatched). Mean margin {health.margin:+.2f} nats.",
         draw,
     )
 
@@ -106,7 +106,7 @@ def _carried(found: Statistics, selection: SelectionRule) -> Chart:
                 axes.plot(100 * ratio, share, "o", color=colours[name], markersize=5)
         axes.plot([0, 100], [0, 100], color=colours["line"], linewidth=1)
         axes.set(
-            xlabel="share of the tokens selected (%)", ylabel="share of |reward| carried (%)",
+            xlabel="share of tokens selected (%)", ylabel="share of |reward| carried (%)",
             xlim=(0, 100), ylim=(0, 102),
         )  # fmt: skip
         axes.legend(loc="upper left")
@@ -117,7 +117,7 @@ def _carried(found: Statistics, selection: SelectionRule) -> Chart:
         "Reward carried by the selected tokens",
         f"The selected {health.chosen.selected:.1%} of the chosen tokens carry "
         f"{health.chosen.reward_carried:.1%} of the |reward|, the selected {health.rejected.selected:.1%} of "
-        f"the rejected ones {health.rejected.reward_carried:.1%}. Diagonal: what random tokens carry.",
+        f"the rejected ones {health.rejected.reward_carried:.1%}. Diagonal: random tokens.",
         draw,
     )
 
@@ -146,8 +146,8 @@ def _kinds(found: Statistics) -> Chart:
         sentences.append(f"{name}: {', '.join(f'{label} {share:.0f}%' for label, share in each)}")
     return Chart(
         "kinds",
-        "What kinds of tokens are selected",
-        f"Selected share of each kind of token; vertical lines: of all tokens. {'; '.join(sentences)}.",
+        "Selected tokens by kind",
+        f"Selected share of each kind of token; vertical lines: share of all tokens. {'; '.join(sentences)}.",
         draw,
     )
 
@@ -168,7 +168,7 @@ def _positions(found: Statistics) -> Chart:
     return Chart(
         "positions",
         "Reward along the response",
-        f"Mean reward of a token by its place. First and last twentieth: {'; '.join(ends)}.",
+        f"Mean token reward by position. First and last twentieth: {'; '.join(ends)}.",
         draw,
     )
 
@@ -189,11 +189,11 @@ def _lengths(found: Statistics) -> Chart:
         axes.axvline(0, color=colours["muted"], linewidth=0.8)
         axes.set(xlabel="tokens: chosen − rejected", ylabel="margin (nats)")
 
-    drawn = "" if shown.size == rows else f" {shown.size:,} pairs are drawn."
+    drawn = "" if shown.size == rows else f" {shown.size:,} pairs are shown."
     return Chart(
         "lengths",
         "Margin and length",
-        f"Correlation of the margin with the difference in length: {found.health.length_correlation:+.2f}. "
+        f"Correlation of margin and length difference: {found.health.length_correlation:+.2f}. "
         f"Chosen is longer in {found.health.chosen_longer:.1%} of the pairs. Crosses: wrong order.{drawn}",
         draw,
     )

@@ -1,4 +1,4 @@
-"""Charts drawn by matplotlib: SVG whose colours follow the page's, or PNG for a card."""
+"""Draw charts with matplotlib: SVG in the colours of the page, or PNG for a card."""
 
 import io
 import re
@@ -11,7 +11,7 @@ from ..errors import SettingsError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# In the SVG these stand for the page's CSS variables of the same names: no chart uses them otherwise.
+# Replaced in the SVG by the page's CSS variables of the same names; no chart uses these colours otherwise.
 _PLACEHOLDERS = {
     "ink": "#010203",
     "muted": "#010204",
@@ -19,7 +19,7 @@ _PLACEHOLDERS = {
     "chosen": "#010206",
     "rejected": "#010207",
 }
-# The page's light theme, for pictures that stand alone.
+# Colours of the page's light theme, for standalone pictures.
 _LIGHT = {
     "ink": "#1d2127",
     "muted": "#5a616b",
@@ -38,18 +38,18 @@ class Chart:
     Attributes:
         name: For links and ids.
         title: What it shows.
-        says: The same in a sentence with its main figures: the text for those who do not see it.
-        draw: Draws it with colours by name.
+        caption: The main figures in sentences, also for readers who cannot see the chart.
+        draw: Draws the chart on axes, given colours by name.
     """
 
     name: str
     title: str
-    says: str
+    caption: str
     draw: Callable[["Axes", Mapping[str, str]], None]
 
 
 def svg(chart: Chart) -> str:
-    """The chart as an ``<svg>`` element: the same bytes for the same figures.
+    """The chart as an ``<svg>`` element, byte-identical for the same figures.
 
     Raises:
         SettingsError: If matplotlib is not installed.
@@ -58,17 +58,15 @@ def svg(chart: Chart) -> str:
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', drawn)
-    drawn = re.sub(
-        r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", drawn
-    )  # ids of the page, not the chart
-    drawn = re.sub(r"font-family: [^;\"]*;? ?", "", drawn)  # the page has its own
+    drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", drawn)  # make ids unique on the page
+    drawn = re.sub(r"font-family: [^;\"]*;? ?", "", drawn)  # the page sets its own
     for name, colour in _PLACEHOLDERS.items():
         drawn = drawn.replace(colour, f"var(--{name})")
     return drawn
 
 
 def png(chart: Chart) -> bytes:
-    """The chart as a picture, dark on white: the same bytes for the same figures.
+    """The chart as a PNG, dark on white, byte-identical for the same figures.
 
     Raises:
         SettingsError: If matplotlib is not installed.

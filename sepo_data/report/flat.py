@@ -1,4 +1,4 @@
-"""All tokens of one side of many rows as flat arrays, the end of the turn among them."""
+"""All tokens of one side of many rows as flat arrays, including ends of turns."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,14 +21,14 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class FlatSide:
-    """The tokens of one row after the other; the end of the turn, where it was seen, is a row's last.
+    """Concatenated tokens of rows; if the end of the turn was reached, it is the last token of its row.
 
     Attributes:
-        rewards: Nats, ``(T,)``.
-        mask: Which are selected, ``(T,)``.
+        rewards: Rewards in nats, ``(T,)``.
+        mask: Whether each token is selected, ``(T,)``.
         kinds: Indices into `KINDS`, ``(T,)``.
         texts: Their texts, ``(T,)``; empty for the end of the turn.
-        sizes: Tokens of each row, ``(rows,)``, at least 1.
+        sizes: Number of tokens in each row, ``(rows,)``, at least 1.
     """
 
     rewards: Numbers
@@ -39,17 +39,17 @@ class FlatSide:
 
     @property
     def firsts(self) -> Counts:
-        """Where each row begins, ``(rows,)``."""
+        """Index of the first token of each row, ``(rows,)``."""
         return np.cumsum(self.sizes) - self.sizes
 
     @property
     def rows(self) -> Counts:
-        """The row of each token, counted from 0, ``(T,)``."""
+        """Row of each token, counted from 0, ``(T,)``."""
         return np.repeat(np.arange(self.sizes.size), self.sizes)
 
     @property
     def positions(self) -> Counts:
-        """The place of each token in its response, ``(T,)``."""
+        """Position of each token in its response, ``(T,)``."""
         return np.arange(self.rewards.size) - np.repeat(self.firsts, self.sizes)
 
 

@@ -1,4 +1,4 @@
-"""Figures by the values of a column: do some kinds of rows need another ratio, or another oracle?"""
+"""Figures for each value of a column: do some rows need another ratio or another oracle?"""
 
 from dataclasses import dataclass, field
 
@@ -17,15 +17,15 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Group:
-    """The rows with one value.
+    """Figures of the rows with one value of a column.
 
     Attributes:
-        value: As text.
-        pairs: How many rows.
-        accuracy: Share of them whose chosen response has the larger reward.
+        value: The value, as text.
+        pairs: Number of rows.
+        accuracy: Share of rows whose chosen response has the larger reward.
         margin: Mean of chosen reward minus rejected reward, nats.
-        tokens: Mean tokens of a response.
-        carried: Share of the sum of |reward| that the selected tokens carry, of each side.
+        tokens: Mean number of tokens per response.
+        carried: Share of the sum of |reward| on the selected tokens, for each side.
     """
 
     value: str
@@ -38,16 +38,16 @@ class Group:
 
 @dataclass
 class GroupMeter:
-    """Adds the rows up by the value of a column; by nothing without one."""
+    """Sums up rows by the value of a column; does nothing without a column."""
 
     column: str | None
     sums: dict[str, Numbers] = field(default_factory=dict)
 
     def add(self, table: pa.Table, margins: Numbers, sides: Sides[FlatSide]) -> None:
-        """Count the rows of a table, their margins in nats, ``(rows,)``, and their tokens.
+        """Add the rows of a table, given their margins in nats, ``(rows,)``, and their tokens.
 
         Raises:
-            SettingsError: If the column has more values than can be compared.
+            SettingsError: If the column has more than `MOST_VALUES` values.
         """
         if self.column is None:
             return
@@ -68,7 +68,7 @@ class GroupMeter:
             )
 
     def groups(self) -> list[Group]:
-        """The groups, the largest first."""
+        """The groups, largest first."""
         found = []
         for value, (pairs, right, margin, *of_sides) in self.sums.items():
             tokens, sizes, carried = np.reshape(of_sides, (2, 3)).T

@@ -1,4 +1,4 @@
-"""Pages of HTML in one file that ask nothing of any other place: what all of them share."""
+"""Render self-contained HTML pages: the parts that all pages share."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ from ..files import write_atomically
 from .drawing import Chart, svg
 
 PACKAGE = "sepo_data.report"
-LONGEST = 80  # characters of a token or of a group's value, in a table
+LONGEST = 80  # characters shown of a token or a group's value in a table
 
 
 def render(
@@ -27,14 +27,14 @@ def render(
     charts: Sequence[Chart] = (),
     **facts: object,
 ) -> str:
-    """A page as HTML.
+    """Render a page as HTML.
 
     Args:
-        template: Its name; it extends ``page.html.j2``.
-        package: Where it lies.
-        scripts: Files of this package that run besides ``page.js``.
-        charts: Drawn for the template, which finds them with their titles.
-        facts: What else the template reads.
+        template: Name of a template that extends ``page.html.j2``.
+        package: The package that contains it.
+        scripts: Files of this package to run besides ``page.js``.
+        charts: Charts to draw; the template gets them as ``charts``.
+        facts: Other variables of the template.
 
     Raises:
         SettingsError: If there are charts and matplotlib is not installed.
@@ -96,12 +96,12 @@ def _short(text: str) -> str:
 
 
 def _minus(text: str) -> str:
-    """Numbers below 0 with the sign that typography has for them."""
+    """Replace hyphens before numbers by minus signs."""
     return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
 
 
 def _coded(text: str) -> Markup:
-    """What stands in backticks, names of settings, as code."""
+    """Mark up names of settings in backticks as code."""
     parts = re.split(r"`([^`]*)`", _shown(text))
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts)
@@ -109,6 +109,6 @@ def _coded(text: str) -> Markup:
 
 
 def _with_blanks(text: str) -> str:
-    """The text of a token, blanks and characters that show nothing made visible."""
+    """The text of a token with blanks and invisible characters made visible."""
     marked = visible(text).replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
     return re.sub(r"\s", lambda blank: ascii(blank[0])[1:-1], marked)

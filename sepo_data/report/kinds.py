@@ -1,4 +1,4 @@
-"""What kind of text a token is: word, number, punctuation, blank, newline, or the end of the turn."""
+"""Kinds of tokens: word, number, punctuation, blank, newline, and the end of the turn."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..pieces import OneText
 
-# The kind of a token is that of its highest character, so " 3" is a number and "don't" a word.
+# A token has the highest kind among its characters, so " 3" is a number and "don't" a word.
 KINDS = ("end of turn", "blank", "newline", "punctuation", "number", "word")
 END = KINDS.index("end of turn")
 _LINE_BREAKS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # those of str.splitlines
@@ -18,7 +18,7 @@ Kinds = npt.NDArray[np.uint8]
 
 
 def token_kinds(responses: Sequence[OneText]) -> Kinds:
-    r"""The kinds of the tokens of several responses, one response after the other.
+    r"""The kinds of the tokens of several responses, concatenated.
 
     Returns:
         Indices into `KINDS`, ``(sum of T,)``.
@@ -36,7 +36,7 @@ def token_kinds(responses: Sequence[OneText]) -> Kinds:
         np.stack([whole.start, whole.end], axis=1).ravel() + begin
         for whole, begin in zip(responses, begins, strict=False)
     ]
-    # of two neighbouring indices reduceat takes what lies between: every other result is a token's
+    # reduceat reduces between neighbouring bounds, so every other result belongs to a token
     return np.maximum.reduceat(_kind_of_character()[codes], np.concatenate(bounds))[::2]
 
 

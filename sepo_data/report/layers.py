@@ -1,4 +1,4 @@
-"""What a page shows under the oracle's tokens: a policy's tokens, or another annotation of the same pairs."""
+"""Lines of tokens below the oracle's: a policy's tokens, or another annotation of the same pairs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _SHARES = (
     ("selected", "selected tokens"),
     ("one_to_one", "tokens that are one of the oracle's"),
     ("merged", "tokens that merge several"),
-    ("split", "tokens that are a part of one"),
+    ("split", "tokens that are part of one"),
     ("crossing", "tokens that cross its bounds"),
     ("recall", "selected text that is kept"),
     ("iou", "selected text, overlap over union"),
@@ -37,17 +37,17 @@ class Layer:
     """One more line of tokens under each response.
 
     Attributes:
-        name: Of it, in a row.
-        title: Of its section.
-        says: Figures of all rows, in sentences.
-        figures: What is measured, of chosen and of rejected responses, as text.
-        rows: By the number of a row the stored sides, see `rows.stored_rows`; some may be missing.
-        warnings: What a user should know.
+        name: Label of the line in a row.
+        title: Heading of its section.
+        summary: Figures of all rows, in sentences.
+        figures: Name of each figure and its values for chosen and rejected responses, as text.
+        rows: Stored sides by row number, see `rows.stored_rows`; some rows may be missing.
+        warnings: Warnings for the user.
     """
 
     name: str
     title: str
-    says: str
+    summary: str
     figures: list[tuple[str, str, str]]
     rows: dict[int, StoredSides]
     warnings: list[str] = field(default_factory=list)
@@ -56,12 +56,12 @@ class Layer:
 def policy_encoder(
     tokenizer: str, rows: "datasets.Dataset", *, trust_remote_code: bool = False
 ) -> tuple["ResponseEncoder", int | None]:
-    """A policy's tokenizer, prepared as training does, and most tokens that the policy reads.
+    """Load a policy's tokenizer, prepared as for training, and the policy's context length.
 
     Args:
-        tokenizer: A model or tokenizer, Hub id or folder.
-        rows: What it is to read.
-        trust_remote_code: Run Python code that comes with it.
+        tokenizer: Hub id or folder of a model or tokenizer.
+        rows: Rows to encode.
+        trust_remote_code: Run Python code that comes with the tokenizer.
     """
     from ..models.checkpoints import Trust
     from ..models.description import load_tokenizer  # loads transformers
@@ -77,13 +77,13 @@ def policy_encoder(
 def policy_layer(
     annotated: Annotated, numbers: Sequence[int], tokenizer: str, *, trust_remote_code: bool = False
 ) -> Layer:
-    """The tokens of a policy, with what of the rewards arrives there.
+    """The tokens of a policy with their projected rewards.
 
     Args:
         annotated: The dataset.
-        numbers: Of the rows to show; the figures are of all rows.
+        numbers: Numbers of the rows to show; the figures cover all rows.
         tokenizer: See `policy_encoder`.
-        trust_remote_code: The same.
+        trust_remote_code: See `policy_encoder`.
     """
     rows = next(iter(annotated.splits.values()))
     encoder, reads = policy_encoder(tokenizer, rows, trust_remote_code=trust_remote_code)
@@ -100,7 +100,7 @@ def policy_layer(
     return Layer(
         name=name,
         title=f"On the tokens of {name}",
-        says=f"{transfer.pairs:,} of {transfer.rows:,} rows can be trained on"
+        summary=f"{transfer.pairs:,} of {transfer.rows:,} rows can be trained on"
         + "".join(f"; {count:,} {reason}" for reason, count in transfer.dropped.items()),
         figures=_transferred(transfer),
         rows={
@@ -119,8 +119,8 @@ def against_layer(annotated: Annotated, numbers: Sequence[int], other: str) -> L
 
     Args:
         annotated: The dataset.
-        numbers: Of the rows to show; the figures are of all rows.
-        other: The other dataset, Hub id or folder.
+        numbers: Numbers of the rows to show; the figures cover all rows.
+        other: Hub id or folder of the other dataset.
 
     Raises:
         SchemaError: If the two have no pair in common.
@@ -145,8 +145,8 @@ def against_layer(annotated: Annotated, numbers: Sequence[int], other: str) -> L
     return Layer(
         name=theirs.name,
         title=f"Against {theirs.name}",
-        says=f"{found.pairs:,} pairs in both; {found.only_first:,} only here, {found.only_second:,} only "
-        f"there. Reward accuracy {right}; {found.agreement:.1%} of the pairs are ordered alike",
+        summary=f"{found.pairs:,} pairs in both; {found.only_first:,} only here, {found.only_second:,} only "
+        f"there. Reward accuracy {right}; the two agree on the order of {found.agreement:.1%} of the pairs",
         figures=figures,
         rows=dict(zip(places, stored, strict=True)),
     )
@@ -155,11 +155,11 @@ def against_layer(annotated: Annotated, numbers: Sequence[int], other: str) -> L
 def _places_of(
     first: "datasets.Dataset", second: "datasets.Dataset", numbers: Iterable[int]
 ) -> dict[int, int]:
-    """Where the second has the pairs of these rows; those that it does not have are left out."""
+    """Find the pairs of these rows in the second dataset, leaving out missing ones."""
     places, wanted, number, found = pair_places(second), set(numbers), 0, dict[int, int]()
     for table in first.with_format("arrow").iter(ROWS_AT_ONCE):
         for key in pair_keys(table):
-            if places.get(key):  # repeated pairs are matched in their order
+            if places.get(key):  # repeated pairs are matched in order
                 place = places[key].popleft()
                 if number in wanted:
                     found[number] = place
@@ -168,10 +168,10 @@ def _places_of(
 
 
 def add_layers(rows: Sequence[StoredRow], layers: Sequence[Layer]) -> None:
-    """Put the layers under the responses of the rows that a page stores."""
+    """Add the layers to the stored rows of a page."""
     for row in rows:
         for side in SIDES:
-            row[side]["under"] = [
+            row[side]["layers"] = [
                 {**layer.rows[row["row"]][side], "layer": layer.name}
                 for layer in layers
                 if row["row"] in layer.rows

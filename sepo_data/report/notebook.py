@@ -13,15 +13,15 @@ _SIDE = Markup(
     '<div style="flex:1 1 20em"><b>{}</b> {:+.2f} nats<div dir="auto" style="white-space:pre-wrap;'
     'overflow-wrap:anywhere;line-height:1.8">{}</div></div>'
 )
-_BLUE, _ORANGE = "67,147,195", "241,163,64"  # the page's; with transparency they serve light and dark
+_BLUE, _ORANGE = "67,147,195", "241,163,64"  # as on the page; transparent, for light and dark
 _SELECTED = "text-decoration:underline 2px;text-underline-offset:3px"
 
 
 class HeatMap:
-    """What `show` returns: a notebook displays it.
+    """A heat map that notebooks display.
 
     Attributes:
-        html: Its markup.
+        html: Its HTML.
     """
 
     def __init__(self, html: str) -> None:
@@ -32,17 +32,17 @@ class HeatMap:
 
 
 def show(row: Row) -> HeatMap:
-    """Show both responses of a row, every token coloured by its reward and the selected ones underlined.
+    """Show both responses of a row, with tokens coloured by reward and selected ones underlined.
 
     Args:
-        row: A row of an annotated dataset, as ``datasets`` gives it.
+        row: A row of an annotated dataset, as loaded by ``datasets``.
 
     Returns:
-        An object that a notebook displays: blue where the oracle finds a token likelier than the reference,
-        orange where less likely; a token's tooltip has its reward in nats.
+        An object for a notebook: tokens that the oracle finds more likely than the reference are blue, less
+        likely ones orange; the tooltip of a token has its reward in nats.
 
     Raises:
-        SchemaError: If it is no row of an annotated dataset.
+        SchemaError: If it is not a row of an annotated dataset.
 
     Example:
         >>> show(load_annotated("me/prefs-sepo")["train"][13])
@@ -53,7 +53,7 @@ def show(row: Row) -> HeatMap:
         sides = [_SIDE.format(side, row[f"{side}_reward"], _tokens(row, side, scale)) for side in SIDES]
     except KeyError as error:
         raise SchemaError(
-            f"not a row of an annotated dataset: {error.args[0]} is missing. Give one as it is loaded."
+            f"not a row of an annotated dataset: {error.args[0]} is missing. Pass a row as loaded."
         ) from error
     html = Markup('<div style="display:flex;flex-wrap:wrap;gap:1.5em">{}</div>').format(
         Markup("").join(sides)
@@ -74,7 +74,7 @@ def _tokens(row: Row, side: str, scale: float) -> Markup:
     for i, reward in enumerate(rewards.tolist()):
         text = "⏎ end of turn"
         if i < whole.end.size:
-            # several byte tokens may share a character: it stands in the first of them
+            # byte tokens may share a character, which is shown in the first of them
             text = whole.text[max(done, int(whole.start[i])) : int(whole.end[i])] or "·"
             done = max(done, int(whole.end[i]))
         title = f"{reward:+.3f} nats, {'selected' if mask[i] else 'not selected'}"

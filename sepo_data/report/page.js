@@ -1,5 +1,5 @@
 "use strict";
-// What every page has: tables that sort by their heads, and a choice of theme.
+// Every page: sortable tables and a choice of theme.
 (() => {
   const button = document.getElementById("theme");
 
@@ -21,7 +21,7 @@
     const root = document.documentElement;
     const theme = themes[(themes.indexOf(root.dataset.theme ?? "system") + 1) % themes.length];
     root.dataset.theme = theme;
-    button.setAttribute("aria-label", `Colour theme: ${theme === "system" ? "as the system" : theme}`);
+    button.setAttribute("aria-label", `Colour theme: ${theme}`);
   }
 
   button.addEventListener("click", nextTheme);

@@ -1,4 +1,4 @@
-"""The report of an annotated dataset: one HTML file that asks nothing of any other place."""
+"""The report of an annotated dataset: one self-contained HTML file."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from .statistics import Statistics, measure
 if TYPE_CHECKING:
     import datasets
 
-FREQUENT = 60  # tokens listed of each side
+FREQUENT = 60  # tokens listed for each side
 
 
 def report(
@@ -40,20 +40,20 @@ def report(
 
     Args:
         dataset: Hub id or folder.
-        output: The file; None: ``report.html``, in the folder of the dataset or, for one on the Hub, here.
-        rows: How many rows to show, see `rows_shown`; the statistics are of all of them.
-        wanted: Numbers of rows to show besides.
-        by: A column whose values are compared.
+        output: The file; None: ``report.html``, in a local dataset's folder, else in the working directory.
+        rows: Number of rows to show, see `rows_shown`; the statistics cover all rows.
+        wanted: Numbers of further rows to show.
+        by: A column whose groups are compared.
         revision: Branch, tag or commit of a dataset on the Hub.
-        tokenizer: A policy's, Hub id or folder: its tokens stand under the oracle's.
-        trust_remote_code: Run Python code that comes with that.
-        against: Another annotation of the same pairs, Hub id or folder: it stands under this one.
+        tokenizer: Hub id or folder of a policy whose tokens are shown below the oracle's.
+        trust_remote_code: Run Python code that comes with the tokenizer.
+        against: Hub id or folder of another annotation of the same pairs, shown below this one.
 
     Returns:
-        Where it is.
+        The path of the file.
 
     Raises:
-        SepoError: One of its children, see `errors`.
+        SepoError: One of its subclasses, see `errors`.
     """
     folder = Path(dataset).expanduser()
     path = output or (folder if folder.is_dir() else Path()) / "report.html"
@@ -72,7 +72,7 @@ def report(
 def measured(
     dataset: str, *, by: str | None = None, revision: str | None = None
 ) -> tuple[Annotated, Statistics]:
-    """An annotated dataset and statistics of all of its rows, see `report`."""
+    """Open an annotated dataset and measure all of its rows, see `report`."""
     annotated = open_annotated(dataset, revision=revision)
     split = next(iter(annotated.splits.values()))
     if by is not None:
@@ -88,7 +88,7 @@ def dataset_page(
     by: str | None = None,
     layers: Sequence[Layer] = (),
 ) -> str:
-    """The page of a dataset from `measured`, with these rows of it, see `report`."""
+    """Render the page of a dataset from `measured` with the given rows, see `report`."""
     split = next(iter(annotated.splits.values()))
     shown = stored_rows(split, numbers)
     if by is not None:
@@ -107,14 +107,14 @@ def render_page(
     by: str | None = None,
     layers: Sequence[Layer] = (),
 ) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Args:
-        manifest: The dataset's.
+        manifest: Manifest of the dataset.
         found: Statistics of all of its rows.
-        rows: Those to show, from `stored_rows`.
-        by: The column that the groups of ``found`` are of.
-        layers: What stands under the oracle's tokens.
+        rows: The rows to show, from `stored_rows`.
+        by: The column by which ``found`` is grouped.
+        layers: Lines of tokens to show below the oracle's.
 
     Raises:
         SettingsError: If matplotlib is not installed.
@@ -145,16 +145,16 @@ def _check_column(rows: "datasets.Dataset", column: str) -> None:
         raise SettingsError(f"no column {column}. Correct `by`; the columns are {columns}.")
     if pa.types.is_nested(rows.features.arrow_schema.field(column).type):
         raise SettingsError(
-            f"column {column} has lists. Give `by` a column with few values, such as a category."
+            f"column {column} holds lists. Give `by` a column with few values, such as a category."
         )
 
 
 def _json(value: object) -> str:
-    """JSON in ASCII that no parser of HTML takes for a tag."""
+    """ASCII JSON that no HTML parser mistakes for a tag."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _ticks(scale: float) -> list[str]:
-    """The legend of the heat map: five rewards in nats."""
+    """Labels of the heat map's legend: five rewards in nats."""
     shown = [f"{part * scale:+.2g}".replace("-", "−") for part in (-1, -0.5, 0.5, 1)]
     return [f"≤ {shown[0]}", shown[1], "0", shown[2], f"≥ {shown[3]}"]

@@ -1,11 +1,11 @@
 "use strict";
-// The rows of a report: one at a time, its tokens coloured by reward, and selected again as sepo does.
-// Text of the dataset becomes text nodes only.
+// Shows one row of a report at a time: tokens coloured by reward, and selected anew exactly as in sepo.
+// Texts of the dataset only ever become text nodes.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const by = (id) => document.getElementById(id);
   const SIDES = ["chosen", "rejected"];
-  const LONGEST = 200; // of a token, in a tooltip
+  const LONGEST = 200; // characters shown of a token in a tooltip
 
   // ---- the arrays
 
@@ -31,10 +31,10 @@
     });
   }
 
-  // ---- selection: sepo_data/selection.py, number by number
+  // ---- selection, as in sepo_data/selection.py
 
-  // Array.sort is stable, so of equal rewards the earlier wins
-  // a reward that nobody knows, of a policy's token where the oracle saw nothing, is NaN and never selected
+  // Array.sort is stable, so the earlier of equal rewards wins
+  // unknown rewards, of a policy's tokens beyond the oracle's, are NaN and never selected
   const ranked = (rewards, highest) =>
     Array.from(rewards.keys()).filter((i) => !Number.isNaN(rewards[i])).sort((a, b) => (highest ? rewards[b] - rewards[a] : rewards[a] - rewards[b]));
 
@@ -74,7 +74,7 @@
     return made;
   }
 
-  // control and format characters that show nothing or turn the direction of writing: `visible` of sepo_data/errors.py
+  // invisible and bidirectional control characters, as in `visible` of sepo_data/errors.py
   const HIDDEN =
     "[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}]";
   const EACH_HIDDEN = new RegExp(HIDDEN, "gu");
@@ -88,7 +88,7 @@
   const visible = (text) => text.replace(EACH_HIDDEN, escaped);
   const blanks = (text) => {
     const marked = visible(text).replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
-    return marked.replace(/\s/gu, escaped).replace(/^\p{M}/u, "◌$&"); // other blanks, and a mark that has no letter
+    return marked.replace(/\s/gu, escaped).replace(/^\p{M}/u, "◌$&"); // other blanks, and a combining mark without a letter
   };
   const short = (text) => (text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text);
   const nats = (value) => Number.isNaN(value) ? "unknown" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
@@ -101,7 +101,7 @@
     }
   }
 
-  // where each code point begins in a JavaScript string: spans count code points
+  // offsets of code points in a JavaScript string, since spans count code points
   function offsets(text) {
     const found = [0];
     let at = 0;
@@ -111,7 +111,7 @@
 
   // ---- one row
 
-  let current = null; // what is on the screen: row, and each line of tokens and how it is selected
+  let current = null; // the row on the screen, and each line of tokens with its selection
 
   function tokenElement(index, reward) {
     const span = element("span", { className: "token", role: "option", tabIndex: -1 });
@@ -129,17 +129,17 @@
       "aria-multiselectable": "true", "aria-orientation": "horizontal",
     });
     const tokens = [];
-    const names = new Map(side.pieces.map(([name, begin]) => [begin, name])); // of several texts
+    const names = new Map(side.pieces.map(([name, begin]) => [begin, name])); // names of several texts
     let done = 0;
     for (let i = 0; i < count; i++) {
       const span = tokenElement(i, rewards[i]);
       if (starts[i] >= done && names.has(starts[i])) {
         box.append(element("i", { className: "piece", "aria-hidden": "true" }, names.get(starts[i])));
       }
-      // several byte tokens may share a character: it stands in the first of them
+      // byte tokens may share a character, which is shown in the first of them
       if (ends[i] > done) addText(span, side.text.slice(at[Math.max(starts[i], done)], at[ends[i]]));
       else span.append(element("i", {}, "·"));
-      if (!span.textContent.trim()) span.setAttribute("aria-label", blanks(span.textContent)); // else it has no name
+      if (!span.textContent.trim()) span.setAttribute("aria-label", blanks(span.textContent)); // otherwise it has no accessible name
       done = Math.max(done, ends[i]);
       tokens.push(span);
       box.append(span);
@@ -153,7 +153,7 @@
     }
     tokens[0].tabIndex = 0;
     const rest = side.text.slice(at[done]);
-    const cut = side.ended ? [] : [element("p", { className: "cut" }, visible(rest), rest ? " … cut at the maximum length" : "cut where it was made: no end of turn")];
+    const cut = side.ended ? [] : [element("p", { className: "cut" }, visible(rest), rest ? " … cut at the maximum length" : "truncated in the source: no end of turn")];
     return { box, tokens, cut };
   }
 
@@ -161,7 +161,7 @@
     return element("p", { className: "turn", dir: "auto" }, element("b", {}, visible(role)), visible(text));
   }
 
-  // one line of tokens: the oracle's, or one that stands under them
+  // a line of tokens: the oracle's, or a layer below it
   function tokensElement(side, name) {
     const { box, tokens, cut } = response(side, name);
     const carried = element("p", { className: "carried" });
@@ -170,7 +170,7 @@
   }
 
   function sideElement(side, name) {
-    const lines = [side, ...(side.under ?? [])].map((one) => tokensElement(one, name));
+    const lines = [side, ...(side.layers ?? [])].map((one) => tokensElement(one, name));
     const head = element(
       "h3", { className: name }, element("span", {}, name), element("span", {}, `${nats(side.reward)} nats`),
     );
@@ -184,7 +184,7 @@
     const article = by("row");
     if (!row) {
       current = null;
-      article.replaceChildren(element("p", { className: "empty" }, "No row passes the filter."));
+      article.replaceChildren(element("p", { className: "empty" }, "No rows match the filters."));
       return;
     }
     const sides = SIDES.map((name) => sideElement(row[name], name));
@@ -224,7 +224,7 @@
       Object.assign(amount, inNats ? { min: 0, max: data.scale, step: data.scale / 200 } : { min: 0.01, max: 1, step: 0.01 });
       amount.value = inNats ? data.scale / 4 : data.ratio;
     }
-    const silent = rule === "annotated" || rule === "all"; // no amount says anything to them
+    const silent = rule === "annotated" || rule === "all"; // rules without an amount
     by("amount-name").textContent = inNats ? "Threshold" : rule === "mass" ? "Share of the reward" : "Ratio";
     const value = Number(amount.value);
     by("amount-value").textContent = silent ? "" : inNats ? `±${value.toFixed(2)} nats` : percent(value);
@@ -232,13 +232,13 @@
     mark();
   }
 
-  // who moves the slider wants its rule
+  // moving the slider selects a rule that uses it
   function amountChanged() {
     if (by("rule").value === "annotated" || by("rule").value === "all") by("rule").value = "ratio";
     ruleChanged();
   }
 
-  // ---- walking and filtering
+  // ---- navigation and filters
 
   let shown = data.rows;
   let place = 0;
@@ -293,7 +293,7 @@
     const at = data.rows.findIndex((row) => row.row === number);
     shown = data.rows;
     document.querySelector(".filters").reset();
-    go(Math.max(0, at), at < 0 ? `Row ${number} is not in this page: make it with --row ${number}. ` : "");
+    go(Math.max(0, at), at < 0 ? `Row ${number} is not on this page; write it with --row ${number}. ` : "");
     by("rows").scrollIntoView();
     return true;
   }
@@ -344,7 +344,7 @@
   function placeTip() {
     const [span, tip] = [document.querySelector("[aria-describedby=tip]"), by("tip")];
     if (!span) return;
-    const boxes = [...span.getClientRects()]; // of a token that goes on in the next line two
+    const boxes = [...span.getClientRects()]; // a token that wraps has two
     const [head, tail] = [boxes[0] ?? span.getBoundingClientRect(), boxes.at(-1) ?? span.getBoundingClientRect()];
     const [width, height] = [tip.offsetWidth, tip.offsetHeight];
     const below = tail.bottom + height + 10 < innerHeight;

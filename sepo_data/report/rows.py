@@ -1,4 +1,4 @@
-"""Which rows a page shows, and what it stores of each."""
+"""Choose the rows that a page shows, and store them as JSON."""
 
 import base64
 import json
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 ROWS = 200
 _LOGPS: tuple[Literal["oracle", "ref"], ...] = ("oracle", "ref")
-INVERTED_SHARE = 0.25  # of the rows shown: those that the oracle orders most clearly the other way
+INVERTED_SHARE = 0.25  # of the rows shown are those with the lowest margins
 
 
 class StoredSide(TypedDict):
     """A response as `rows.js` reads it: arrays are base64 of little-endian numbers.
 
-    Of tokens the end of the turn, where it was seen, is the last. ``before`` are messages that are not
-    scored, ``pieces`` the names of the scored texts, if there are several, and where each begins in the text.
+    If the end of the turn was reached, it is the last token. ``before`` holds the messages that are not
+    scored, ``pieces`` the names of several scored texts and the offset of each in ``text``.
     """
 
     text: str
@@ -40,11 +40,11 @@ class StoredSide(TypedDict):
     reward: float
     oracle: NotRequired[str]
     ref: NotRequired[str]
-    under: NotRequired[list["StoredLayer"]]
+    layers: NotRequired[list["StoredLayer"]]
 
 
 class StoredLayer(StoredSide):
-    """Another view of a response, to show under it."""
+    """Another line of tokens to show below a response."""
 
     layer: str
 
@@ -57,7 +57,7 @@ class StoredSides(TypedDict):
 
 
 class StoredRow(StoredSides):
-    """A row as `rows.js` reads it; turns of the prompt are roles and texts, the group is a number."""
+    """A row as `rows.js` reads it; prompt turns are roles and texts, the group is an index."""
 
     row: int
     margin: float
@@ -66,19 +66,19 @@ class StoredRow(StoredSides):
 
 
 def rows_shown(margins: npt.NDArray[np.float64], count: int, wanted: Iterable[int] = ()) -> list[int]:
-    """Choose rows that show what is in a dataset.
+    """Choose a sample of rows that is representative and includes inverted pairs.
 
     Args:
         margins: Chosen reward minus rejected reward of each row, nats, ``(rows,)``.
-        count: How many to choose: a quarter of them the most inverted rows, the others spread evenly over
+        count: Number of rows: up to a quarter are the most inverted ones, the others are spread evenly over
             the margins of the rest.
-        wanted: Rows to show besides.
+        wanted: Further rows to show.
 
     Returns:
-        Row numbers, rising.
+        Row numbers in ascending order.
 
     Raises:
-        SettingsError: If a wanted row is not there.
+        SettingsError: If a wanted row does not exist.
 
     Example:
         >>> rows_shown(np.array([3.0, -9.0, 1.0, 2.0, 5.0, 4.0]), 3, [0])
@@ -95,7 +95,7 @@ def rows_shown(margins: npt.NDArray[np.float64], count: int, wanted: Iterable[in
 
 
 def stored_rows(rows: "datasets.Dataset", numbers: Sequence[int]) -> list[StoredRow]:
-    """What the page stores of these rows, as plain JSON: texts, and base64 of little-endian arrays."""
+    """The rows as the page stores them, as plain JSON: texts, and base64 of little-endian arrays."""
     return [_stored_row(row, number) for row, number in zip(rows.select(numbers), numbers, strict=True)]
 
 
@@ -108,7 +108,7 @@ def _stored_row(row: Row, number: int) -> StoredRow:
 
 
 def _stored_side(row: Row, side: Side) -> StoredSide:
-    """One response; the end of the turn, where it was seen, is the last of rewards and mask."""
+    """One response; if the end of the turn was reached, it is the last token."""
     ended = row[f"{side}_eos_reward"] is not None
     ends = {name: [row[f"{side}_eos_{name}"]] if ended else [] for name in ("reward", "mask")}
     spans = (row[f"{side}_token_start"], row[f"{side}_token_end"])
@@ -124,11 +124,11 @@ def _stored_side(row: Row, side: Side) -> StoredSide:
 
 
 def projected_side(response: str | list[Message], side: ProjectedSide) -> StoredSide:
-    """One response on a policy's tokens, as the page stores it; rewards that nobody knows are NaN.
+    """One response on a policy's tokens, as the page stores it; unknown rewards are NaN.
 
     Args:
-        response: Of the annotated row.
-        side: The same, projected.
+        response: The response of the annotated row.
+        side: Its projection.
     """
     ended = side.eos_reward is not None
     texts = [piece_text(response, piece)[piece.begins : piece.begins + piece.size] for piece in side.pieces]
@@ -148,7 +148,7 @@ def _stored(
     *,
     ended: bool,
 ) -> StoredSide:
-    width = "<u2" if len(whole.text) < 1 << 16 else "<u4"  # the page tells them by the number of bytes
+    width = "<u2" if len(whole.text) < 1 << 16 else "<u4"  # the page tells the width from the number of bytes
     scored = {piece.message for piece in whole.pieces}
     messages = [] if isinstance(response, str) else response
     begins = [0, *accumulate(piece.size for piece in whole.pieces)]
@@ -170,7 +170,7 @@ def _stored(
 
 
 def _turn(message: Message) -> list[str]:
-    """Role and text; whatever else stands in a message, tool calls say, as JSON."""
+    """Role and text; other fields of a message, such as tool calls, as JSON."""
     content = message.get("content")
     parts = [content] if isinstance(content, str) else [] if content is None else [json.dumps(content)]
     parts += [

@@ -1,7 +1,7 @@
-"""Statistics of an annotated dataset, over all of its rows and in one pass.
+"""Statistics of an annotated dataset, over all of its rows in one pass.
 
-Memory does not grow with the tokens: of a row two numbers are kept (its margin and its difference in
-length), of a token nothing but what is counted. The end of the turn counts as a token everywhere.
+Memory does not grow with the number of tokens: only two numbers per row are kept (margin and length
+difference), and tokens are only counted. The end of the turn counts as a token everywhere.
 """
 
 from collections.abc import Iterable
@@ -18,14 +18,14 @@ from .flat import Counts, FlatSide, Numbers, flat_side
 from .groups import Group, GroupMeter
 from .kinds import KINDS
 
-RATIOS = (0.01, *(step / 20 for step in range(1, 21)))  # where the share of |reward| carried is read
+RATIOS = (0.01, *(step / 20 for step in range(1, 21)))  # at which the share of |reward| carried is measured
 POSITIONS = 20  # parts of a response, of equal length
-BARS = 60  # of the histogram of rewards
+BARS = 60  # bins of the histogram of rewards
 
 
 @dataclass(frozen=True)
 class TokenCount:
-    """One text of tokens: how often it occurs, its mean reward in nats, how often it is selected.
+    """Tokens with the same text: their count, their mean reward in nats, how many are selected.
 
     The text is empty for the end of the turn.
     """
@@ -38,17 +38,17 @@ class TokenCount:
 
 @dataclass(frozen=True)
 class SideStatistics:
-    """Of all chosen or all rejected responses.
+    """Statistics of all chosen or all rejected responses.
 
     Attributes:
-        tokens: How many.
-        selected: How many of them are selected.
+        tokens: Number of tokens.
+        selected: Number of selected tokens.
         histogram: Tokens by reward, ``(BARS,)``, between `Statistics.edges`.
-        carried: Share of the sum of |reward| on the tokens that `select_tokens` marks, at each of `RATIOS`.
+        carried: Share of the sum of |reward| on the tokens that `select_tokens` selects at each of `RATIOS`.
         by_position: Mean reward by relative position, ``(POSITIONS,)``, nats; NaN where there is no token.
         kind_tokens: Tokens of each of `KINDS`.
-        kind_selected: Those of them that are selected.
-        texts: Every text that occurs, the most frequent first.
+        kind_selected: Selected tokens of each of `KINDS`.
+        texts: Every token text, the most frequent first.
     """
 
     tokens: int
@@ -63,17 +63,17 @@ class SideStatistics:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of a dataset.
+    """Statistics of a dataset.
 
     Attributes:
-        health: Figures of the oracle.
+        health: Metrics of the oracle.
         margins: Chosen reward minus rejected reward of each row, ``(rows,)``, nats.
         longer: Tokens of the chosen response minus those of the rejected one, ``(rows,)``.
-        edges: Of the histogram of token rewards, ``(BARS + 1,)``, nats; a token in a thousand lies beyond
-            either end.
-        scale: |reward| where the heat map's colours end, in nats: about one token in thirty lies beyond.
-        sides: Of each side.
-        groups: By the value of a column; empty if none was named.
+        edges: Bin edges of the histogram of token rewards, ``(BARS + 1,)``, nats; one token in a thousand
+            lies beyond each end.
+        scale: |reward| at which the heat map's colours saturate, in nats; one token in thirty exceeds it.
+        sides: Statistics of each side.
+        groups: Figures for each value of a column; empty if no column was named.
     """
 
     health: Health
@@ -86,11 +86,11 @@ class Statistics:
 
 
 def measure(tables: Iterable[pa.Table], *, by: str | None = None) -> Statistics:
-    """Statistics of rows that come in tables.
+    """Compute the statistics of rows given as tables.
 
     Args:
-        tables: In the schema of an annotated dataset; at least one row.
-        by: Column whose values are compared.
+        tables: Tables in the schema of an annotated dataset, with at least one row in all.
+        by: Column whose groups are compared.
 
     Raises:
         SettingsError: If that column has too many values.
@@ -149,7 +149,7 @@ class _SideMeter:
             self.texts[text] = self.texts.get(text, 0.0) + row
 
     def statistics(self, edges: Numbers) -> SideStatistics:
-        """Of everything added."""
+        """Statistics of everything added so far."""
         tokens, selected = self.kinds.sum(axis=1)
         seen, rewards = self.positions
         texts = [TokenCount(text, int(n), r / n, int(s)) for text, (n, r, s) in self.texts.items()]
@@ -166,7 +166,7 @@ class _SideMeter:
 
 
 def _carried(tokens: FlatSide, *, highest: bool) -> Numbers:
-    """The sum of |reward| on what `select_tokens` marks in these rows, at each of `RATIOS`."""
+    """The sum of |reward| on the tokens that `select_tokens` selects at each of `RATIOS`."""
     order = np.lexsort((-tokens.rewards if highest else tokens.rewards, tokens.rows))
     up_to = np.concatenate([[0.0], np.cumsum(np.abs(tokens.rewards[order]))])
     counts = tokens_in_share(np.array(RATIOS)[:, None], tokens.sizes)

@@ -182,7 +182,7 @@ def test_filters_leave_the_rows_that_they_name(opened: Opened) -> None:
     page.fill("#search", "BOOK, STORY")
     assert where.inner_text().startswith("Row 13")
     page.fill("#search", "no row says this")
-    assert "No row passes" in page.inner_text("#row")
+    assert "No rows match" in page.inner_text("#row")
 
 
 def test_moving_the_slider_chooses_its_rule(opened: Opened) -> None:
@@ -252,7 +252,7 @@ def test_the_slider_selects_on_the_tokens_that_stand_under_the_oracles(browser: 
     )
     opened = Opened(browser, path, bypass_csp=True)
     (row,) = stored(opened)
-    lines = [(line, side == "chosen") for side in SIDES for line in (row[side], *row[side]["under"])]
+    lines = [(line, side == "chosen") for side in SIDES for line in (row[side], *row[side]["layers"])]
     assert len(lines) == 4
     for ratio, masks in zip(RATIOS, opened.masks("ratio", RATIOS), strict=True):
         for mask, (line, highest) in zip(masks, lines, strict=True):
