@@ -11,7 +11,7 @@ from sepo_data.rules.cutoffs import Cutoffs, RewardCounts
 from sepo_data.rules.groups import RatioBy
 from sepo_data.rules.shares import tokens_in_share
 from sepo_data.rules.token_filter import TokenFilter
-from sepo_data.rules.weights import WEIGHTS, margin_weight, weigh_tokens
+from sepo_data.rules.weights import WEIGHTS, Weights, margin_weight, weigh_tokens
 from sepo_data.selection import Selection
 from sepo_data.settings import SelectionChange
 
@@ -98,6 +98,7 @@ def test_tokens_are_filtered_by_their_whole_text_or_their_id() -> None:
     assert TokenFilter(exclude=(r"\s+",)).allows(texts, ids).tolist() == [True, False, True, True, True]
     assert TokenFilter(exclude=("14", "^$")).allows(texts, ids).tolist() == [True, True, True, False, False]
     assert TokenFilter(include=("[7]",)).allows(texts, ids).tolist() == [False, False, False, True, False]
+    assert TokenFilter(include=("14", "x")).allows(texts, ids).tolist() == [False, False, False, True, False]
     only = TokenFilter(include=(r"\s?\w+",), exclude=("Paris",))
     assert only.allows(texts, ids).tolist() == [False, False, True, True, False]
 
@@ -265,6 +266,15 @@ def test_what_is_not_selected_weighs_nothing_and_nothing_is_negative(name: str) 
         assert found[1] == found[3] == 0
         assert np.isfinite(found).all()
         assert (found >= 0).all()
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_float32_that_a_dataset_stores_weighs_as_the_same_number_in_float64(name: Weights) -> None:
+    stored = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    mask = np.ones(1000, dtype=bool)
+    for highest in (True, False):
+        found, exact = (weigh_tokens(r, mask, name, highest=highest) for r in (stored, stored.astype(float)))
+        assert found.tobytes() == exact.tobytes()
 
 
 def test_unknown_weights_are_refused_with_the_known_ones() -> None:

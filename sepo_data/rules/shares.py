@@ -15,5 +15,5 @@ def tokens_in_share(ratio: npt.ArrayLike, num_tokens: npt.ArrayLike) -> npt.NDAr
         >>> tokens_in_share(0.29, [100, 2]).tolist()
         [29, 1]
     """
-    shares = np.multiply(ratio, num_tokens, dtype=np.float64)
+    shares = np.multiply(ratio, num_tokens)
     return np.asarray(np.maximum(1, np.floor(shares + 1e-9)), dtype=np.int64)  # 0.29 * 100 is 28.999…
