@@ -8,6 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepo_data import SelectionError, SelectionRule, SepoError
+from sepo_data.rules.cutoffs import Cutoffs, RewardCounts
+from sepo_data.rules.groups import RatioBy
+from sepo_data.schema import Sides
 from sepo_data.selection import PER_RESPONSE, select, select_mass, select_random, select_tokens
 
 REWARDS = st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=40)
@@ -102,6 +105,14 @@ def test_a_seed_is_stored_only_where_it_decides() -> None:
         ),
         ({"seed": -1}, "`seed` must not be negative, got -1."),
         ({"rule": "threshold"}, "selection threshold needs a number of nats. Pass `threshold=0.5`."),
+        (
+            {"cutoffs": Cutoffs(0.5, -0.5)},
+            "a threshold has no effect with ratio. Pass `selection=threshold` with it.",
+        ),
+        (
+            {"rule": "all", "ratio_by": RatioBy("topic", {})},
+            "ratios by topic have no effect with all. Use one of ratio, mass, random.",
+        ),
     ],
 )
 def test_a_rule_that_cannot_work_is_refused_in_these_words(fields: dict[str, Any], message: str) -> None:
@@ -119,11 +130,20 @@ def test_one_response_has_no_share_of_a_dataset() -> None:
     )
 
 
+def test_a_dataset_s_cutoffs_are_its_highest_and_its_lowest_rewards() -> None:
+    counts = Sides(RewardCounts(), RewardCounts())
+    counts.chosen.add([0.5, 2.0, 1.0, -1.0])
+    counts.rejected.add([3.0, 0.5, -1.0, -2.0])  # the negatives of -3, -0.5, 1 and 2
+    # half of four chosen tokens are 2 and 1; a quarter of four rejected ones is -3
+    assert SelectionRule("global", 0.5, 0.25).dataset_cutoffs(counts) == Cutoffs(1.0, -3.0)
+
+
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 1.01, 30, float("nan")])
 @pytest.mark.parametrize("rule", ["ratio", "mass", "random"])
 def test_a_ratio_out_of_range_is_refused(rule: str, ratio: float) -> None:
-    with pytest.raises(SelectionError, match=r"must be in \(0, 1\]"):
+    with pytest.raises(SelectionError) as raised:
         select([1.0, 2.0], rule, ratio, highest=True)  # type: ignore[arg-type]
+    assert str(raised.value) == f"ratio must be in (0, 1], got {ratio}. For 30% pass 0.3."
 
 
 def test_rewards_that_are_not_there_or_not_numbers_are_refused() -> None:
