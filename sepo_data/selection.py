@@ -100,7 +100,7 @@ class SelectionRule:
             SelectionError: If there are no rewards, one that may be selected is NaN, or ``global`` has no
                 cutoffs.
         """
-        rewards = np.asarray(token_rewards, dtype=np.float64)
+        rewards = np.asarray(token_rewards)
         if eligible is not None:
             mask = np.zeros(rewards.shape, dtype=bool)
             if eligible.any():

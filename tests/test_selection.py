@@ -64,6 +64,14 @@ def test_two_fifths_of_five_equal_rewards_are_two_whatever_floats_say() -> None:
     assert marked(select_mass([-0.3] * 5, 0.4, highest=False)) == [0, 1]
 
 
+def test_the_mass_of_float32_is_summed_in_float64() -> None:
+    stored = np.array([2**24, 1, 1, 1, 1], np.float32)
+    assert stored[0] + stored[1] == stored[0]  # in float32 the ones would add nothing
+    share = (2**24 + 2) / (2**24 + 4)
+    assert marked(select_mass(stored, share, highest=True)) == [0, 1, 2]
+    assert marked(SelectionRule("mass", share).mask(stored, "chosen", 0)) == [0, 1, 2]
+
+
 def test_mass_without_any_reward_of_its_sign_is_one_token() -> None:
     assert marked(select_mass([-3.0, -1.0], 0.8, highest=True)) == [1]
 
@@ -148,7 +156,7 @@ def test_a_ratio_out_of_range_is_refused(rule: str, ratio: float) -> None:
 
 def test_rewards_that_are_not_there_or_not_numbers_are_refused() -> None:
     for rewards in ([], [1.0, float("nan")]):
-        with pytest.raises(SelectionError, match="non-empty and not NaN"):
+        with pytest.raises(SelectionError, match="^token rewards must be non-empty and not NaN$"):
             select_tokens(rewards, 0.3, highest=True)
 
 
