@@ -156,7 +156,7 @@ def test_a_ratio_out_of_range_is_refused(rule: str, ratio: float) -> None:
 
 def test_rewards_that_are_not_there_or_not_numbers_are_refused() -> None:
     for rewards in ([], [1.0, float("nan")]):
-        with pytest.raises(SelectionError, match="^token rewards must be non-empty and not NaN$"):
+        with pytest.raises(SelectionError, match=r"^token rewards must be non-empty and not NaN$"):
             select_tokens(rewards, 0.3, highest=True)
 
 
