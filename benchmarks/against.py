@@ -1,10 +1,10 @@
-"""Annotation and training of the last commit against those of an earlier one, in turn.
+"""Annotation and training with the last commit and with an earlier one, interleaved.
 
     python benchmarks/against.py COMMIT [--rows 2000] [--steps 60] [--rounds 3] [--json FILE]
 
-Both versions run the same commands with the demo's models, each command a process of one thread. Runs of
-one row and of one step show the start-up. Ratios, last commit to earlier one, are medians over the rounds.
-The token columns that the two write are compared as well.
+Both versions run the same commands with the demo's models, each in a process with one thread. Runs of
+one row and of one step show the startup time. Ratios, last commit to earlier one, are medians over rounds.
+The token columns of both outputs are compared as well.
 """
 
 import argparse
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def unpack(commit: str, folder: Path) -> Path:
-    """The tree of a commit, with the name under which the commands are installed."""
+    """Check out a commit, with the name under which its commands are installed."""
     archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
     with tarfile.open(fileobj=BytesIO(archive)) as tar:
         tar.extractall(folder, filter="data")
@@ -37,7 +37,7 @@ def unpack(commit: str, folder: Path) -> Path:
 
 
 def commands(folder: Path, rows: int, steps: int) -> Iterator[tuple[str, list[str]]]:
-    """What both versions run, by name; the training reads what was annotated before it."""
+    """The commands that both versions run, by name; training reads the annotation made before it."""
     for name, number in (("annotate, 1 row", 1), ("annotate", rows)):
         pairs, output = write_rows(folder / f"{number}.jsonl", number), str(folder / f"annotated-{number}")
         models = ["--oracle", str(DEMO / "oracle"), "--ref", str(DEMO / "reference")]
@@ -50,7 +50,7 @@ def commands(folder: Path, rows: int, steps: int) -> Iterator[tuple[str, list[st
 
 
 def seconds(tree: Path, command: list[str]) -> float:
-    """Of a process that runs a command of a tree."""
+    """Time of a process that runs a command of a tree."""
     began = time.monotonic()
     subprocess.run(
         [sys.executable, "-P", "-m", *command],
@@ -63,7 +63,7 @@ def seconds(tree: Path, command: list[str]) -> float:
 
 
 def main() -> None:
-    """Print a table, and write what was asked for."""
+    """Print a table and write the requested files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,18 +1,18 @@
-"""Annotation against the authors' way, TRL's precomputed references and the arithmetic floor.
+"""Annotation compared with the authors' way, TRL's precomputed references and the arithmetic floor.
 
     python benchmarks/annotation_speed.py [--pairs 16] [--rounds 3] [--json FILE] [--figure FILE.svg]
     python benchmarks/annotation_speed.py --device cuda --dtype bfloat16 --pairs 512
 
-All ways score the same random pairs under the same two random models, in turn, in one process;
-their log-probs are compared first, and medians over the rounds of the ratios are printed.
+All ways score the same random pairs under the same two random models, interleaved in one process.
+Their log-probs are compared first; printed are medians of the ratios over the rounds.
 
 - ours: `logprobs.token_logps` for oracle and reference as `sepo-annotate` prepares them, and the selection.
-- authors' way, written from its description: one response at a time, all logits, moved to the CPU, a
-  log-softmax of all of them there, and a selection that takes the largest reward again and again. Theirs
+- authors' way, reimplemented from its description: one response at a time, all logits moved to the CPU, a
+  log-softmax over all of them there, and a selection that repeatedly takes the largest reward. Theirs
   also keeps the graph of every forward pass; this one does not.
 - TRL 1.16: the code of `precompute_ref_log_probs` itself, batches of 8 pairs in the order of the data, run
-  for both models. It keeps sums of responses only, so it makes no token rewards.
-- floor: the arithmetic that log-probs of all response tokens need, a prompt once a pair, at the
+  for both models. It keeps only sums over responses, so it yields no token rewards.
+- floor: the arithmetic needed for log-probs of all response tokens, with a prompt once per pair, at the
   rate of the fastest matrix product measured in the same run.
 """
 
@@ -62,7 +62,7 @@ Logps = list[np.ndarray]
 
 
 def ours(oracle: Any, ref: Any, pairs: Sequence[RandomPair], batch_tokens: int) -> Logps:
-    """What `sepo-annotate` does between tokenising and writing; the oracle's log-probs are compared."""
+    """Run what `sepo-annotate` does between tokenising and writing; return the oracle's log-probs."""
     sequences = [sequence for pair in pairs for sequence in pair.sequences]
     found = [token_logps(model, sequences, batch_tokens=batch_tokens) for model in (oracle, ref)]
     for i, (high, low) in enumerate(zip(*found, strict=True)):
@@ -90,7 +90,7 @@ def authors_way(oracle: Any, ref: Any, pairs: Sequence[RandomPair]) -> Logps:
 
 
 def trl_precompute(trainer: Any, batches: Sequence[dict[str, Any]]) -> list[torch.Tensor]:
-    """Sums of the chosen and of the rejected responses, of oracle and reference."""
+    """Summed log-probs of chosen and rejected responses, under oracle and reference."""
     return [
         torch.stack(trainer.compute_ref_log_probs(model, batch))
         for model in (trainer.model, trainer.ref_model)
@@ -101,7 +101,7 @@ def trl_precompute(trainer: Any, batches: Sequence[dict[str, Any]]) -> list[torc
 def measure(
     shape: Shape, lengths: Lengths, number: int, rounds: int, device: str, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """All ways on one shape and one distribution of lengths."""
+    """Compare all ways on one shape and one distribution of lengths."""
     pairs = random_pairs(number, lengths, shape.vocabulary)
     usual = [random_model(shape, seed, device, dtype) for seed in (0, 1)]
     packed = [random_model(shape, seed, device, dtype) for seed in (0, 1)]
@@ -146,7 +146,7 @@ def measure(
 
 
 def compare(variants: dict[str, Callable[[], Any]], number: int) -> float:
-    """The largest difference of a token's log-prob to the authors' way; TRL's are sums, of both models."""
+    """Largest difference from the authors' way, per token; for TRL, of sums under both models."""
     right = variants["authors"]()
     sums = [float(np.sum(values, dtype=np.float64)) for values in right]
     by_trl = torch.cat([chunk.cpu() for chunk in variants["TRL"]()], dim=1)[:, :number].double()
@@ -160,7 +160,7 @@ def compare(variants: dict[str, Callable[[], Any]], number: int) -> float:
 
 
 def main() -> None:
-    """Measure, print, and write what was asked for."""
+    """Measure, print, and write the requested files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -185,7 +185,7 @@ def main() -> None:
 
 
 def save(options: argparse.Namespace, place: str, results: Sequence[dict[str, Any]]) -> None:
-    """Write what was asked for, of what is measured so far."""
+    """Write the requested files with the results so far."""
     if options.json:
         write_json(options.json, {"machine": place, "results": results})
     if options.figure:
@@ -194,7 +194,7 @@ def save(options: argparse.Namespace, place: str, results: Sequence[dict[str, An
 
 
 def report(results: Sequence[dict[str, Any]]) -> str:
-    """The table."""
+    """Format the table."""
     header = [
         "head", "lengths (prompt, response)", "pairs/s", "against the authors' way", "against TRL",
         "share of the matrix rate", "against our padded path",

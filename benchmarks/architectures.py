@@ -1,10 +1,10 @@
-"""Every causal architecture of transformers, tiny and random: log-probs and gradients against plain forwards.
+"""Compare log-probs and gradients with plain forward passes for all causal architectures of transformers.
 
     python benchmarks/architectures.py [NAME...]
 
-Windows, chunks and the like are so short that they bite. A line for each: packed, padded or alone (how
-its rows are batched), the largest difference in nats, and of a gradient relative to its size; or refused,
-and why.
+Models are tiny and random, with windows and chunks short enough to matter. Each gets a line: packed, padded
+or alone (how its rows are batched), the largest difference in nats, and that of a gradient relative to its
+size; or refused, with the reason.
 """
 
 import re
@@ -62,7 +62,7 @@ _SIZES = [  # the first pattern that a name of the config matches says how large
 ]
 
 
-_STATED: dict[str, dict[str, Any]] = {  # what a default config leaves open
+_STATED: dict[str, dict[str, Any]] = {  # fields without a usable default
     "bailing_hybrid": {"num_expert_group": 1, "linear_head_dim": 8, "linear_num_heads": 4},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
@@ -93,7 +93,7 @@ _DIVIDE = {"head_dim": 8, "num_key_value_heads": 2, "topk_group": 1, "n_group": 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an architecture: ``kind`` is packed, padded, alone, wrong, refused or not built."""
+    """Result for an architecture; ``kind`` is packed, padded, alone, wrong, refused or not built."""
 
     name: str
     kind: str
@@ -107,14 +107,14 @@ class Outcome:
 
 
 class Tokens(NamedTuple):
-    """A sequence and what is scored of it."""
+    """A sequence and the positions to score."""
 
     input_ids: Ids
     positions: Ids
 
 
 def try_architecture(name: str) -> Outcome:
-    """Score and train a tiny model, and compare."""
+    """Score and train a tiny model and compare."""
     try:
         model = tiny(name)
     except Exception as error:
@@ -128,7 +128,7 @@ def try_architecture(name: str) -> Outcome:
 
 
 def tiny(name: str) -> PreTrainedModel:
-    """A random model of this type, in eval mode, so small that it takes no time."""
+    """A tiny random model of this type, in eval mode."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(name)
     _shrink(config)
@@ -138,7 +138,7 @@ def tiny(name: str) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.mul_(8)  # so that a mistake moves log-probs by more than rounding does
+                parameter.mul_(8)  # so that errors exceed rounding
     torch.nn.Module.eval(model)
     shrunk: PreTrainedModel = model
     return shrunk
@@ -166,15 +166,15 @@ def _shrink(config: Any) -> None:
 
 
 def _sizes_that_follow(config: dict[str, Any]) -> dict[str, int]:
-    """Those that a model computes from others, and a config states again."""
+    """Fields that a model derives from others but the config repeats."""
     found: dict[str, int] = {}
-    if config.get("kv_lora_rank"):  # latent attention: a key for every head, of two parts
+    if config.get("kv_lora_rank"):  # latent attention: every head has a key of two parts
         found |= {"num_key_value_heads": 4, "qk_head_dim": 16, "head_dim": 8}
     if any("mamba" in key or key in ("expand", "state_size") for key in config):  # 4 heads are twice 32
         found |= {"mamba_d_head": 16, "mamba_headdim": 16, "mamba_head_dim": 16, "mamba_d_ssm": 64}
         if config["model_type"] == "mamba2":
             found["head_dim"] = 16
-        if config["model_type"].startswith("zamba"):  # its attention reads twice the hidden size
+        if config["model_type"].startswith("zamba"):  # its attention has twice the hidden size
             found |= {"attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4}
         if config["model_type"] == "zamba2":
             found["n_mamba_heads"] = 4
@@ -205,7 +205,7 @@ def _compared(name: str, model: PreTrainedModel) -> Outcome:
 def _plain(model: PreTrainedModel, one: Tokens) -> torch.Tensor:
     """Log-probs of one sequence from all its logits; its last token is only predicted.
 
-    What is read has the length that a batch gives it: sparse attention (DeepSeek's) breaks ties by it.
+    The input is as long as in a batch, because sparse attention (DeepSeek's) breaks ties by length.
     """
     ids = torch.from_numpy(one.input_ids)
     logits: torch.Tensor = model(input_ids=ids[None, :-1], use_cache=False).logits[0].float().log_softmax(-1)
@@ -214,7 +214,7 @@ def _plain(model: PreTrainedModel, one: Tokens) -> torch.Tensor:
 
 
 def _gradient_off(model: PreTrainedModel, groups: list[list[Tokens]]) -> float:
-    """How far a gradient of batched log-probs is from that of plain ones, relative to its size."""
+    """Relative error of the gradient of batched log-probs against plain ones."""
     packed = is_packed(model)
 
     def gradient(loss: torch.Tensor) -> torch.Tensor:
@@ -230,7 +230,7 @@ def _gradient_off(model: PreTrainedModel, groups: list[list[Tokens]]) -> float:
 
 
 def main() -> None:
-    """The table, and how many of each kind."""
+    """Print the table and the number of each kind."""
     transformers_logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     counts = Counter[str]()

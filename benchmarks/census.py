@@ -1,18 +1,18 @@
-"""Nasty strings × tokenizers × chat templates: wrong spans, what projection loses, what is dropped.
+"""Nasty strings × tokenizers × chat templates: count wrong spans, conservation errors and dropped pairs.
 
     python benchmarks/census.py [--strings STRINGS.jsonl] [--template FILE.jinja]… TOKENIZER…
 
-A tokenizer is a folder or a Hub id. Each goes by its own chat template (or the default that
-training gives to a base model), by every ``--template``, and without any. STRINGS has a ``text``
-a line; the default is those of the tests. Every string is a response, a prompt, and all turns of
-a conversation, read, rendered and encoded as ``sepo-annotate`` does.
+A tokenizer is a folder or a Hub id. Each is used with its own chat template (or the default that
+training gives to a base model), with every ``--template``, and without one. STRINGS has a ``text``
+per line; the default is the strings of the tests. Every string serves as response, as prompt, and as all
+turns of a conversation, read, rendered and encoded as in ``sepo-annotate``.
 
-What a token should own is found again without offsets: its piece of the vocabulary is spelled
-out in bytes and laid along those of the whole rendered text. A span is wrong if it is not that,
-cut to the response. A character of several tokens is each one's; inside what a normaliser rewrote
-(a letter and its marks) any cut is right; a character that no token spells is either neighbour's.
-Wrong as well: a span out of order or of bounds, a gap, a token of the response that is not
-scored or one of the prompt that is, a text that did not come through.
+The correct span of a token is found without offsets: its piece of the vocabulary is spelled out in
+bytes and matched against the whole rendered text. A span is wrong if it differs from that, clipped to
+the response. A character of several tokens belongs to each; inside text that a normaliser rewrote
+(a letter and its marks) any cut is right; a character that no token spells may belong to either neighbour.
+Also wrong: spans out of order or out of bounds, gaps, unscored tokens of the response, scored tokens
+of the prompt, changed texts.
 """
 
 import argparse
@@ -55,16 +55,16 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Spelling:
-    """How a tokenizer writes, from its tokenizer.json: no offsets, nothing of the code under test.
+    """How a tokenizer spells text, read from its tokenizer.json without offsets or any code under test.
 
     Attributes:
-        pieces: What each id spells, in bytes.
-        unknown: Id of the token that stands for what the vocabulary cannot spell, if it has one.
-        added: Ids that stand for a text as it is, the control tokens among them.
+        pieces: The bytes that each id spells.
+        unknown: Id of the unknown token, if there is one.
+        added: Ids of added tokens with a literal text, including control tokens.
         added_texts: Pattern of those texts.
-        normalise: What the normaliser makes of a text, blanks as the vocabulary has them.
-        canon: Puts a space for what the vocabulary cannot tell from one.
-        drops_blanks: Whether those of a text go, and each word's token brings its own.
+        normalise: Normalises a text, with blanks as in the vocabulary.
+        canon: Replaces characters that the vocabulary cannot distinguish from a space.
+        drops_blanks: Whether blanks are dropped and words get a blank from the tokenizer.
     """
 
     pieces: dict[int, bytes]
@@ -77,7 +77,7 @@ class Spelling:
 
 
 def spelling_of(tokenizer: PreTrainedTokenizerBase) -> Spelling:
-    """Read off how a tokenizer spells its tokens."""
+    """Read how a tokenizer spells its tokens."""
     backend = tokenizer.backend_tokenizer
     state = json.loads(backend.to_str())
     shape = json.dumps([state["normalizer"], state["pre_tokenizer"], state["decoder"]], ensure_ascii=False)
@@ -103,7 +103,7 @@ def spelling_of(tokenizer: PreTrainedTokenizerBase) -> Spelling:
         return canon(token).encode()
 
     normalise = backend.normalizer.normalize_str if backend.normalizer else str
-    at = len(normalise("q"))  # a normaliser may put something in front of a text
+    at = len(normalise("q"))  # a normaliser may insert something before a text
     drops_blanks = re.search('"Whitespace(Split)?"', shape)
 
     @lru_cache(maxsize=10**5)
@@ -119,7 +119,7 @@ def spelling_of(tokenizer: PreTrainedTokenizerBase) -> Spelling:
 
 
 def units(spelling: Spelling, text: str) -> list[tuple[int, int, str]]:
-    """A text in the smallest pieces that are normalised alone: from, to, and what becomes of them."""
+    """Split a text into the smallest pieces that are normalised independently: start, end, and result."""
     found: list[tuple[int, int, str]] = []
     cuts = [0, *(cut for match in spelling.added_texts.finditer(text) for cut in match.span()), len(text)]
     for lo, hi in pairwise(cuts):
@@ -134,7 +134,7 @@ def units(spelling: Spelling, text: str) -> list[tuple[int, int, str]]:
 
 
 def bytes_of(spelling: Spelling, text: str) -> tuple[bytes, list[tuple[int, int]]]:
-    """The bytes that tokens have to spell, and from where to where in the text each may stand."""
+    """The bytes that tokens must spell, and the range in the text that each may occupy."""
     octets, places = bytearray(), []
     for start, end, form in units(spelling, text):
         same = re.sub(r"\s", " ", form) == re.sub(r"\s", " ", spelling.canon(text[start:end]))
@@ -146,7 +146,7 @@ def bytes_of(spelling: Spelling, text: str) -> tuple[bytes, list[tuple[int, int]
 
 
 def spelled(spelling: Spelling, octets: bytes, ids: Sequence[int]) -> list[list[int]] | str:
-    """Which bytes of the text each token spells; or where it says something else."""
+    """The bytes of the text that each token spells, or where the token disagrees."""
     found: list[list[int]] = []
     at = 0
     for index, token in enumerate(ids):
@@ -165,7 +165,7 @@ def spelled(spelling: Spelling, octets: bytes, ids: Sequence[int]) -> list[list[
             place = at
             for octet in piece:
                 if octet in BLANKS and (spelling.drops_blanks or octets[place : place + 1] != bytes([octet])):
-                    continue  # the tokenizer's own blank, in front of a word
+                    continue  # a blank that the tokenizer inserts before a word
                 if octets[place : place + 1] != bytes([octet]):
                     place = _behind_blanks(octets, place)
                 if octets[place : place + 1] != bytes([octet]):
@@ -182,9 +182,9 @@ def _behind_blanks(octets: bytes, at: int) -> int:
 
 
 def _end_of_unknown(spelling: Spelling, octets: bytes, at: int, following: Sequence[int]) -> int:
-    """An unknown token reaches to where the next known one can stand."""
+    """An unknown token extends to where the next known one can start."""
     known = next((spelling.pieces[token] for token in following if token != spelling.unknown), b"")
-    patterns = [rb"\s"] if spelling.drops_blanks else []  # its words are apart
+    patterns = [rb"\s"] if spelling.drops_blanks else []  # words are separate
     if known and not (spelling.drops_blanks and known[0] in BLANKS):
         patterns.append(re.escape(known))
     match = re.compile(b"|".join(patterns) or b"$").search(octets, at + 1)
@@ -194,7 +194,7 @@ def _end_of_unknown(spelling: Spelling, octets: bytes, at: int, following: Seque
 def wrong_spans(
     spelling: Spelling, prefix: str, response: str, suffix: str, encoded: EncodedResponse
 ) -> list[str]:
-    """What is wrong with the spans of one response in its context, a line each."""
+    """Errors in the spans of one response in its context, one per line."""
     lo, hi = len(prefix), len(prefix) + len(response)
     start, end = encoded.token_start + lo, encoded.token_end + lo
     octets, places = bytes_of(spelling, prefix + response + suffix)
@@ -214,7 +214,7 @@ def wrong_spans(
         wrong.append("the spans do not cover the response in order")
 
     span_of = dict(zip(scored, zip(start.tolist(), end.tolist(), strict=True), strict=True))
-    # what is rewritten over a seam ends there, for those who stand beside it
+    # text rewritten across a boundary ends there for tokens on either side
     ends = [max((_cut(places[byte], lo)[0] for byte in own), default=0) for own in owned]
     begins = [min((_cut(places[byte], hi)[1] for byte in own), default=hi) for own in owned]
     behind = np.minimum.accumulate([*begins[1:], hi][::-1])[::-1]  # where the next token's text begins
@@ -232,7 +232,7 @@ def wrong_spans(
             (first, first_to), (last, last_to) = places[own[0]], places[own[-1]]
             starts = (min(first, int(before[index])), first_to - 1)
             finishes = (last + 1, max(last_to, int(behind[index])))
-        else:  # a blank of the tokenizer's own: it has no text, and one character beside its place
+        else:  # an inserted blank has no text and owns a character next to its place
             starts = (int(before[index]) - 1, int(behind[index]))
             finishes = (int(before[index]), int(behind[index]) + 1)
         found = span_of[index]
@@ -248,27 +248,27 @@ def wrong_spans(
 
 
 def _cut(place: tuple[int, int], seam: int) -> tuple[int, int]:
-    """Where a place ends, and where it begins; if it reaches over the seam, there."""
+    """End and start of a place, clipped to the boundary."""
     start, end = place
     return (seam, seam) if start < seam < end else (end, start)
 
 
 def context(encoder: ResponseEncoder, prompt: str | Messages) -> tuple[str, str]:
-    """What stands around a response: rendered with an answer that no template changes."""
+    """The text around a response, rendered with an answer that no template changes."""
     if not encoder.chat_template:
         return str(prompt), ""
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     rendered = encoder.tokenizer.apply_chat_template(
         [*turns, {"role": "assistant", "content": PROBE}],
         tokenize=False,
-        strftime_now=datetime(2024, 7, 26).strftime,  # the day that it is in every prompt of sepo's
+        strftime_now=datetime(2024, 7, 26).strftime,  # the fixed date in sepo's prompts
     )
     prefix, suffix = str(rendered).split(PROBE)
     return prefix, suffix
 
 
 def layouts(text: str, *, chat: bool) -> dict[str, Row]:
-    """A string as response, as prompt, and as every turn of a conversation (without a template: as both)."""
+    """Use a string as response, as prompt, and as every turn (without a template: as both)."""
     no = f"No: {text}"
     user, says = {"role": "user", "content": text}, {"role": "assistant", "content": text}
     return {
@@ -291,7 +291,7 @@ def repaired(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Census:
-    """What became of all strings under one tokenizer and template; bounds by layout, string and side."""
+    """Results for all strings with one tokenizer and template; bounds by layout, string and side."""
 
     spans: int
     wrong: list[str]
@@ -300,7 +300,7 @@ class Census:
 
 
 def take(encoder: ResponseEncoder, strings: list[str]) -> Census:
-    """Put every string through one tokenizer and template."""
+    """Run every string through one tokenizer and template."""
     spelling = spelling_of(encoder.tokenizer)
     census = Census(0, [], Counter(), {})
     spans = 0
@@ -333,9 +333,9 @@ def take(encoder: ResponseEncoder, strings: list[str]) -> Census:
 
 
 def conservation_error(source: Census, targets: Sequence[Census]) -> float:
-    """How far sums of random rewards move, at most, in roundings of the sum of |reward|; inf is a failure.
+    """Largest change of a sum of random rewards, in roundings of the sum of |reward|; inf is a failure.
 
-    It fails if a token's reward is unknown, or if equal spans do not give the same rewards bit for bit.
+    It fails if the reward of a token is unknown, or if equal spans do not give bit-identical rewards.
     """
     rng, worst = np.random.default_rng(0), 0.0
     for target in targets:
@@ -351,7 +351,7 @@ def conservation_error(source: Census, targets: Sequence[Census]) -> float:
 
 
 def encoders(name: str, templates: Sequence[Path]) -> dict[str, ResponseEncoder]:
-    """One tokenizer with each of its templates, by the template's name."""
+    """A tokenizer with each template, by the name of the template."""
     messages = pa.schema([("prompt", pa.list_(pa.string()))])
     found = {}
     for template in (None, *templates):
@@ -363,7 +363,7 @@ def encoders(name: str, templates: Sequence[Path]) -> dict[str, ResponseEncoder]
 
 
 def main(strings: Path | None, templates: list[Path], tokenizers: list[str]) -> int:
-    """Print the table, and what is wrong below it; 1 if anything is."""
+    """Print the table with the errors below it; return 1 if there are any."""
     if strings is None:
         texts = runpy.run_path(str(Path(__file__).parent.parent / "tests" / "nasty.py"))["NASTY"]
     else:

@@ -1,4 +1,4 @@
-"""Bytes a token of an annotated dataset, by column: the parquet layout of sepo against plain zstd.
+"""Bytes per token of an annotated dataset, by column: the parquet layout of sepo against plain zstd.
 
 python benchmarks/file_size.py annotated
 """

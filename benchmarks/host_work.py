@@ -1,12 +1,12 @@
-"""Microseconds a token of everything around the models when a dataset is annotated, on one core.
+"""Microseconds per token of all annotation work outside the models, on one core.
 
     python benchmarks/host_work.py PAIRS.jsonl.gz TOKENIZER…
 
-The functions of a run, chunk by chunk, with random log-probs in the place of the models'.
-Every round has a new tokenizer, whose caches are empty. A file of few rows is repeated, each
-time with the responses of other rows behind the prompts: no text comes twice. A token is one
-of the prompt, counted once, or one that is scored. CPU time of the process, the best of the
-rounds. The line of the library is the floor: its time alone, on the same texts.
+Runs the functions of an annotation, chunk by chunk, with random log-probs instead of models.
+Every round has a new tokenizer with empty caches. A file of few rows is repeated, each time
+with responses of other rows after the prompts, so no text occurs twice. Prompt tokens are counted
+once, response tokens if they are scored. CPU time of the process, best of the rounds. The line
+of the library is the floor: its time alone, on the same texts.
 """
 
 import os
@@ -59,7 +59,7 @@ CHATML = (
 
 
 class Clock:
-    """CPU seconds by step; those of a step inside another one count there only."""
+    """CPU seconds by step; a step inside another one counts only as the inner one."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -67,7 +67,7 @@ class Clock:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Measure what runs inside."""
+        """Measure the enclosed code."""
         self._inside.append(0.0)
         began = time.process_time()
         yield
@@ -76,7 +76,7 @@ class Clock:
         self._inside[-1] += spent
 
     def measured(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, measured at every call."""
+        """Wrap a function to measure every call."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with self.step(name):
@@ -86,7 +86,7 @@ class Clock:
 
 
 class MeasuredBackend:
-    """A fast tokenizer whose batches are measured."""
+    """A fast tokenizer that measures its batches."""
 
     def __init__(self, backend: Any, clock: Clock) -> None:
         self._backend = backend
@@ -97,7 +97,7 @@ class MeasuredBackend:
 
 
 def measure_inner_steps(clock: Clock) -> None:
-    """Put the clock around what the functions of a run call themselves."""
+    """Measure functions that are called inside a run."""
     for module, function, name in (
         (encoder, "render", "render"),
         (encoding, "_tokenise", "tokenise: the rest"),
@@ -108,7 +108,7 @@ def measure_inner_steps(clock: Clock) -> None:
 
 
 def enough_rows(source: Source, columns: PairColumns) -> Source:
-    """The source, or if it is short, its prompts with other rows' responses again and again."""
+    """The source; a short one is repeated with the responses of other rows."""
     order = np.arange(len(source.rows))
     repeats = -(-PAIRS // order.size)
     if repeats == 1:
@@ -144,7 +144,7 @@ def scored_by_chance(encoded: EncodedPairs) -> Scores:
 
 
 def record(source: Source, columns: PairColumns) -> RunRecord:
-    """The facts of a run that its chunks and its card ask for."""
+    """Facts of a run, for its chunks and its card."""
     model = ModelRevision("sha256:0", None)
     read = ScoredRows(source.revision, None, source.split, len(source.rows), dict.fromkeys(columns.names))
     return RunRecord(
@@ -159,7 +159,7 @@ def record(source: Source, columns: PairColumns) -> RunRecord:
 
 
 def one_round(source: Source, columns: PairColumns, encoder: ResponseEncoder, clock: Clock) -> Counter[str]:
-    """Annotate the whole source; returns how many pairs and tokens it has."""
+    """Annotate the whole source; return its number of pairs and tokens."""
     kept = passthrough_columns(source.schema, columns)
     schema = annotated_schema(kept, pair_types(source, columns), store_logps=False)
     counts: Counter[str] = Counter()

@@ -1,8 +1,8 @@
-"""How the house is built: rooms, floors, arrows, circles, and the sizes of modules and functions.
+"""Measure the architecture: rooms, floors, arrows, circles, and the sizes of modules and functions.
 
     python benchmarks/house.py
 
-A room is a sub-package or a top-level module of ``sepo_data``, and ``sepo_train`` and ``cli`` as they are.
+A room is a sub-package or a top-level module of ``sepo_data``, or ``sepo_train`` or ``cli``.
 An arrow is an import of one room by another, lazy and type-checking imports included.
 """
 
@@ -18,7 +18,7 @@ PARTS = {path.stem for path in (ROOT / "sepo_data").iterdir() if path.suffix == 
 
 
 def room(name: str) -> str | None:
-    """The room of a dotted name; None for other people's packages."""
+    """The room of a dotted name; None for other packages."""
     package, *rest = name.split(".")
     if package != "sepo_data":
         return package if package in PACKAGES else None
@@ -36,7 +36,7 @@ def imported(module: str, tree: ast.Module) -> set[str]:
 
 
 def circles(graph: dict[str, set[str]]) -> int:
-    """How many circles stand in the way of an order; each is opened before the next is looked for."""
+    """The number of circles; each is broken before the next is searched."""
     found = 0
     while True:
         try:
@@ -49,7 +49,7 @@ def circles(graph: dict[str, set[str]]) -> int:
 
 
 def floors(graph: dict[str, set[str]]) -> int:
-    """Rooms on the longest way down, the lowest room counted."""
+    """Rooms on the longest path down, including the lowest room."""
     height: dict[str, int] = {}
     for name in TopologicalSorter(graph).static_order():
         height[name] = 1 + max((height[other] for other in graph.get(name, ())), default=0)

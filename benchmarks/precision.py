@@ -1,13 +1,13 @@
-"""What TF32, bfloat16 and float16 do to token rewards and to the selected 30%, for rewards of several sizes.
+"""How TF32, bfloat16 and float16 change token rewards and the selected 30%, for rewards of several sizes.
 
     python benchmarks/precision.py MODEL PAIRS.jsonl.gz [--pairs 32] [--device cpu|cuda] [--json FILE]
 
 The reference is the model; the oracles are the same model with noise of several sizes in its weights, so
-their rewards spread by more or less. Both are rounded to bfloat16 first, as most checkpoints are stored:
-what is measured is the rounding of the computation. All go through `sepo-annotate`'s own path, and are
-compared by `sepo_data.precision`, as a run compares its own rows. A second table says what batches of other
-sizes change in each precision. Without a CUDA device TF32 is imitated:
-inputs and weights of every linear layer are rounded to 10 bits, the products are float32.
+their rewards differ in spread. Both are rounded to bfloat16 first, as most checkpoints are stored,
+so only the rounding of the computation is measured. All are scored as in `sepo-annotate` and
+compared by `sepo_data.precision`, as a run compares its own rows. A second table shows what other batch
+sizes change in each precision. Without a CUDA device TF32 is emulated:
+inputs and weights of every linear layer are rounded to 10 bits, products are float32.
 """
 
 import argparse
@@ -40,7 +40,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def read_pairs(data: str, folder: str, number: int) -> list[EncodedPair]:
-    """The first pairs of a dataset that can be used."""
+    """The first usable pairs of a dataset."""
     encoder = response_encoder(AutoTokenizer.from_pretrained(folder))
     source, columns = open_pairs(data)
     return encode_pairs(source.rows, columns, encoder, 1024, 0, min(4 * number, len(source.rows))).pairs[
@@ -49,7 +49,7 @@ def read_pairs(data: str, folder: str, number: int) -> list[EncodedPair]:
 
 
 def with_noise(model: Any, noise: float) -> Any:
-    """A copy whose weights are a little different, rounded to bfloat16."""
+    """A copy with noise in its weights, rounded to bfloat16."""
     torch.manual_seed(0)
     changed = copy.deepcopy(model)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def score(
     device: str,
     batch_tokens: int | None = None,
 ) -> Scores:
-    """Log-probs under both, computed in a precision."""
+    """Log-probs under both models in a precision."""
     models = [copy.deepcopy(model).to(device, dtype) for model in (oracle, ref)]
     for model in models:
         prepare(model, 1024)
@@ -76,7 +76,7 @@ def score(
 
 
 def other_batches(oracle: Any, ref: Any, pairs: Sequence[EncodedPair], device: str) -> list[dict[str, Any]]:
-    """What batches of other sizes change in each precision, beside the usual ones."""
+    """How other batch sizes change the results of each precision."""
     found = []
     for name, dtype in DTYPES.items():
         with matmul_precision("highest"):
@@ -97,7 +97,7 @@ def other_batches(oracle: Any, ref: Any, pairs: Sequence[EncodedPair], device: s
 
 @contextmanager
 def tf32(device: str) -> Iterator[None]:
-    """Products of float32 numbers in TF32, or on a CPU in an imitation of it."""
+    """Compute float32 products in TF32, emulated on a CPU."""
     if device == "cuda":
         with matmul_precision("high"):
             yield
@@ -115,14 +115,14 @@ def tf32(device: str) -> Iterator[None]:
 
 
 def ten_bits(values: Tensor) -> Tensor:
-    """Rounded to the 10 bits behind the first that TF32 keeps of float32's 23, to nearest, ties to even."""
+    """Round to TF32's 10 mantissa bits (float32 has 23), to nearest, ties to even."""
     bits = values.view(torch.int32)
     last_kept = (bits >> 13) & 1
     return ((bits + 0xFFF + last_kept) & ~0x1FFF).view(torch.float32)
 
 
 def main() -> None:
-    """Print a table, and write what was asked for."""
+    """Print a table and write the requested files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -166,7 +166,7 @@ def main() -> None:
 
 
 def report(results: Sequence[dict[str, Any]]) -> str:
-    """A line for each size of the rewards."""
+    """One line for each size of rewards."""
     names = list(dict.fromkeys(r["computed_in"] for r in results))
     rows = []
     for noise in NOISES:

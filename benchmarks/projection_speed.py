@@ -1,10 +1,10 @@
-"""Tokens a second on one core: projection against a plain loop and against tokenising itself.
+"""Tokens per second on one core: projection compared with a plain loop and with tokenising.
 
     python benchmarks/projection_speed.py PAIRS.jsonl.gz ORACLE_TOKENIZER POLICY_TOKENIZER…
 
-The responses of a preference dataset go from the oracle's tokens to each policy's. All
-steps run in turn, several rounds in one process, and the best round counts; tokens are the
-policy's, rewards are random. Text alone matters here, so nothing has to be annotated.
+Projects the responses of a preference dataset from the oracle's tokens onto each policy's. All
+steps are interleaved over several rounds in one process, and the best round counts. Tokens are the
+policy's, rewards are random. Only the texts matter here, so no annotation is needed.
 """
 
 import os
@@ -32,7 +32,7 @@ Tokens = tuple[list[int], list[int]]
 
 
 def responses(dataset: str) -> list[str]:
-    """Both responses of every pair that can be read."""
+    """Both responses of every readable pair."""
     source, columns = open_pairs(dataset)
     pairs = (columns.read(row) for row in source.rows)
     return [
@@ -45,7 +45,7 @@ def responses(dataset: str) -> list[str]:
 
 
 def offsets(encoder: ResponseEncoder, texts: list[str]) -> list[Offsets]:
-    """What a training step would have: the offsets of every text, tokenised one by one."""
+    """Offsets of every text, tokenised one by one as in training."""
     return [encoder.backend.encode(text, add_special_tokens=False).offsets for text in texts]
 
 
@@ -61,7 +61,7 @@ def plain_project(rewards: list[float], source: list[int], target: list[int]) ->
 
 
 def plain_partition(tokens: Tokens) -> list[int]:
-    """Bounds as a loop; a share is the position in the run of tokens that cover a character."""
+    """Bounds computed in a loop; tokens that share a character divide it in order."""
     start, end = tokens
     bounds, first, last = [], 0, 0
     for i, begin in enumerate(start):
@@ -75,7 +75,7 @@ def plain_partition(tokens: Tokens) -> list[int]:
 
 
 def best_times(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds of this process's CPU for each step, the best of the rounds."""
+    """CPU seconds of this process for each step, best of the rounds."""
     times = dict.fromkeys(steps, float("inf"))
     for _ in range(ROUNDS):
         for name, step in steps.items():
@@ -86,7 +86,7 @@ def best_times(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def measure(texts: list[str], oracle: ResponseEncoder, policy: ResponseEncoder) -> None:
-    """Print the table of one pair of tokenizers."""
+    """Print the table for one pair of tokenizers."""
     both = [offsets(encoder, texts) for encoder in (oracle, policy)]
     rows = [(text, a, b) for text, a, b in zip(texts, *both, strict=True) if a and b]
     texts = [text for text, _, _ in rows]

@@ -1,8 +1,8 @@
-"""Peak memory and speed of opening a dataset and reading every pair, for numbers of rows and each reader.
+"""Peak memory and time of opening a dataset and reading every pair, for each reader and number of rows.
 
 python benchmarks/read_memory.py 1000 100000 1000000 [jsonl parquet streaming …]
 
-Memory is what no file backs, sampled during both; each measurement has a process of its own. Linux only.
+Memory is anonymous memory, sampled during both; each measurement runs in its own process. Linux only.
 """
 
 import bz2
@@ -46,7 +46,7 @@ def long_pairs(num_rows: int) -> Iterator[Row]:
 
 
 def conversations(num_rows: int) -> Iterator[Row]:
-    """ShareGPT's, which are written anew."""
+    """ShareGPT conversations, which are rewritten."""
     for row in pairs(num_rows):
         asked = {"from": "human", "value": row.pop("prompt")}
         yield {side: [asked, {"from": "gpt", "value": text}] for side, text in row.items()}
@@ -78,14 +78,14 @@ def lists(num_rows: int) -> Iterator[Row]:
 
 
 def answers(num_rows: int) -> Iterator[Row]:
-    """An answer in each row, those of a prompt far from each other."""
+    """One answer per row, with those of a prompt far apart."""
     prompts = max(1, num_rows // ANSWERS)
     for row in range(num_rows):
         yield {"prompt": f"Question {row % prompts}", "response": f"Answer {row}", "score": row // prompts}
 
 
 def batched(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """A thousand at a time."""
+    """Batches of a thousand rows."""
     rest = iter(rows)
     while some := list(islice(rest, 1000)):
         yield some
@@ -98,13 +98,13 @@ def _table(rows: list[Row]) -> Any:
 
 
 def write_lines(path: Path, rows: Iterable[Row], opened: Callable[..., IO[str]] = open) -> None:
-    """An object a line."""
+    """One object per line."""
     with opened(path, "wt") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def write_zstandard(path: Path, rows: Iterable[Row]) -> None:
-    """An object a line, compressed."""
+    """One object per line, compressed."""
     import pyarrow as pa
 
     with pa.CompressedOutputStream(str(path), "zstd") as file:
@@ -113,14 +113,14 @@ def write_zstandard(path: Path, rows: Iterable[Row]) -> None:
 
 
 def write_zip(path: Path, rows: Iterable[Row]) -> None:
-    """An object a line, in an archive."""
+    """One object per line, in an archive."""
     archive = zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED)
     with archive, archive.open("pairs.jsonl", "w", force_zip64=True) as file:
         file.writelines((json.dumps(row) + "\n").encode() for row in rows)
 
 
 def write_array(path: Path, rows: Iterable[Row]) -> None:
-    """One array, an object a line."""
+    """One array with one object per line."""
     with path.open("w") as file:
         for number, row in enumerate(rows):
             file.write(("," if number else "[") + "\n" + json.dumps(row))
@@ -155,7 +155,7 @@ def write_parquet(path: Path, rows: Iterable[Row]) -> None:
 
 
 def write_arrow(path: Path, rows: Iterable[Row]) -> None:
-    """A stream, as ``datasets`` writes it."""
+    """An Arrow stream, as written by ``datasets``."""
     import pyarrow as pa
 
     with pa.OSFile(str(path), "wb") as sink:
@@ -163,7 +163,7 @@ def write_arrow(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _write_tables(opened: Callable[..., Any], rows: Iterable[Row]) -> None:
-    """Tables of 1000 rows into a writer that is opened with their schema."""
+    """Write tables of 1000 rows with a writer opened for their schema."""
     tables = map(_table, batched(rows))
     first = next(tables)
     with opened(first.schema) as writer:
@@ -172,7 +172,7 @@ def _write_tables(opened: Callable[..., Any], rows: Iterable[Row]) -> None:
 
 
 def write_several(write: Callable[[Path, Iterable[Row]], None], ending: str) -> Callable[..., None]:
-    """Into a folder, some rows in each file."""
+    """Write a folder with some of the rows in each file."""
 
     def written(folder: Path, rows: Iterable[Row]) -> None:
         folder.mkdir()
@@ -183,7 +183,7 @@ def write_several(write: Callable[[Path, Iterable[Row]], None], ending: str) -> 
     return written
 
 
-# reader → ending of the file or folder, which rows, how they are written, what is given as dataset behind it
+# reader → suffix of the path, its rows, how they are written, what follows the path in the name
 READERS: dict[str, tuple[str, Callable[[int], Iterator[Row]], Callable[..., None], str]] = {
     "jsonl": (".jsonl", pairs, write_lines, ""),
     "jsonl, rows of 1.7 kB": (".jsonl", long_pairs, write_lines, ""),
@@ -213,7 +213,7 @@ READERS: dict[str, tuple[str, Callable[[int], Iterator[Row]], Callable[..., None
 
 
 class Watched:
-    """The most memory of this process that no file backs, in MB, while it is open."""
+    """Peak anonymous memory of this process in MB, while entered."""
 
     peak = 0.0
 
@@ -233,7 +233,7 @@ class Watched:
 
 
 def anonymous_mb() -> float:
-    """Memory of this process that no file backs, in MB."""
+    """Anonymous memory of this process in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) / 1024
@@ -241,7 +241,7 @@ def anonymous_mb() -> float:
 
 
 def read(dataset: str, *, streaming: bool) -> None:
-    """Print what the reading took: memory above the imports, seconds of both halves, rows that were read."""
+    """Print memory above the imports, seconds of opening and reading, and the number of rows."""
     import datasets
     import pyarrow.parquet  # noqa: F401  as an import it is no memory of the reading
 
@@ -261,7 +261,7 @@ def read(dataset: str, *, streaming: bool) -> None:
 
 
 def measure(reader: str, num_rows: int, folder: Path, hub: Any) -> str:
-    """One line of the table, from a process of its own."""
+    """Measure one line of the table in its own process."""
     ending, made, write, pattern = READERS[reader]
     path = folder / f"pairs-{num_rows}{ending}"
     write(path, made(num_rows))

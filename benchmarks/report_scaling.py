@@ -1,10 +1,10 @@
-"""`sepo report` for growing datasets: seconds, peak memory, the page's size, and its time in Chromium.
+"""`sepo report` for growing datasets: seconds, peak memory, page size, and load time in Chromium.
 
     python benchmarks/report_scaling.py [--rows 1000 100000 1000000] [--characters 160] [--json FILE]
 
-The rows are pairs of the demo, their responses cut to so many characters and annotated by a Llama with random
-weights. A thousand of them, each numbered, are annotated; larger datasets hold these again and again, written
-and merged by the library as a run of so many rows. Needs Linux, and what `make browser` installs.
+A thousand numbered pairs of the demo, with shortened responses, are annotated by a Llama with random weights.
+Larger datasets repeat these rows, written and merged by the library as a run of that size. Needs Linux and
+`make browser`.
 """
 
 import argparse
@@ -44,7 +44,7 @@ TIMES = """() => {
 
 
 def annotated_rows(folder: Path, characters: int) -> tuple[Manifest, pa.Table]:
-    """A thousand annotated rows."""
+    """Annotate a thousand rows."""
     pairs = [json.loads(line) for line in PAIRS.read_text("utf-8").splitlines()]
     with (folder / "pairs.jsonl").open("w") as file:
         for row in range(ANNOTATED):
@@ -62,7 +62,7 @@ def annotated_rows(folder: Path, characters: int) -> tuple[Manifest, pa.Table]:
 
 
 def repeated(table: pa.Table, lo: int, hi: int) -> pa.Table:
-    """Rows ``lo`` to ``hi`` of the table again and again, each with its number as its id."""
+    """Rows ``lo`` to ``hi`` of the repeated table, each with its number as its id."""
     parts = list[pa.Table]()
     at = lo
     while at < hi:
@@ -77,7 +77,7 @@ def repeated(table: pa.Table, lo: int, hi: int) -> pa.Table:
 
 
 def write_dataset(folder: Path, rows: int, made: Manifest, table: pa.Table) -> Path:
-    """An annotated dataset of so many rows."""
+    """Make an annotated dataset of this many rows."""
     scoring = replace(made.scoring, source=replace(made.scoring.source, rows=rows))
     record = RunRecord(
         **{one.name: getattr(made, one.name) for one in fields(RunRecord)} | {"scoring": scoring}
@@ -90,7 +90,7 @@ def write_dataset(folder: Path, rows: int, made: Manifest, table: pa.Table) -> P
 
 
 def in_chromium(page_file: Path) -> Iterator[dict[str, float]]:
-    """Seconds from opening to the first paint, and to the first row on the screen; three times."""
+    """Seconds until first paint and until the first row is shown, for three visits."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         for _ in range(3):
@@ -102,7 +102,7 @@ def in_chromium(page_file: Path) -> Iterator[dict[str, float]]:
 
 
 def measure(dataset: Path, rows: int) -> dict[str, float]:
-    """One line of the table; the report is made by a process of its own, with an empty cache."""
+    """Measure one line of the table; a new process with an empty cache makes the report."""
     page_file = dataset / "report.html"
     command = [sys.executable, "-m", "sepo_cli.main", "report", str(dataset)]
     environment = {**os.environ, "HF_HOME": str(dataset / "cache")}
@@ -126,7 +126,7 @@ def measure(dataset: Path, rows: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print a line for each number of rows, and write what was asked for."""
+    """Print a line for each number of rows and write the requested files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

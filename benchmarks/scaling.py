@@ -1,11 +1,11 @@
-"""`sepo-annotate` for growing numbers of rows, and with a process more.
+"""`sepo-annotate` for growing numbers of rows, and with two processes.
 
     python benchmarks/scaling.py [--rows 1000 10000 100000] [--shared-rows 6000] [--rounds 3] [--json FILE]
 
-The rows are those of the demo again and again, each with a number of its own, so that no text is scored
-once for two. Growing: a Llama with random weights of a few thousand parameters, so that what is measured
-is the way of the rows, not the models. Shared: the demo's models, one process of one thread on one core
-against two processes on two cores, in turn. Needs Linux.
+The demo's rows are repeated, each with its own number, so that no text is scored once for several rows.
+Growing: a Llama with a few thousand random parameters, so that row handling dominates. Shared: the demo's
+models, one process with one thread on one core compared with two processes on two cores, interleaved. Needs
+Linux.
 """
 
 import argparse
@@ -27,7 +27,7 @@ DEMO = Path(__file__).parent.parent / "demo"
 
 
 def write_rows(path: Path, number: int) -> str:
-    """The demo's pairs, numbered."""
+    """Write the demo's pairs, numbered."""
     lines = (DEMO / "pairs.jsonl").read_text().splitlines()
     with path.open("w") as file:
         for row in range(number):
@@ -56,7 +56,7 @@ def save_tiny_models(folder: Path) -> tuple[str, str]:
 
 
 def start(models: tuple[str, str], data: str, output: Path, core: int | None = None, *options: str) -> Any:
-    """One process of the command, on one core if it is named."""
+    """Start a process of the command, on one core if given."""
     command = [sys.executable, "-m", "sepo_cli.annotate", "--oracle", models[0], "--ref", models[1]]
     command += ["--dataset", data, "--output", str(output), "--device", "cpu", *options]
     prefix = [] if core is None else ["taskset", "--cpu-list", str(core)]
@@ -64,7 +64,7 @@ def start(models: tuple[str, str], data: str, output: Path, core: int | None = N
 
 
 def watch(process: Any) -> tuple[float, float]:
-    """The most memory that a process has, in MB: without and with the pages of mapped files."""
+    """Peak memory of a process in MB, without and with mapped files."""
     anonymous = resident = 0.0
     while process.poll() is None:
         try:
@@ -81,7 +81,7 @@ def watch(process: Any) -> tuple[float, float]:
 
 
 def growing(folder: Path, numbers: Sequence[int]) -> list[dict[str, float]]:
-    """Seconds and memory of runs of so many rows; the first is one of a single row."""
+    """Seconds and memory for each number of rows; the first run has a single row."""
     models = save_tiny_models(folder)
     found = []
     for number in (1, *numbers):
@@ -95,7 +95,7 @@ def growing(folder: Path, numbers: Sequence[int]) -> list[dict[str, float]]:
 
 
 def shared(folder: Path, number: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of one process and of two, each on a core of its own."""
+    """Seconds with one process and with two, each on its own core."""
     os.environ["OMP_NUM_THREADS"] = "1"
     models = (str(DEMO / "oracle"), str(DEMO / "reference"))
     data = write_rows(folder / "shared.jsonl", number)
@@ -117,7 +117,7 @@ def shared(folder: Path, number: int, rounds: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Print two tables, and write what was asked for."""
+    """Print two tables and write the requested files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,6 +1,6 @@
 """Take the screenshots of `docs/report.md`: ``python benchmarks/screenshots.py out/demo``.
 
-The folder is that of ``make demo``; ``make browser`` installs what this needs, Debian's Chromium.
+Takes the folder of ``make demo``, and needs Debian's Chromium, which ``make browser`` installs.
 """
 
 import sys

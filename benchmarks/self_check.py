@@ -1,9 +1,9 @@
-"""What comparing a run's own rows with plain forwards costs: CPU time of annotations with and without it.
+"""Cost of the self-check: CPU time of annotations with and without it.
 
     python benchmarks/self_check.py [ROWS]
 
-The demo's models, random words, float32 on one thread; both in turn, in processes' own time, so that a busy
-machine does not matter.
+The demo's models, random words, float32 on one thread. Runs are interleaved and measured in CPU time, so a
+busy machine does not matter.
 """
 
 import json
@@ -27,7 +27,7 @@ WORDS = ["the", "a", "of", "to", "and", "in", "that", "it", "was", "his", "she",
 
 
 def rows(number: int, file: Path) -> None:
-    """Pairs of prompts of 10 to 40 words and responses of 5 to 120."""
+    """Pairs with prompts of 10 to 40 words and responses of 5 to 120."""
     random = np.random.default_rng(0)
 
     def words(lo: int, hi: int) -> str:
@@ -47,7 +47,7 @@ def seconds(data: Path, output: Path) -> float:
 
 
 def main() -> None:
-    """A line for each round."""
+    """Print a line for each round."""
     torch.set_num_threads(1)
     logging.getLogger("sepo").setLevel(logging.ERROR)
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000

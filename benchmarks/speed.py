@@ -1,4 +1,4 @@
-"""What the two speed benchmarks share: shapes, lengths, counted arithmetic, rounds in turn, the picture."""
+"""Shared by the speed benchmarks: shapes, lengths, counted arithmetic, interleaved rounds, the figure."""
 
 import ctypes
 import gc
@@ -31,7 +31,7 @@ class Shape:
     vocabulary: int
 
 
-# the heads' shares are those of TinyLlama-1.1B, of Qwen2.5-0.5B, and of a tiny model with a large vocabulary
+# head shares of TinyLlama-1.1B, Qwen2.5-0.5B, and a tiny model with a large vocabulary
 CPU_SHAPES = (
     Shape("6%", 1024, 2816, 3, 16, 4, 2048),
     Shape("27%", 1024, 2816, 3, 16, 4, 12288),
@@ -62,7 +62,7 @@ HH = Lengths("HH-RLHF-like", 219, 0.7, 75, 0.8)
 
 @dataclass(frozen=True)
 class Response:
-    """A response in its context, as annotation and training have it."""
+    """A response in its context, as in annotation and training."""
 
     input_ids: Ids
     positions: Ids
@@ -78,7 +78,7 @@ class RandomPair:
 
     @property
     def sequences(self) -> tuple[Response, Response]:
-        """Both responses behind the prompt."""
+        """Both responses after the prompt."""
         first, second = (self._sequence(response) for response in (self.chosen, self.rejected))
         return first, second
 
@@ -88,7 +88,7 @@ class RandomPair:
 
 
 def random_pairs(number: int, lengths: Lengths, vocabulary: int, seed: int = 0) -> list[RandomPair]:
-    """Pairs whose lengths are the quantiles of the distribution, in random order: few pairs have its mean."""
+    """Pairs whose lengths are quantiles of the distribution, so few represent it; in random order."""
     random = np.random.default_rng(seed)
     prompts = _quantiles(number, lengths.prompt, lengths.prompt_spread)
     responses = _quantiles(2 * number, lengths.response, lengths.response_spread)
@@ -130,27 +130,27 @@ def random_model(shape: Shape, seed: int, device: str = "cpu", dtype: torch.dtyp
 
 @dataclass
 class Work:
-    """What a way of computing a batch computes: tokens in the layers, rows of logits, pairs of attention."""
+    """Work to compute a batch: tokens in the layers, rows of logits, query-key pairs of attention."""
 
     tokens: int = 0
     logits: int = 0
     attended: int = 0
 
     def flops(self, shape: Shape) -> float:
-        """Of one forward pass; 2 a multiplication with its addition."""
+        """FLOPs of a forward pass; a multiply-add counts as 2."""
         kv = shape.hidden * shape.kv_heads // shape.heads
         layer = 2 * shape.hidden**2 + 2 * shape.hidden * kv + 3 * shape.hidden * shape.intermediate
         head = shape.hidden * shape.vocabulary
-        attention = 2 * shape.layers * shape.hidden * self.attended  # scores, and the sum of values
+        attention = 2 * shape.layers * shape.hidden * self.attended  # scores and weighted sum of values
         return 2.0 * (shape.layers * layer * self.tokens + head * self.logits + attention)
 
 
 def useful_work(pairs: Sequence[RandomPair], read: Sequence[tuple[Ids, Ids]] | None = None) -> Work:
-    """The least that log-probs of responses need: a prompt once, no token behind the last that is read.
+    """The minimum for log-probs of responses: a prompt once, no token after the last one read.
 
     Args:
         pairs: The pairs.
-        read: Places of the read tokens in each response; None: all.
+        read: Positions of the read tokens in each response; None: all.
     """
     work = Work()
     for i, pair in enumerate(pairs):
@@ -159,7 +159,7 @@ def useful_work(pairs: Sequence[RandomPair], read: Sequence[tuple[Ids, Ids]] | N
         work.attended += prompt * (prompt + 1) // 2
         for j, response in enumerate((pair.chosen, pair.rejected)):
             places = np.arange(response.size) if read is None else read[i][j]
-            seen = int(places[-1])  # of the response, in front of the last read token
+            seen = int(places[-1])  # response tokens before the last one read
             work.tokens += seen
             work.logits += places.size
             work.attended += seen * prompt + seen * (seen + 1) // 2
@@ -167,13 +167,13 @@ def useful_work(pairs: Sequence[RandomPair], read: Sequence[tuple[Ids, Ids]] | N
 
 
 def unpadded_work(pairs: Sequence[RandomPair]) -> Work:
-    """Of every response behind its prompt, one at a time, with all logits."""
+    """Work of scoring one response at a time with all logits."""
     sizes = [response.input_ids.size for pair in pairs for response in pair.sequences]
     return Work(sum(sizes), sum(sizes), sum(size * (size + 1) // 2 for size in sizes))
 
 
 def padded_work(batches: Sequence[Sequence[RandomPair]], *, logits: str) -> Work:
-    """Of batches padded to their longest row, chosen and rejected together; ``logits``: all, responses."""
+    """Work of padded batches, chosen and rejected together; ``logits``: all, responses."""
     work = Work()
     for batch in batches:
         sizes = [pair.prompt.size + r.size for pair in batch for r in (pair.chosen, pair.rejected)]
@@ -186,7 +186,7 @@ def padded_work(batches: Sequence[Sequence[RandomPair]], *, logits: str) -> Work
 
 @torch.inference_mode()
 def matrix_rate(shape: Shape, device: str, dtype: torch.dtype) -> float:
-    """The best rate of a matrix product of the shape's sizes, in FLOP a second."""
+    """Best rate of a matrix product of the shape's sizes, in FLOP per second."""
     best = 0.0
     few, many, times = (1024, 4096, 1) if device == "cpu" else (16384, 32768, 20)  # a launch is not free
     for rows, inner, columns in (
@@ -208,7 +208,7 @@ def matrix_rate(shape: Shape, device: str, dtype: torch.dtype) -> float:
 
 
 def timed(function: Callable[[], object], device: str) -> float:
-    """Seconds of the clock on the wall."""
+    """Wall-clock seconds."""
     if device == "cuda":
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -219,7 +219,7 @@ def timed(function: Callable[[], object], device: str) -> float:
 
 
 def peak_bytes(function: Callable[[], object], device: str) -> int:
-    """Most memory that a call takes above what was there."""
+    """Peak memory of a call above what was allocated before."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -228,7 +228,7 @@ def peak_bytes(function: Callable[[], object], device: str) -> int:
         function()
         return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     function()
     return _status("VmHWM") - before
@@ -241,12 +241,12 @@ def _status(field: str) -> int:
 
 @dataclass(frozen=True)
 class Timing:
-    """Variants that ran in turn: a machine that is busy for a while is so for all of them.
+    """Timings of interleaved variants, so that a busy machine affects all of them.
 
     Attributes:
-        seconds: Of each variant, a round each.
-        rates: Of the matrix product, in FLOP a second, a round each.
-        peaks: Bytes.
+        seconds: Seconds of each variant, per round.
+        rates: Rates of the matrix product in FLOP per second, per round.
+        peaks: Peak memory of each variant, in bytes.
     """
 
     seconds: dict[str, list[float]]
@@ -254,17 +254,17 @@ class Timing:
     peaks: dict[str, int]
 
     def ratio(self, name: str, other: str) -> float:
-        """How many times as long as another a variant took: the median of the rounds."""
+        """Ratio of the times of two variants, median of the rounds."""
         pairs = zip(self.seconds[name], self.seconds[other], strict=True)
         return statistics.median(ours / theirs for ours, theirs in pairs)
 
     def share(self, name: str, flops: float) -> float:
-        """Of the matrix rate at which a variant did this arithmetic: the median of the rounds."""
+        """Share of the matrix rate that a variant reached with this arithmetic, median of the rounds."""
         pairs = zip(self.seconds[name], self.rates, strict=True)
         return statistics.median(flops / seconds / rate for seconds, rate in pairs)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for the JSON."""
+        """Convert to JSON."""
         return {
             "seconds": self.seconds,
             "matrix_gflops": [rate / 1e9 for rate in self.rates],
@@ -280,15 +280,15 @@ def in_turn(
     dtype: torch.dtype,
     largest: dict[str, Callable[[], object]] | None = None,
 ) -> Timing:
-    """Time the variants and a matrix product in turn; the round for memory warms up.
+    """Time the variants and a matrix product, interleaved; measuring memory first warms up.
 
     Args:
-        variants: What is timed, by name.
-        rounds: How often.
-        shape: Of the matrix product.
-        device: Where.
-        dtype: Of the matrix product.
-        largest: The part of each variant that takes most memory; None: all of it.
+        variants: Functions to time, by name.
+        rounds: Number of rounds.
+        shape: Shape of the matrix product.
+        device: Device of the matrix product.
+        dtype: Dtype of the matrix product.
+        largest: The part of each variant that takes the most memory; None: all of it.
     """
     peaks = {name: peak_bytes(run, device) for name, run in (largest or variants).items()}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
@@ -301,13 +301,13 @@ def in_turn(
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A markdown table."""
+    """Format a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def where(device: str, dtype: torch.dtype) -> str:
-    """The machine in words."""
+    """Describe the machine."""
     if device == "cuda":
         tf32 = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
         return f"{torch.cuda.get_device_name()}, {'TF32' if tf32 else str(dtype).removeprefix('torch.')}"
@@ -315,12 +315,12 @@ def where(device: str, dtype: torch.dtype) -> str:
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
-    """One file a run."""
+    """Write one file per run."""
     path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def draw(path: Path, title: str, bars: dict[str, dict[str, float]], label: str) -> None:
-    """Bars by group; each group has the same names."""
+    """Draw grouped bars; all groups have the same names."""
     import matplotlib as mpl
 
     mpl.use("svg")

@@ -1,16 +1,17 @@
-"""A training step of SePO against TRL's DPO and SimPO steps and the authors' SePO step.
+"""A training step of SePO compared with TRL's DPO and SimPO steps and the authors' SePO step.
 
     python benchmarks/training_speed.py [--pairs 16] [--rounds 2] [--json FILE] [--figure FILE.svg]
     python benchmarks/training_speed.py --device cuda --dtype bfloat16 --pairs 64
 
-Forward and backward passes over the same random pairs, in turn, in one process; no optimizer. 30% of
-the response tokens, drawn at random, are selected. Gradients of ours and of the authors' way are compared
-first: they are the same loss. Memory is what the largest batch takes above weights and gradients. The ways
-that keep all logits are left out where memory does not hold those.
+Forward and backward passes over the same random pairs, interleaved in one process, without an optimizer.
+30% of the response tokens, drawn at random, are selected. Gradients of ours and of the authors' way, which
+compute the same loss, are compared first. Memory is that of the largest batch above weights and gradients.
+Ways that keep all logits are left out if these do not fit into memory.
 
 - ours: `collate`, `sequence_logps` and SePO's objective, as the trainer calls them.
-- authors' way, written from its description: all logits of padded pairs, a log-softmax of them, masks.
-- TRL 1.16's DPOTrainer as it runs by default, its reference forward included; CPOTrainer with SimPO's loss.
+- authors' way, reimplemented from its description: all logits of padded pairs, a log-softmax of them, masks.
+- TRL 1.16's DPOTrainer with default settings, including the reference's forward pass; CPOTrainer with
+  SimPO's loss.
 """
 
 import os
@@ -61,11 +62,11 @@ from sepo_train.objectives import sepo_objective
 RATIO = 0.3
 EVERYTHING = slice(None)
 
-Selected = list[tuple[Ids, Ids]]  # places in the chosen and the rejected response
+Selected = list[tuple[Ids, Ids]]  # positions in the chosen and the rejected response
 
 
 def selection(pairs: Sequence[RandomPair]) -> Selected:
-    """30% of each response."""
+    """Select 30% of each response."""
     random = np.random.default_rng(1)
 
     def places(size: int) -> Ids:
@@ -75,7 +76,7 @@ def selection(pairs: Sequence[RandomPair]) -> Selected:
 
 
 def examples(pairs: Sequence[RandomPair], selected: Selected) -> list[Example]:
-    """The pairs as `sepo_train.training` gives them to the trainer."""
+    """The pairs as examples of `sepo_train`."""
     found = []
     for row, (pair, places) in enumerate(zip(pairs, selected, strict=True)):
         sides = []
@@ -89,7 +90,7 @@ def examples(pairs: Sequence[RandomPair], selected: Selected) -> list[Example]:
 
 
 def ours(model: Any, batches: Sequence[Sequence[Example]], total: int) -> None:
-    """As `StageTrainer.compute_loss`."""
+    """Compute the loss as in `StageTrainer.compute_loss`."""
     objective = sepo_objective(1.0, 0.0)
     for batch_examples in batches:
         batch = collate(batch_examples, Forwards(row_padding(model)))
@@ -102,7 +103,7 @@ def ours(model: Any, batches: Sequence[Sequence[Example]], total: int) -> None:
 def authors_way(
     model: Any, batches: Sequence[Sequence[RandomPair]], selected: Sequence[Selected], total: int
 ) -> None:
-    """All logits, and masks."""
+    """Compute the loss from all logits with masks."""
     for pairs, places in zip(batches, selected, strict=True):
         rows = [torch.from_numpy(r.input_ids) for pair in pairs for r in pair.sequences]
         ids = pad_sequence(rows, batch_first=True).to(model.device)
@@ -120,7 +121,7 @@ def authors_way(
 
 
 def trl_dpo(trainer: Any, batches: Sequence[dict[str, Tensor]]) -> None:
-    """The loss of TRL's trainer, its metrics included."""
+    """The loss of TRL's trainer, including its metrics."""
     trainer.model.train()
     for batch in batches:
         trainer._compute_loss(trainer.model, batch, False).backward()
@@ -136,7 +137,7 @@ def trl_simpo(trainer: Any, batches: Sequence[dict[str, Any]]) -> None:
 def measure(
     shape: Shape, lengths: Lengths, micro: int, number: int, rounds: int, device: str, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """All ways on one shape, one distribution of lengths and one micro-batch."""
+    """Compare all ways on one shape, one distribution of lengths and one micro-batch."""
     pairs = random_pairs(number, lengths, shape.vocabulary)
     selected = selection(pairs)
     starts = range(0, number, micro)
@@ -162,7 +163,7 @@ def measure(
             "TRL SimPO": lambda which: trl_simpo(simpo, simpo_batches[which]),
         }
         models += [usual, simpo.model]
-    for model in models:  # gradients are there before memory is taken
+    for model in models:  # gradients are allocated before memory is measured
         for weights in model.parameters():
             weights.grad = torch.zeros_like(weights)
     off = None
@@ -209,16 +210,16 @@ def only(number: Any) -> slice:
 
 
 def all_logits_fit(shape: Shape, batches: Sequence[Sequence[RandomPair]], device: str) -> bool:
-    """Whether the ways that keep all logits of a batch, several times, can run on this machine."""
+    """Whether several copies of all logits of a batch fit into the memory of this machine."""
     most = max(padded_work([batch], logits="all").logits for batch in batches)
     total = torch.cuda.mem_get_info()[1] if device == "cuda" else psutil.virtual_memory().total
-    return most * shape.vocabulary * 4 * 5 < total  # logits, their log-softmax, both gradients, one to spare
+    return most * shape.vocabulary * 4 * 5 < total  # logits, log-softmax, both gradients, one spare
 
 
 def reasons(
     shape: Shape, batches: Sequence[Sequence[RandomPair]], pairs: Sequence[RandomPair], selected: Selected
 ) -> dict[str, float]:
-    """What each measure takes off a DPO step's arithmetic, one after the other."""
+    """How much each measure saves of the arithmetic of a DPO step, cumulatively."""
     whole = padded_work(batches, logits="all")
     unpadded = unpadded_work(pairs)
     shared = useful_work(pairs)
@@ -236,17 +237,17 @@ def reasons(
 
 
 def gradient(model: Any) -> Tensor:
-    """All of it, flat."""
+    """All gradients, flattened."""
     return torch.cat([weights.grad.double().flatten() for weights in model.parameters()])
 
 
 def relative_difference(found: Tensor, right: Tensor) -> float:
-    """L2."""
+    """Relative L2 distance."""
     return float((found - right).norm() / right.norm())
 
 
 def main() -> None:
-    """Measure, print, and write what was asked for."""
+    """Measure, print, and write the requested files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -274,7 +275,7 @@ def main() -> None:
 
 
 def save(options: argparse.Namespace, place: str, results: Sequence[dict[str, Any]]) -> None:
-    """Write what was asked for, of what is measured so far."""
+    """Write the requested files with the results so far."""
     if options.json:
         write_json(options.json, {"machine": place, "results": results})
     if options.figure:
@@ -293,7 +294,7 @@ def save(options: argparse.Namespace, place: str, results: Sequence[dict[str, An
 
 
 def report(results: Sequence[dict[str, Any]]) -> str:
-    """Time and memory."""
+    """Format the table of time and memory."""
     header = [
         "head", "lengths", "pairs at once", "against TRL DPO: time / memory (arithmetic)",
         "against TRL SimPO", "against the authors (arithmetic)", "share of the matrix rate",
@@ -323,7 +324,7 @@ def report(results: Sequence[dict[str, Any]]) -> str:
 
 
 def origins(results: Sequence[dict[str, Any]]) -> str:
-    """Where the ratio to DPO comes from, in shares of a DPO step's arithmetic."""
+    """Format where the saving against DPO comes from, as shares of the arithmetic of a DPO step."""
     names = list(results[0]["comes_from"])
     rows = [
         [r["head"], r["lengths"], r["micro_batch"], *(f"{r['comes_from'][name]:+.0%}" for name in names)]

@@ -1,4 +1,4 @@
-"""TRL's own trainers around a model and random tokens, for the speed benchmarks."""
+"""TRL's trainers with a model and random tokens, for the speed benchmarks."""
 
 import tempfile
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def dpo_trainer(model: Any, ref: Any) -> Any:
-    """A DPOTrainer as it runs by default."""
+    """A DPOTrainer with default settings."""
     return _TokensGiven(
         model=model,
         ref_model=ref,
@@ -79,7 +79,7 @@ def trl_batch(trainer: Any, pairs: Sequence[RandomPair]) -> dict[str, Any]:
 
 
 def simpo_batch(pairs: Sequence[RandomPair], device: str) -> dict[str, Any]:
-    """A batch in the form of CPOTrainer's collator: chosen and rejected padded apart."""
+    """A batch like those of CPOTrainer's collator: chosen and rejected padded separately."""
     batch: dict[str, Any] = {}
     for side in ("chosen", "rejected"):
         ids = [torch.from_numpy(pair.sequences[side == "rejected"].input_ids) for pair in pairs]

@@ -86,7 +86,7 @@ def verify(
         chat_template=chat_template,
     )
     verdict = "give" if found.holds else "do not give"
-    lines = [*describe_verification(found), f"these models {verdict} what the dataset holds"]
+    lines = [*describe_verification(found), f"these models {verdict} the rewards of the dataset"]
     show(as_json, lines, dataset=dataset, holds=found.holds, **plain_fields(found))
     if not found.holds:
         sys.exit(MISMATCH)

@@ -13,6 +13,7 @@ from .ending import saved, show
 from .options import COUNT, FROM_ZERO, command, option, panel
 from .shared import (
     ALLOW_PICKLE,
+    COLUMNS,
     CONFIG_NAME,
     DATA_REVISION,
     DEVICE,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         max_length(),
         CONFIG_NAME,
         DATA_REVISION,
+        *COLUMNS,
     ),
     panel(
         "Sampled answers",

@@ -180,7 +180,7 @@ def _wait_for(executor: PipelineExecutor, run: Run, tasks: int) -> None:
 
 
 def check_complete(executor: PipelineExecutor, tasks: int, logs: str) -> None:
-    """Refuse a run of which a task failed; ``logs`` says where to look."""
+    """Refuse a run with failed tasks; ``logs`` says where to look."""
     if failed := executor.get_incomplete_ranks():
         which = ", ".join(map(str, failed[:8]))
         problem = f"{len(failed)} of {tasks} tasks failed ({which})"

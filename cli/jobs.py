@@ -75,7 +75,7 @@ class _Jobs(JobsPipelineExecutor):  # type: ignore[misc]
 
 
 def run_in_jobs(
-    run: Run, options: Mapping[str, object], tasks: int, workers: int | None, said: Mapping[str, str]
+    run: Run, options: Mapping[str, object], tasks: int, workers: int | None, given: Mapping[str, str]
 ) -> None:
     """Run the tasks as Jobs, wait for them, and fetch their chunks.
 
@@ -84,15 +84,15 @@ def run_in_jobs(
         options: Of ``sepo-annotate``, by name.
         tasks: Number of shards.
         workers: How many Jobs at once; None: all.
-        said: ``folder`` (``hf://…``, where marks and chunks go), ``package`` (what a Job installs to have
-            sepo) and ``flavor`` (its hardware), and some more fields of datatrove's JobsPipelineExecutor.
+        given: ``folder`` (``hf://…``, for completion markers and chunks), ``package`` (installed by a Job to
+            get sepo), ``flavor`` (its hardware), and other fields of datatrove's JobsPipelineExecutor.
 
     Raises:
         SettingsError: If a field is missing or wrong, or a Job could not see what it needs.
         HubError: If the Hub refuses.
         OutputError: If a task failed, or a chunk is another run's.
     """
-    fields = _checked(run, options, tasks, said)
+    fields = _checked(run, options, tasks, given)
     folder = str(fields.pop("folder"))
     try:
         executor = _Jobs(
@@ -114,9 +114,9 @@ def run_in_jobs(
 
 
 def _checked(
-    run: Run, options: Mapping[str, object], tasks: int, said: Mapping[str, str]
+    run: Run, options: Mapping[str, object], tasks: int, given: Mapping[str, str]
 ) -> dict[str, object]:
-    named = {name.replace("-", "_"): value for name, value in said.items()}
+    named = {name.replace("-", "_"): value for name, value in given.items()}
     if wrong := named.keys() - {*REQUIRED, *OPTIONAL}:
         known = ", ".join((*REQUIRED, *OPTIONAL))
         raise SettingsError(f"--hf-jobs {min(wrong)}=… is none of {known}.")
@@ -165,7 +165,7 @@ def _pinned(run: Run, options: Mapping[str, object]) -> dict[str, object]:
 
 
 def _fetch(run: Run, folder: str) -> None:
-    """Bring the chunks that are on the Hub and not here; what is damaged or another run's is no chunk."""
+    """Download chunks that are missing here; damaged chunks and those of another run do not count."""
     there = get_datafolder(f"{folder}/{CHUNKS}")
     there.fs.invalidate_cache()
     for lo, hi in chunk_ranges(run.rows):

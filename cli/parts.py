@@ -14,7 +14,7 @@ from .shared import read_pairs
 if TYPE_CHECKING:
     from sepo_data.runs.folder import Run as AnnotationRun
 
-Fields = dict[str, dict[str, str]]  # by executor, what was said of it
+Fields = dict[str, dict[str, str]]  # fields given on the command line, by executor
 
 
 class ShardType(click.ParamType):  # type: ignore[type-arg]
@@ -98,8 +98,8 @@ def check_parts(
     """Options that say nothing, or contradict each other, are mistakes."""
     if executor is None and (tasks or workers):
         raise click.UsageError("--tasks and --workers need --executor.")
-    for name, said in fields.items():
-        if executor != name and said:
+    for name, of_other in fields.items():
+        if executor != name and of_other:
             raise click.UsageError(f"--{name} needs --executor {name}.")
     if executor is not None and shard != (0, 1):
         raise click.UsageError("--shard is one part, and --executor runs all of them.")

@@ -39,7 +39,7 @@ def describe_report(report: Report) -> list[str]:
     if manifest.precision is not None:
         lines += describe_precision(manifest.precision, manifest.scoring.dtype)
     if manifest.self_check is not None:
-        lines.append(f"rows scored again, alone: log-probs differ by {manifest.self_check:.1g} nats at most")
+        lines.append(f"self-check: log-probs of single rows differ by at most {manifest.self_check:.1g} nats")
     return lines
 
 
@@ -188,7 +188,7 @@ def describe_training(record: "Record") -> list[str]:
         lines.append(f"{'eval' if figures['held_out'] else 'training batches'}: {', '.join(changes)}")
     if record.get("self_check") is not None:
         lines.append(
-            f"rows computed again, alone: log-probs differ by {record['self_check']:.1g} nats at most"
+            f"self-check: log-probs of single rows differ by at most {record['self_check']:.1g} nats"
         )
     lines += [_warning(warning) for warning in run_warnings(figures)]
     if found := verdict(figures):

@@ -30,14 +30,14 @@ class Look(TypedDict, total=False):
 
 Pieces = list[tuple[str, Look]]  # texts, and how click styles them
 
-# Of the 256 colours, which every terminal with colours has; the page's blue and orange, for black text.
+# From the 256 colours of every colour terminal; the page's blue and orange, for black text.
 _HIGH, _LOW = (195, 153, 111), (230, 222, 215)
 _SIDE_COLOURS = {"chosen": "green", "rejected": "red"}
-_NAMED = 5  # tokens of a side whose rewards are written out
+_NAMED = 5  # tokens per side listed with their rewards
 
 
 def describe_row(row: Row, number: int) -> str:
-    """One pair: selected tokens in brackets and, where there are colours, all tokens by their rewards."""
+    """One pair, with selected tokens in brackets and, on a colour terminal, all tokens coloured by reward."""
     prompt = row["prompt"]
     turns = [("prompt", prompt)] if isinstance(prompt, str) else [(m["role"], m["content"]) for m in prompt]
     pieces: Pieces = [(f"row {number}\n", {})]
@@ -50,7 +50,7 @@ def describe_row(row: Row, number: int) -> str:
         pieces += [(f"{_extremes(row, side)}\n", {"dim": True})]
     for colours, end in ((_LOW, f" {-scale:.2f} "), (_HIGH, f" {scale:+.2f} ")):
         pieces.append((end, {"bg": colours[-1], "fg": "black"}))
-    pieces.append((" nats: where the colours end", {"dim": True}))
+    pieces.append((" nats: colours saturate", {"dim": True}))
     return _wrapped(pieces)
 
 
@@ -69,13 +69,13 @@ def describe_projected(row: Row, pair: ProjectedPair) -> str:
 
 
 def _rewards(row: Row, side: str) -> npt.NDArray[np.float64]:
-    """Of the tokens and, where it was seen, the end of the turn."""
+    """Rewards of the tokens and, if it was reached, the end of the turn."""
     ends = [] if row[f"{side}_eos_reward"] is None else [row[f"{side}_eos_reward"]]
     return np.array([*row[f"{side}_token_rewards"], *ends], dtype=np.float64)
 
 
 def _scale(row: Row) -> float:
-    """|reward| where the colours end: about one token in thirty lies beyond."""
+    """|reward| at which colours saturate: about one token in thirty exceeds it."""
     sizes = np.abs(np.concatenate([_rewards(row, side) for side in SIDES]))
     return float(np.quantile(sizes[~np.isnan(sizes)], 0.97)) if not np.isnan(sizes).all() else 1.0
 
@@ -129,7 +129,7 @@ def _marks(whole: OneText, mask: Sequence[bool]) -> list[tuple[int, int]]:
             spans[-1] = (spans[-1][0], end)
         elif selected:
             spans.append((start, end))
-    # blanks in front of a word belong to its token; outside the bracket they read better
+    # blanks before a word belong to its token, but read better outside the bracket
     trimmed = [(end - len(whole.text[start:end].lstrip()), end) for start, end in spans]
     return [(start, end) for start, end in trimmed if start < end]
 
@@ -169,14 +169,14 @@ def _wrapped(pieces: Iterable[tuple[str, Look]]) -> str:
 
 
 def _styled(line: Pieces) -> Iterator[str]:
-    """Neighbours of one style together."""
+    """Join neighbours of the same style."""
     for look, group in groupby(line, key=itemgetter(1)):
         text = "".join(text for text, _ in group)
         yield click.style(text, **look) if look else text
 
 
 def _cells(line: Pieces) -> int:
-    """How wide a terminal shows it."""
+    """Width on a terminal."""
     return sum(
         0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in "WF")
         for text, _ in line

@@ -106,7 +106,7 @@ def limit(settings: type, description: str) -> Option:
 
 
 def push_options(what: str) -> list[Option]:
-    """``--push-to-hub`` and ``--private`` of what is made."""
+    """``--push-to-hub`` and ``--private`` of the result."""
     return [
         option(
             "--push-to-hub", f"Push the finished {what} to this repository, in one commit.", AnnotateSettings,
@@ -122,7 +122,7 @@ NO_REPORT = option(
 
 
 def read_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
-    """``field=value`` of an option that may be repeated, or from a config file a mapping."""
+    """Parse ``field=value`` of a repeatable option, or a mapping from a config file."""
     found = {}
     for pair in pairs:
         name, equals, value = str(pair).partition("=")
@@ -132,9 +132,9 @@ def read_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str,
     return found
 
 
-def read_steps(ctx: click.Context, parameter: click.Parameter, said: tuple[str, ...]) -> tuple[int, ...]:
-    """Steps of an option that may be repeated, or given with commas."""
-    parts = [part.strip() for one in said for part in str(one).split(",")]
+def read_steps(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+    """Parse steps of a repeatable option, which may contain commas."""
+    parts = [part.strip() for one in values for part in str(one).split(",")]
     if wrong := [part for part in parts if not part.isdecimal()]:
         raise click.BadParameter(f"{wrong[0]!r} is not a step, as in {parameter.opts[0]} 4,8,16.")
     return tuple(map(int, parts))
@@ -151,7 +151,7 @@ SIDE_RATIOS = [
     option("--chosen-ratio", "Ratio for chosen responses.", type=SHARE, metavar="R"),
     option("--rejected-ratio", "Ratio for rejected responses.", type=SHARE, metavar="R"),
 ]
-# of every command that selects tokens of an annotated dataset again; what is not given stays as annotated
+# for commands that select tokens of an annotated dataset anew; options left out keep their annotated values
 SELECTION = [
     option("--ratio", RATIO_HELP, type=SHARE, metavar="R"),
     *SIDE_RATIOS,

@@ -8,7 +8,7 @@ PairsOf = Literal["best-worst", "adjacent", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """How a dataset is read; the settings of annotation, `sft` and `dpo` extend it.
+    """How a dataset is read; the settings of annotation, `sft`, `dpo` and evaluation extend it.
 
     Attributes:
         config_name: Configuration, if the dataset has several.

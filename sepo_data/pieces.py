@@ -114,7 +114,7 @@ def one_text(
         text = response_text(side)[begins:]
         piece = Piece(last_message(side), "content", begins, len(text))
         return OneText(text, (piece,), lows - begins, highs - begins)
-    pieces, texts, behind = list[Piece](), list[str](), 0
+    pieces, texts, offset = list[Piece](), list[str](), 0
     shifts = np.zeros(lows.size, np.int32)
     places = list(zip(messages or (), fields or (), strict=True))
     for place, tokens in groupby(range(lows.size), key=places.__getitem__):
@@ -122,6 +122,6 @@ def one_text(
         piece = Piece(*place, int(lows[first]), 0)
         texts.append(piece_text(side, piece)[piece.begins :])
         pieces.append(piece._replace(size=len(texts[-1])))
-        shifts[[first, *others]] = behind - piece.begins
-        behind += len(texts[-1])
+        shifts[[first, *others]] = offset - piece.begins
+        offset += len(texts[-1])
     return OneText("".join(texts), tuple(pieces), lows + shifts, highs + shifts)

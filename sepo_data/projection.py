@@ -114,7 +114,7 @@ def overlaps(source: Bounds, target: Bounds) -> Overlaps:
     cuts.sort(kind="stable")  # two sorted runs: one merge
     cuts = cuts[: cuts.searchsorted(min(source[-1], target[-1]), side="right")]
     ticks = np.diff(cuts)
-    real = np.flatnonzero(ticks)  # a bound of both sides stands twice in the cuts
+    real = np.flatnonzero(ticks)  # a bound of both sides is in the cuts twice
     left = cuts[real]
     return Overlaps(
         source.searchsorted(left, side="right") - 1,

@@ -45,11 +45,11 @@ class Reason(StrEnum):
 
 
 class Unusable(NamedTuple):
-    """What stands in the place of a pair or a conversation that a row does not give.
+    """Replaces the pair or conversation of an unusable row.
 
     Attributes:
         reason: Why.
-        detail: What the template said, where it refuses.
+        detail: The template's message, if it refused the row.
     """
 
     reason: Reason
@@ -60,7 +60,7 @@ class Drops(dict[str, list[int]]):
     """Numbers of the rows that cannot be used, by reason.
 
     Attributes:
-        details: What the template said first, where it refuses, by reason.
+        details: The template's first message by reason, if it refused rows.
     """
 
     def __init__(self, rows: Iterable[tuple[str, list[int]]] = ()) -> None:

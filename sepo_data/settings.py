@@ -93,7 +93,7 @@ class ProjectionSettings:
             source: they come back the same only if no row before was dropped (and always with
             ``majority``); the number of selected tokens is the same anyway.
         projection: ``sum`` projects the rewards and selects again on the policy's tokens;
-            ``majority`` selects the tokens of which the dataset's own selection covers at
+            ``majority`` selects tokens that the dataset's own selection covers by at
             least half, whatever ``selection`` is.
         weights: ``mask`` weights all selected tokens equally; for the others see `rules.weights`.
         max_length: Maximum tokens of prompt and response together; responses are cut.

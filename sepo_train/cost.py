@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from accelerate import Accelerator
 
-COSTS = ("tokens", "trained_tokens", "seconds")  # read by the model, carrying loss; of the steps alone
+COSTS = ("tokens", "trained_tokens", "seconds")  # read by the model; with loss; seconds of the steps alone
 
 
 class Cost:
@@ -15,11 +15,11 @@ class Cost:
         self.taken = dict.fromkeys(COSTS, 0.0)  # since the last log
 
     def add(self, name: str, amount: float) -> None:
-        """Of one of `COSTS`."""
+        """Add to one of `COSTS`."""
         self.taken[name] += amount
 
     def logged(self, history: Sequence[Mapping[str, float]], accelerator: Accelerator) -> dict[str, float]:
-        """The costs so far, as they are logged, those before a stop included; tokens are of all processes."""
+        """The costs so far, for the log, including those before an interruption; tokens of all processes."""
         counts = torch.tensor([int(self.taken[name]) for name in COSTS[:2]], device=accelerator.device)
         taken = [*accelerator.reduce(counts, "sum").tolist(), self.taken["seconds"]]
         self.taken = dict.fromkeys(COSTS, 0.0)

@@ -1,4 +1,4 @@
-"""How far a policy has gone from the model that it started from, while it trains.
+"""How far a policy has moved from its initial model during training.
 
 Log-probs of a batch's responses do not say it: those are texts that somebody else wrote. So the
 policy answers a few prompts itself, and at each state that it comes to the KL divergence from the
@@ -44,7 +44,7 @@ class Distance:
     def __init__(
         self, start: Start, settings: TrainSettings, examples: Sequence[Example], most: float
     ) -> None:
-        """Choose the prompts, and load the start unless it is the policy without its new adapter.
+        """Choose the prompts, and load the initial model unless it is the policy without its new adapter.
 
         Raises:
             SettingsError: If no prompt leaves room for an answer.
@@ -64,8 +64,8 @@ class Distance:
 
         Args:
             policy: The model in training, unwrapped; left as it was.
-            dtype: What it computes in where that is not the dtype of its weights.
-            share: Which of how many processes takes its part of the prompts.
+            dtype: Compute dtype, if it differs from that of the weights.
+            share: Rank and number of the processes that divide the prompts.
         """
         device = policy.device
         prompts = self.prompts[share[0] :: share[1]]
@@ -80,7 +80,7 @@ class Distance:
                 found = []
                 for lo in range(0, len(prompts), AT_ONCE):
                     some = prompts[lo : lo + AT_ONCE]
-                    # the same random numbers at every measurement: less of the change is chance
+                    # the same random numbers at every measurement reduce noise
                     answers = continued(policy, some, self.ends, NEW_TOKENS, 1.0, 1.0, self.seed + lo)
                     found += visited_kl(policy, other, some, answers, as_start)
                 return found
@@ -90,7 +90,7 @@ class Distance:
 
 
 def watched(distance: Distance, trainer: Trainer) -> dict[str, float]:
-    """Measure for the log; the training ends if the policy is too far from its start."""
+    """Measure for the log; end the training if the policy is too far from its initial model."""
     args, accelerator = trainer.args, trainer.accelerator
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     share = (accelerator.process_index, accelerator.num_processes)
@@ -122,7 +122,7 @@ def _prompts(examples: Sequence[Example], most: int) -> list[list[int]]:
 
 
 def _frozen(start: Start, settings: TrainSettings) -> Any:
-    """The start in memory a second time."""
+    """Load a second copy of the initial model."""
     checkpoint = start.description.checkpoint
     model: Any = load_base(checkpoint, dtype=getattr(torch, settings.dtype), device_map=None)
     if checkpoint.adapter is not None:

@@ -61,11 +61,11 @@ class Example:
 
 
 def selected_only(sequence: WeightedSequence, switches: Sequence[int] = ()) -> WeightedSequence:
-    """The tokens with weight; whatever follows the last of them has no effect and is cut.
+    """Keep the tokens with weight, and cut everything after the last of them, which has no effect.
 
     Args:
         sequence: With all tokens of its response.
-        switches: Of LongRoPE: a sequence that is longer than one of them stays so, by a token without weight.
+        switches: Lengths at which LongRoPE switches; a longer sequence keeps a token beyond, without weight.
     """
     kept = sequence.weights > 0
     for switch in switches:
@@ -137,7 +137,7 @@ def hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list
         PreferenceError: If none is left to train on.
     """
     wanted = max(1, round(settings.eval_fraction * len(examples))) if settings.eval_fraction else 0
-    by_prompt: dict[bytes, list[int]] = {}  # a prompt in the training set says much about its other pairs
+    by_prompt: dict[bytes, list[int]] = {}  # pairs of one prompt are alike
     for i, example in enumerate(examples):
         sequence = example.sequences[0]
         by_prompt.setdefault(sequence.input_ids[: sequence.positions[0]].tobytes(), []).append(i)

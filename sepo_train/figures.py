@@ -6,8 +6,8 @@ No torch here: the summary of a run, its model card and its page say the same.
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-COLLAPSE = -1.0  # nats a token: on average e times less likely than at the start
-MOVED = 0.005  # of the loss at the start; less is no change
+COLLAPSE = -1.0  # nats per token: on average e times less likely than at the start
+MOVED = 0.005  # share of the initial loss; smaller changes do not count
 _RECORDED = ("loss", "margin", "accuracy", "logps/", "drift/", "length/")  # of what the Trainer logs
 
 # What people look at before and after: name, label, format.
@@ -69,7 +69,7 @@ def run_figures(history: Sequence[Logged], *, held_out: bool) -> Figures:
 
 
 def verdict(figures: Figures) -> str:
-    """What came of a run, in a line without a full stop; empty if it has no figures.
+    """The verdict on a run, in a line without a full stop; empty if it has no figures.
 
     Args:
         figures: From `run_figures`.
@@ -84,7 +84,7 @@ def verdict(figures: Figures) -> str:
         return ""
     changes = f"loss {start['loss']:.4f} -> {end['loss']:.4f}"
     if not figures["held_out"]:
-        logs = f"; on the training batches {changes}" if start != end else ""  # else it is one log
+        logs = f"; on the training batches {changes}" if start != end else ""  # a single log has no change
         return f"unknown: no rows were held out{logs}"
     if "accuracy" in start and "accuracy" in end:
         changes += f", accuracy {start['accuracy']:.1%} -> {end['accuracy']:.1%}"
@@ -94,7 +94,7 @@ def verdict(figures: Figures) -> str:
 
 
 def run_warnings(figures: Figures) -> list[str]:
-    """What somebody should know before using the model; settings are in backticks.
+    """Warnings for users of the model; settings are in backticks.
 
     Args:
         figures: From `run_figures`.
@@ -121,7 +121,7 @@ def run_warnings(figures: Figures) -> list[str]:
 
 
 def collapse(what: str, drift: float) -> str:
-    """That chosen responses became unlikely; ``drift`` in nats per token."""
+    """The warning that chosen responses became unlikely; ``drift`` in nats per token."""
     return (
         f"{what} of chosen responses are {-drift:.1f} nats less likely than at the start: the model collapses"
     )

@@ -33,7 +33,7 @@ _HARMLESS = re.compile(
 
 
 class ModelPart(TypedDict, total=False):
-    """What the record says about the model that was trained; ``base`` of an adapter."""
+    """The trained model in the record; an adapter has a ``base``."""
 
     name: str
     revision: str
@@ -64,7 +64,7 @@ class RowsPart(TypedDict):
 
 
 class Record(TypedDict, total=False):
-    """The content of ``sepo_training.json``; what an older version did not know is missing."""
+    """The content of ``sepo_training.json``; facts unknown to an older version are missing."""
 
     schema_version: str
     sepo_version: str
@@ -188,9 +188,9 @@ def remove_checkpoints(output_dir: Path, kept: Collection[int] = ()) -> None:
 
 
 def leave_models(output_dir: Path) -> None:
-    """Delete from the checkpoints of a finished run what only a run that goes on needs."""
+    """Delete from the checkpoints of a finished run what only resuming needs."""
     for path in output_dir.glob("checkpoint-*"):
-        (path / TRAINER_STATE).unlink(missing_ok=True)  # the first: without it no run goes on from there
+        (path / TRAINER_STATE).unlink(missing_ok=True)  # first, since no run resumes without it
         for pattern in _TRAINING_STATE:
             for file in path.glob(pattern):
                 file.unlink()

@@ -62,7 +62,7 @@ class Data:
         facts: What the record says about the dataset.
         notes: Counts of things a user should know, by description.
         transfer: How an annotation fits the policy's vocabulary, in one line.
-        details: What the chat template said first, by the reason why it refused rows.
+        details: The chat template's first message, by the reason why it refused rows.
     """
 
     examples: list[Example]

@@ -1,4 +1,4 @@
-"""Which learning rates a `sepo` stage is known to bear.
+"""Learning rates known to work for the stage `sepo`.
 
 At the rate that suits DPO it goes several times as far from its start in as many steps and
 degenerates; a quarter of that rate does not (docs/evidence.md). Only two sizes are known: the
@@ -35,15 +35,15 @@ def suitable_rate(num_parameters: int) -> float:
 
 
 def warn_of_rate(stage: str, model: "nn.Module", settings: TrainSettings) -> None:
-    """Say so where ``sepo`` trains all weights at a rate far above that; adapters want higher ones."""
+    """Warn if ``sepo`` trains all weights at a far higher rate; adapters need higher ones."""
     trained = sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
     if stage != "sepo" or trained < sum(weights.numel() for weights in model.parameters()):
         return
     suitable = suitable_rate(trained)
     if settings.learning_rate > TOO_MUCH * suitable:
         log.warning(
-            "`learning_rate=%g` is %.0f times what `sepo` is known to bear at %s parameters, and may let the "
-            "model collapse. Try %.1g, or let `max_kl` end the training in time.",
+            "`learning_rate=%g` is %.0f times the rate known to work for `sepo` at %s parameters: the "
+            "model may collapse. Try %.1g, or let `max_kl` end the training in time.",
             settings.learning_rate,
             settings.learning_rate / suitable,
             f"{trained:,}",

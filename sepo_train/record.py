@@ -16,12 +16,12 @@ from .settings import TrainSettings
 
 RECORD_VERSION = "1.0"
 
-# Settings about locations, or that are elsewhere in the record.
+# Settings about locations, or recorded elsewhere.
 _NOT_IN_RECORD = {
     "output_dir", "config_name", "split", "revision", "model_revision", "push_to_hub", "private",
     "training_arguments", "chat_template", "learning_rate", "num_train_epochs", "batch_size",
     "micro_batch_size", "dtype", "max_steps", "save_at",
-    "no_eos",  # stands in `exclude_tokens`
+    "no_eos",  # part of `exclude_tokens`
 }  # fmt: skip
 _TRAINING = (
     "max_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2",

@@ -35,11 +35,11 @@ class _Batches:
 
     @property
     def forwards(self) -> Forwards:
-        """The batches as they have to be now."""
+        """How batches must be made now."""
         return replace(self._forwards, padding=row_padding(self.model), alone=self.alone)
 
     def active(self) -> AbstractContextManager[object]:
-        """Nothing to do: the model is trained as it is."""
+        """Nothing to switch in training."""
         return nullcontext()
 
     @torch.no_grad()

@@ -208,7 +208,7 @@ def sepo_training(policy: str, dataset: str, settings: SepoSettings) -> Training
     by_policy = start.max_length < settings.max_length
     facts = annotated_facts(annotated, split)
     data = _projected_data(rows, numbers, start.encoder, projection, weight, facts, by_policy=by_policy)
-    if settings.projection == "sum":  # the record has the effective choice, whoever made it
+    if settings.projection == "sum":  # the record has the effective choice, explicit or not
         settings = settings.with_selection(projection.selection)
     referenced = settings.loss == "dpo"
     return Training(
@@ -232,7 +232,7 @@ def _projected_data(
     *,
     by_policy: bool,
 ) -> Data:
-    """Annotated rows as examples for a policy's tokens; says how much of the annotation arrives there."""
+    """Annotated rows as examples on a policy's tokens, with a report of how much survives projection."""
     examples: list[Example] = []
     notes = Counter[str]()
 

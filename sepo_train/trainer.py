@@ -104,7 +104,7 @@ class _StopWhenAsked(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Refuse steps that never come."""
+        """Refuse steps after the end of the training."""
         if (last := max(self.trainer.save_at, default=0)) > state.max_steps:
             raise SettingsError(
                 f"`save_at` has step {last}, and this training ends at {state.max_steps}. Leave it out, or "
@@ -126,7 +126,7 @@ class _StopWhenAsked(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Where some checkpoints are kept, the Trainer removes none."""
+        """Remove checkpoints in place of the Trainer if some are kept."""
         if self.trainer.save_at and args.should_save:
             remove_checkpoints(Path(str(args.output_dir)), {*self.trainer.save_at, state.global_step})
 
@@ -134,7 +134,7 @@ class _StopWhenAsked(TrainerCallback):
 class StageTrainer(Trainer):
     """Trains a causal language model on one stage's objective."""
 
-    loss_is_scaled_for_ga = True  # by `compute_loss`
+    loss_is_scaled_for_ga = True  # `compute_loss` scales it
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class StageTrainer(Trainer):
         self.warned = False
         self.everything = [*train, *held_out]
         self.self_check: float | None = None  # nats
-        self.began = 0.0  # when the step in hand was
+        self.began = 0.0  # when the current step began
         super().__init__(
             model=model,
             args=arguments,
@@ -196,7 +196,7 @@ class StageTrainer(Trainer):
         self.forwards, off = checked_forwards(self.model, self.everything, size, self.forwards)
         if self.forwards.alone and self.args.world_size > 1:
             raise TrainingError(
-                "the model's numbers depend on what else is in a batch. Train it with one process, which "
+                "the model's log-probs depend on the other rows of a batch. Train it with one process, which "
                 "computes every row alone."
             )
         self.self_check = off if math.isfinite(off) else None

@@ -87,9 +87,9 @@ class Training:
             PreferenceError: With the reasons for dropped rows.
         """
         if not self.data.examples:
-            said = {reason: f" ({detail.rstrip('.')})" for reason, detail in self.data.details.items()}
+            hints = {reason: f" ({detail.rstrip('.')})" for reason, detail in self.data.details.items()}
             reasons = [
-                f"{count:,} {reason}{said.get(reason, '')}" for reason, count in self.data.dropped.items()
+                f"{count:,} {reason}{hints.get(reason, '')}" for reason, count in self.data.dropped.items()
             ]
             name = self.data.facts["name"]
             raise PreferenceError(f"{name}: nothing is left to train on: {', '.join(reasons)}.")
@@ -264,7 +264,7 @@ def _save(trainer: StageTrainer, start: Start, output_dir: Path, record: Record)
     try:
         trainer.save_model(str(output_dir))
         if trainer.args.should_save:
-            (output_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
+            (output_dir / "training_args.bin").unlink(missing_ok=True)  # an unneeded pickle
             write_card(output_dir, record)
             for path in output_dir.glob("*.safetensors"):  # they are created readable by their owner only
                 path.chmod((output_dir / "README.md").stat().st_mode)

@@ -231,7 +231,7 @@ def test_shards_and_merge_give_the_bytes_of_one_run(tmp_path: Path, models: tupl
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, models: tuple[str, str]) -> None:
+def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path: Path, models: tuple[str, str]) -> None:
     data = write_jsonl(tmp_path / "prefs.jsonl", pairs(600))
     annotate(data, *models, AnnotateSettings(output=tmp_path / "whole"))
     settings = AnnotateSettings(output=tmp_path / "stopped")
@@ -304,7 +304,7 @@ def test_a_changed_end_token_is_another_run(tmp_path: Path) -> None:
         run(tmp_path, plain, rows)
 
 
-def test_a_licence_may_be_given_to_a_run_that_goes_on(tmp_path: Path, models: tuple[str, str]) -> None:
+def test_a_licence_may_be_given_to_a_resumed_run(tmp_path: Path, models: tuple[str, str]) -> None:
     data = write_jsonl(tmp_path / "prefs.jsonl", pairs(300))
     settings = AnnotateSettings(output=tmp_path / "out")
     assert annotate(data, *models, settings, stop=lambda: True).stopped

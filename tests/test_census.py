@@ -70,7 +70,7 @@ PLANTED: dict[str, tuple[Callable[[EncodedResponse], EncodedResponse], str]] = {
 
 @pytest.mark.parametrize("planted", PLANTED)
 @pytest.mark.parametrize("template", [CHATML, None])
-def test_what_is_planted_is_seen(planted: str, template: str | None) -> None:
+def test_planted_errors_are_found(planted: str, template: str | None) -> None:
     encoder = response_encoder(tiny_tokenizer("byte_bpe", template))
     response = "Paris and 中文 jumps"
     chat = encoder.render("Say it:", response)

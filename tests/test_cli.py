@@ -234,7 +234,7 @@ def test_a_row_is_shown_on_a_policys_tokens_and_its_transfer_measured(
     assert by_other != by_oracle  # marked on its own tokens
 
 
-def test_a_row_that_a_policy_cannot_read_is_said_so(models: tuple[str, str], annotated: Path) -> None:
+def test_a_row_that_a_policy_cannot_read_is_reported(models: tuple[str, str], annotated: Path) -> None:
     found = command("inspection", annotated, "--tokenizer", models[0], "--max-length", 3)
     assert found.exit_code == 0, found.stderr
     assert "cannot be trained on: prompt longer than the maximum length" in found.stdout

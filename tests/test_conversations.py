@@ -64,7 +64,7 @@ def test_messages_are_trained_up_to_the_last_of_the_assistant(tmp_path: Path) ->
     assert found.counts == {SHORTENED: 1}
 
 
-def test_messages_win_over_the_columns_beside_them(tmp_path: Path) -> None:
+def test_messages_win_over_the_columns_next_to_them(tmp_path: Path) -> None:
     # as ultrachat_200k and ultrafeedback_binarized have them
     row = {"prompt": "Hi", "prompt_id": "7f", "messages": [HI, HELLO], "chosen": [HI, GOODBYE]}
     row["rejected"], row["completion"] = [HI, BYE], "Never"

@@ -196,7 +196,7 @@ def test_blanks_at_either_end_of_prompt_and_response_are_kept(chat_template: boo
     assert tokenizer.decode(ids.tolist()) == response
 
 
-def test_of_the_blanks_behind_a_speaker_one_is_the_transcript_s() -> None:
+def test_one_blank_after_a_speaker_belongs_to_the_transcript() -> None:
     encoder = response_encoder(tiny_tokenizer())
     turns = [
         {"role": "user", "content": "  Hi \n"},

@@ -58,7 +58,7 @@ def test_a_column_that_cannot_say_it_stops_the_run(tmp_path: Path) -> None:
         open_pairs(data, DatasetSpec(truncated_column="cut"))
 
 
-def test_no_end_is_scored_behind_a_cut_response(tmp_path: Path) -> None:
+def test_no_end_is_scored_after_a_cut_response(tmp_path: Path) -> None:
     oracle, ref = save_pair(tmp_path / "models", template=CHATML)
     plain = write_jsonl(tmp_path / "plain.jsonl", [text_pair()] * 3)
     marked = write_jsonl(tmp_path / "marked.jsonl", [text_pair(chosen_truncated=i != 1) for i in range(3)])

@@ -177,6 +177,16 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
     assert said in result.output.splitlines()[-1]
 
 
+def test_columns_are_named_as_in_annotation(tmp_path: Path, models: tuple[str, str]) -> None:
+    renamed = [{"prompt": row["prompt"], "x": row["chosen"], "y": row["rejected"]} for row in ROWS]
+    prefs = write_jsonl(tmp_path / "renamed.jsonl", renamed)
+    refused = run(models, prefs, "--samples", 0)
+    assert refused.exit_code == 1
+    assert "name the right one with --chosen-column." in refused.output
+    found = run(models, prefs, "--samples", 0, "--chosen-column", "x", "--rejected-column", "y")
+    assert found.stdout.startswith("all pairs: 11 pairs, accuracy "), found.output
+
+
 def test_counts_out_of_range_are_refused() -> None:
     with pytest.raises(SettingsError, match="`samples` must be at least 0, got -1"):
         EvaluateSettings(samples=-1)

@@ -102,7 +102,7 @@ def test_a_mark_without_its_chunk_is_taken_back(tmp_path: Path, arguments: list[
     assert_same_files(output, whole)
 
 
-def test_no_task_goes_on_behind_a_command_that_was_killed(tmp_path: Path, arguments: list[str]) -> None:
+def test_no_task_survives_a_killed_command(tmp_path: Path, arguments: list[str]) -> None:
     command = [sys.executable, "-m", "sepo_cli.annotate", *arguments, "--output", str(tmp_path / "out")]
     process = subprocess.Popen(
         [*command, "--executor", "local", "--tasks", "3", "--workers", "2"],
@@ -158,7 +158,7 @@ def test_a_ray_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     assert_same_files(output, whole)
 
 
-def test_a_task_that_failed_on_ray_is_said_and_runs_again(
+def test_a_task_that_failed_on_ray_is_reported_and_runs_again(
     tmp_path: Path, arguments: list[str], whole: Path
 ) -> None:
     pytest.importorskip("ray")

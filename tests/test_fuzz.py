@@ -460,7 +460,7 @@ def test_the_manifest_as_it_was_is_read_in_every_way_and_one_of_other_rows_in_no
 
 
 @fuzz(25, st.binary(max_size=40) | VALUES.map(as_json) | st.just(b"[" * 100_000))
-def test_what_is_no_manifest_is_refused_in_one_line(
+def test_an_invalid_manifest_is_refused_in_one_line(
     tmp_path: Path, annotated: Path, models: tuple[str, str], content: bytes
 ) -> None:
     folder = changed_folder(annotated, tmp_path, MANIFEST_NAME, content)

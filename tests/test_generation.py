@@ -199,7 +199,7 @@ def test_a_question_file_of_another_benchmark_is_refused(
     assert said in result.output.splitlines()[-1]
 
 
-def test_what_is_no_json_and_an_answer_file_that_exists_are_refused(tmp_path: Path, model: str) -> None:
+def test_invalid_json_and_an_existing_answer_file_are_refused(tmp_path: Path, model: str) -> None:
     (tmp_path / "q.jsonl").write_text("{half")
     command = ("--model", model, "--prompts", tmp_path / "q.jsonl", "--format", "jsonl", "--output")
     assert "cannot be read" in run(*command, tmp_path / "a").output
@@ -243,7 +243,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     httpd.shutdown()
 
 
-def test_a_server_answers_and_where_it_stops_half_way_the_same_command_goes_on(
+def test_a_server_answers_and_the_same_command_resumes_after_it_stopped(
     tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = question_file(tmp_path / "q.json", ALPACA)

@@ -192,7 +192,7 @@ def test_two_pushes_of_one_folder_at_once_make_one_commit(
 
 
 @pytest.mark.parametrize(("kind", "old"), [("dataset", "data/old.parquet"), ("model", "old.safetensors")])
-def test_a_push_goes_on_top_of_what_somebody_commits_meanwhile(
+def test_a_push_is_made_on_top_of_a_concurrent_commit(
     hub: HubServer, repo_id: str, tmp_path: Path, kind: RepoType, old: str
 ) -> None:
     folder = WRITE[kind](tmp_path / "out")
@@ -504,7 +504,7 @@ def test_an_unfinished_model_is_not_pushed(hub: HubServer, tmp_path: Path, missi
     assert not hub.requests
 
 
-def test_a_model_whose_training_goes_on_is_not_pushed(hub: HubServer, tmp_path: Path) -> None:
+def test_a_model_still_in_training_is_not_pushed(hub: HubServer, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "out")
     (folder / RECORD_NAME).write_text(json.dumps({"dataset": {}, "finished": False}))
     with pytest.raises(OutputError, match=r"not a finished model \(.* of an unfinished run\)"):

@@ -118,7 +118,7 @@ def test_one_model_after_the_other(tmp_path: Path, models: tuple[str, str], data
 
 
 @pytest.mark.slow
-def test_processes_beside_each_other(tmp_path: Path, models: tuple[str, str], data: str, usual: Path) -> None:
+def test_processes_side_by_side(tmp_path: Path, models: tuple[str, str], data: str, usual: Path) -> None:
     script = "from sepo_data.runs import folder; folder.CHUNK_ROWS = 8; from cli.annotate import main; main()"
     command = [sys.executable, "-c", script, "--oracle", models[0], "--ref", models[1], "--dataset", data]
     command += ["--output", str(tmp_path / "out"), "--shard"]

@@ -130,7 +130,7 @@ def test_figures_stand_side_by_side(tmp_path: Path) -> None:
     assert "## Figures" not in card_of(tmp_path, record(figures={}))
 
 
-def test_only_the_third_stage_cites_sepo_and_says_what_is_not_the_papers(tmp_path: Path) -> None:
+def test_only_the_third_stage_cites_sepo_and_says_what_differs_from_the_paper(tmp_path: Path) -> None:
     text = card_of(tmp_path, record())
     assert "note = {arXiv:2408.13518}" in text
     assert "Transfer, chosen / rejected: 97.1% / 96.0% of the tokens one to one." in text

@@ -186,7 +186,7 @@ def test_adapters_share_one_base_and_score_as_if_loaded_alone(
     )
 
 
-def test_an_adapter_on_another_base_than_the_reference_is_loaded_beside_it(made: dict[str, Path]) -> None:
+def test_an_adapter_on_another_base_than_the_reference_is_loaded_next_to_it(made: dict[str, Path]) -> None:
     pair = load(made["first"], made["other"])
     assert pair.oracle.model is not pair.ref.model
     assert_scores_like(pair, with_adapter(made["base"], made["first"]), tiny_model(seed=2))
@@ -243,7 +243,7 @@ def test_every_kind_of_adapter_scores_as_peft_loads_it(
     assert_scores_like(pair, adapted.eval(), with_adapter(base, None))
 
 
-def test_an_adapter_finds_its_base_beside_itself(made: dict[str, Path], tmp_path: Path) -> None:
+def test_an_adapter_finds_its_base_next_to_itself(made: dict[str, Path], tmp_path: Path) -> None:
     for name in ("base", "first"):
         shutil.copytree(made[name], tmp_path / name)
     edit_json(tmp_path / "first" / "adapter_config.json", base_model_name_or_path="../base")
@@ -690,7 +690,7 @@ def test_an_adapter_may_add_tokens_without_changing_the_reference(
     assert_scores_like(load(tmp_path, made["base"]), cast("PreTrainedModel", adapted), ref)
 
 
-def test_what_is_another_model_or_template_than_it_may_seem_is_said(
+def test_a_model_or_template_that_is_not_what_it_seems_is_reported(
     made: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     describe_pair(str(made["first"]), str(made["other"]))

@@ -70,7 +70,7 @@ def test_prompts_in_text_that_ask_for_the_answer(prompt: Any, expected: bool) ->
     assert asks_in_text(prompt) == expected
 
 
-def test_pairs_are_counted_that_stand_twice_or_the_other_way_round() -> None:
+def test_repeated_and_swapped_pairs_are_counted() -> None:
     def table(*rows: str) -> pa.Table:
         return pa.Table.from_pylist(
             [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in rows]
@@ -109,7 +109,7 @@ def test_developer_turns_are_counted_once_a_pair(tmp_path: Path) -> None:
     assert report.manifest.counts.notes == {AS_SYSTEM: 1}
 
 
-def test_responses_that_were_rendered_before_are_said(tmp_path: Path) -> None:
+def test_responses_that_were_rendered_before_are_reported(tmp_path: Path) -> None:
     models = save_pair(tmp_path)
     row = {"prompt": "Go.", "chosen": "Paris<|im_end|>\n", "rejected": "the <|im_end|> of Rome"}
     report = annotate(write_jsonl(tmp_path / "p.jsonl", [row]), *models, AnnotateSettings(tmp_path / "out"))

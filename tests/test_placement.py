@@ -91,7 +91,7 @@ def test_a_model_larger_than_a_gpu_is_spread_over_all(
     assert device_map(facts.checkpoints[0], "float32", CPU) == {"": CPU}
 
 
-def test_in_turn_one_model_is_gone_before_the_next_is_there(
+def test_one_model_is_dropped_before_the_next_is_loaded(
     facts: PairFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[weakref.ref[Any]] = []
@@ -134,7 +134,7 @@ def test_in_turn_gives_the_bytes_of_both_at_once(
         )
 
 
-def test_in_turn_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_stopped_sequential_run_resumes_where_it_was(tmp_path: Path) -> None:
     data, tiny = write_jsonl(tmp_path / "prefs.jsonl", pairs(600)), save_pair(tmp_path / "models")
     annotate(data, *tiny, AnnotateSettings(tmp_path / "together"))
     settings = AnnotateSettings(tmp_path / "in turn", sequential=True)

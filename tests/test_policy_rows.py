@@ -143,7 +143,7 @@ def test_the_ratio_counts_known_tokens_only() -> None:
     assert marked(chosen(SEEN_TO_D, "bc", "gh", chosen_ratio=0.5)) == [1]
 
 
-def test_a_token_that_reaches_over_the_oracles_end_keeps_what_is_known() -> None:
+def test_a_token_across_the_oracles_end_keeps_the_known_part() -> None:
     side = chosen(SEEN_TO_D, "cdef")
     np.testing.assert_array_equal(side.token_rewards, [0.5, 0.5, 3.0, np.nan, np.nan])
 
@@ -213,7 +213,7 @@ def assert_identical(rows: datasets.Dataset, found: ProjectedRows) -> None:
             assert ours.dropped_reward == 0.0
 
 
-def test_behind_a_dropped_row_random_masks_agree_in_number_only() -> None:
+def test_after_a_dropped_row_random_masks_agree_in_number_only() -> None:
     source = pairs(12)
     source[2] = {**source[2], "rejected": source[2]["chosen"]}  # dropped: row 3 of the source is row 2 here
     rows = scored(
@@ -268,7 +268,7 @@ def test_no_rows_are_no_pairs() -> None:
     assert (found.pairs, found.dropped, found.counts) == ([], {}, {})
 
 
-def test_a_row_keeps_its_number_behind_a_dropped_one() -> None:
+def test_a_row_keeps_its_number_after_a_dropped_one() -> None:
     rows = scored(TEXTS[:3], tiny_tokenizer(), AnnotateSettings(output=Path())).to_list()
     rows[0]["prompt"] = "a very long prompt " * 50
     found = projected(datasets.Dataset.from_list(rows), max_length=60)

@@ -375,7 +375,7 @@ def text(content: Any) -> Any:
     return content if isinstance(content, str) else content[-1]["content"]
 
 
-def test_the_page_lists_what_is_tried_here() -> None:
+def test_the_page_lists_the_datasets_tried_here() -> None:
     assert list(LISTED) == [*PREFERENCES, *CHATS]
 
 

@@ -110,7 +110,7 @@ def test_a_resumed_run_says_the_same(tmp_path: Path, tiny: tuple[str, str]) -> N
     assert manifest_of(tmp_path / "twice") == manifest_of(tmp_path / "once")
 
 
-def test_a_run_whose_models_do_not_fit_in_float32_goes_on(
+def test_a_run_whose_models_do_not_fit_in_float32_continues(
     tmp_path: Path, tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     size = weight_bytes(describe_pair(*tiny).checkpoints[0], "float32")

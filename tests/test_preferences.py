@@ -104,13 +104,13 @@ def test_the_hybrid_with_lone_answers_makes_the_text_prompt_a_user_turn() -> Non
     )
 
 
-def test_a_transcript_is_split_behind_the_last_common_turn_not_at_the_common_prefix() -> None:
+def test_a_transcript_is_split_after_the_last_common_turn_not_at_the_common_prefix() -> None:
     start = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Name?\n\nAssistant:"
     # the responses share "I am ", which stays with them
     assert implicit(f"{start} I am Ann", f"{start} I am Bob") == Pair(f"{start} ", "I am Ann", "I am Bob")
 
 
-def test_the_space_behind_assistant_is_the_prompt_s_only_if_both_sides_have_it() -> None:
+def test_the_space_after_assistant_is_the_prompt_s_only_if_both_sides_have_it() -> None:
     start = "\n\nHuman: Hi\n\nAssistant:"
     assert implicit(f"{start} a", f"{start}b") == Pair(start, " a", "b")
     assert implicit(f"{start}  a", f"{start} b") == Pair(f"{start} ", " a", "b")

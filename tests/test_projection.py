@@ -42,7 +42,7 @@ def assert_like(found: np.ndarray, exact: list[Fraction | None], scale: float) -
 # clean_spans: examples
 
 
-def test_a_trimmed_space_goes_to_the_word_behind_it() -> None:
+def test_a_trimmed_space_goes_to_the_word_after_it() -> None:
     assert spans("Hello  world", [(0, 5), (7, 12)]) == [(0, 5), (5, 12)]
 
 
@@ -128,7 +128,7 @@ def test_more_tokens_on_a_character_than_ticks_can_divide_still_conserve() -> No
     np.testing.assert_allclose(merged, [1.0, 170.0, 19.0], rtol=1e-12)
 
 
-def test_behind_a_truncated_oracle_nothing_is_known_and_a_token_over_its_end_has_what_is() -> None:
+def test_rewards_after_the_oracles_cut_are_unknown_and_a_token_across_it_has_the_known_part() -> None:
     # the oracle saw "abcd" of "abcdefgh"; "cdef" is known in its half, "gh" not at all
     source, target = bounds([(0, 2), (2, 4)]), bounds([(0, 2), (2, 6), (6, 8)])
     np.testing.assert_array_equal(project([1.0, 2.0], source, target), [1.0, 2.0, np.nan])
@@ -140,7 +140,7 @@ def test_a_token_that_starts_where_a_truncated_oracle_ends_is_unknown() -> None:
     np.testing.assert_array_equal(project([1.0], source, target), [1.0, np.nan])
 
 
-def test_a_truncated_policy_loses_what_lies_behind_its_end() -> None:
+def test_a_truncated_policy_loses_the_rewards_after_its_end() -> None:
     # the policy sees "abc" of "abcdef"; of "cdef" with 4.0 it has one character in four
     source, target = bounds([(0, 2), (2, 6)]), bounds([(0, 3)])
     assert project([1.0, 4.0], source, target).tolist() == [2.0]
@@ -307,7 +307,7 @@ def test_a_reward_reaches_only_the_tokens_that_overlap_its_own(
 
 
 @given(tokenizations(truncated=False), tokenizations(), st.data())
-def test_text_behind_the_end_changes_no_token_before_it(
+def test_text_after_the_end_changes_no_token_before_it(
     head: tuple[Spans, Spans], tail: tuple[Spans, Spans], data: st.DataObject
 ) -> None:
     length = head[0][-1][1]
@@ -321,7 +321,7 @@ def test_text_behind_the_end_changes_no_token_before_it(
 
 
 @given(tokenizations(), st.data())
-def test_masks_are_nested_and_what_is_not_selected_is_the_rest(
+def test_masks_are_nested_and_the_rest_is_not_selected(
     case: tuple[Spans, Spans], data: st.DataObject
 ) -> None:
     source, target = map(bounds, case)

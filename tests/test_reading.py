@@ -38,7 +38,7 @@ def test_the_reading_names_columns_changes_and_the_first_rows(tmp_path: Path) ->
     ]
 
 
-def test_roles_that_nobody_knows_are_named_before_the_run(tmp_path: Path) -> None:
+def test_unknown_roles_are_named_before_the_run(tmp_path: Path) -> None:
     sides = {side: [{"role": "critic", "content": side}] for side in ("chosen", "rejected")}
     path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": [HI], **sides}] * 2)
     with pytest.raises(PreferenceError, match=r"none of 2 rows .* Its roles are critic, user; .* assistant"):
@@ -49,7 +49,7 @@ def test_roles_that_nobody_knows_are_named_before_the_run(tmp_path: Path) -> Non
         open_chats(write_jsonl(tmp_path / "chats.jsonl", [{"messages": [HI, sides["chosen"][0]]}] * 2))
 
 
-def test_a_prompt_that_is_nowhere_is_said_before_the_run(tmp_path: Path) -> None:
+def test_a_missing_prompt_is_reported_before_the_run(tmp_path: Path) -> None:
     rows = [{"chosen": "a", "rejected": "b", "asked": "Hi"}]
     with pytest.raises(PreferenceError, match=r"1 no common prompt\. .* columns .*asked\. .*`prompt_column`"):
         open_pairs(write_jsonl(tmp_path / "rows.jsonl", rows))

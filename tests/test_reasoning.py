@@ -148,7 +148,7 @@ def scored(found: EncodedResponse) -> list[tuple[int, str, str]]:
     ]
 
 
-def test_every_text_behind_the_prompt_is_scored() -> None:
+def test_every_text_after_the_prompt_is_scored() -> None:
     encoder = encoder_of("qwen3")
     side = [says("I look.", reasoning_content="Where?", tool_calls=CALLS), RESULT, says("4.1 m.")]
     assert scored(encoded(encoder, side)) == [

@@ -232,7 +232,7 @@ def test_a_conversation_that_the_assistant_begins_trains_that_turn_too() -> None
         "Hi",
     ],
 )
-def test_what_is_no_transcript_that_asks_for_an_answer_is_one_user_turn(text: str) -> None:
+def test_a_text_that_is_no_transcript_is_one_user_turn(text: str) -> None:
     encoder = response_encoder(tiny_tokenizer())
     assert rendered(encoder, text, "Bye!") == rendered(encoder, [user(text)], "Bye!")
 
@@ -295,7 +295,7 @@ def test_earlier_answers_are_the_template_s_in_a_prompt_and_verbatim_in_a_conver
     assert "\n\n Paris. <|im_end|>" in rendered(encoder, prompt, "Rome").text
 
 
-def test_probes_typed_by_somebody_are_text() -> None:
+def test_probes_typed_by_a_user_are_text() -> None:
     encoder = response_encoder(tiny_tokenizer())
     probes = "Xprobe1x Yprobe2y Xprobe3x Yprobe4y"
     chat = rendered(encoder, [user(probes), assistant(probes), user(probes)], probes)

@@ -270,7 +270,7 @@ def reselected(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_a_policys_tokens_and_another_annotation_stand_under_the_oracles(
+def test_a_policys_tokens_and_another_annotation_are_shown_below_the_oracles(
     demo: Path, reselected: Path, tmp_path: Path
 ) -> None:
     layers = ("--tokenizer", str(ROOT / "demo/policy"), "--against", str(reselected))
@@ -334,7 +334,7 @@ def test_a_row_shows_itself_in_a_notebook(demo: Path) -> None:
         show({"prompt": "a"})
 
 
-def test_what_is_no_annotated_dataset_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_an_annotated_dataset_is_refused(tmp_path: Path) -> None:
     found = CliRunner().invoke(main, ["report", str(tmp_path)])
     assert found.exit_code == 1
     assert "not an annotated dataset" in found.stderr

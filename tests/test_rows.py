@@ -36,7 +36,7 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[\d;]*m", "", text)
 
 
-def test_selected_tokens_stand_in_brackets_and_the_largest_rewards_beside_them() -> None:
+def test_selected_tokens_are_in_brackets_and_the_largest_rewards_next_to_them() -> None:
     lines = plain(describe_row(ROW, 7)).splitlines()
     assert lines[:3] == ["row 7", "prompt: Capital of France?", "chosen (+2.60 nats): It is [Paris.]"]
     assert lines[3] == "  highest: ␣Paris +2.00, . +1.00, end of turn +0.10, It +0.00, ␣is -0.50"

@@ -145,7 +145,7 @@ def test_the_ratio_is_a_share_of_the_tokens_that_may_be_selected() -> None:
     assert mask.tolist() == [False, False, True, True, False, False]
 
 
-def test_nothing_is_selected_where_nothing_may_be() -> None:
+def test_nothing_is_selected_if_no_token_is_allowed() -> None:
     nothing = np.zeros(2, dtype=bool)
     assert not SelectionRule().mask([1.0, 2.0], "chosen", 0, eligible=nothing).any()
 
@@ -258,7 +258,7 @@ def test_rewards_weigh_by_the_probability_that_the_oracle_wrote_the_token() -> N
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_what_is_not_selected_weighs_nothing_and_nothing_is_negative(name: str) -> None:
+def test_unselected_tokens_weigh_nothing_and_no_weight_is_negative(name: str) -> None:
     rewards, mask = np.array([-1e4, 0.5, 1e4, np.nan]), np.array([True, False, True, False])
     for highest in (True, False):
         found = weigh_tokens(rewards, mask, name, highest=highest)  # type: ignore[arg-type]

@@ -120,7 +120,7 @@ def test_a_margin_that_rounds_to_0_has_no_sign_of_its_own(tmp_path: Path) -> Non
     assert "eval +0.000 at step 0" in page
 
 
-def test_a_run_that_goes_on_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_shown_up_to_its_last_step(tmp_path: Path) -> None:
     entries = history(0.6931, 0.6)
     save(tmp_path, record(entries, figures={}, finished=False), entries, "checkpoint-20")
     found = CliRunner().invoke(main, ["report", str(tmp_path)], catch_exceptions=False)

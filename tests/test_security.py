@@ -352,7 +352,7 @@ def files_with(text: str, folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and needle in path.read_bytes()]
 
 
-def test_a_token_stands_in_nothing_that_a_run_writes_or_says(
+def test_no_hub_token_is_in_anything_that_a_run_writes_or_prints(
     tmp_path: Path, models: tuple[str, str], hub: HubServer, repo_id: str, secret: str,
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -374,7 +374,7 @@ def test_a_token_stands_in_nothing_that_a_run_writes_or_says(
 
 
 @pytest.mark.parametrize("fault", [400, 401, 403, 404, 500, "reset"])
-def test_a_token_stands_in_no_error(
+def test_no_hub_token_is_in_an_error(
     hub: HubServer, repo_id: str, secret: str, fault: int | str, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls = (
@@ -411,7 +411,7 @@ def test_a_token_with_a_stray_character_is_refused_and_not_printed(
     assert not caplog.text  # and was not tried again
 
 
-def test_a_password_in_an_address_stands_in_no_error(tmp_path: Path, models: tuple[str, str]) -> None:
+def test_no_password_of_an_address_is_in_an_error(tmp_path: Path, models: tuple[str, str]) -> None:
     address = "https://somebody:hunter2@example.com/prefs.jsonl"
     found = invoke("annotate", "--oracle", models[0], "--ref", models[1], "--dataset", address)
     assert_refused(found, "https://…@example.com/prefs.jsonl: an address")

@@ -51,7 +51,7 @@ def leaking(model: PreTrainedModel, leak: float) -> Iterator[None]:
         hook.remove()
 
 
-def test_right_batches_are_kept_and_the_difference_is_said() -> None:
+def test_right_batches_are_kept_and_the_difference_is_reported() -> None:
     model, tokens = tiny_model(), sequences(*MIXED)
     assert prepare(model, 64)
     found, off = check(Scorer(model, nullcontext, 100), tokens)

@@ -188,7 +188,7 @@ def test_answers_that_begin_like_a_short_or_a_lone_prompt_keep_their_beginning(t
     assert pairs(tmp_path, quoted, *others)[0] == Pair("Say after me.", "Say after me. a", "Say after me. b")
 
 
-def test_a_prompt_beside_transcripts_is_theirs(tmp_path: Path) -> None:
+def test_a_prompt_column_of_transcripts_belongs_to_them(tmp_path: Path) -> None:
     start = "\n\nHuman: Name a tree.\n\nAssistant: "
     for prompt in ("Name a tree.", start.strip(), start):
         row = {"prompt": prompt, "chosen": f"{start}Oak", "rejected": f"{start}Ore"}
@@ -212,7 +212,9 @@ def test_a_lone_conversation_among_texts_is_dropped_never_scored(tmp_path: Path)
 
 
 @pytest.mark.parametrize("where", ["prompt", "chosen"])
-def test_what_is_dumped_into_a_prompt_or_a_message_is_refused_or_dropped(tmp_path: Path, where: str) -> None:
+def test_a_conversation_dumped_into_a_prompt_or_a_message_is_refused_or_dropped(
+    tmp_path: Path, where: str
+) -> None:
     plain = [{"prompt": [HI], "chosen": [A], "rejected": [B]} for _ in range(3)]
     odd = dict(plain[0])
     odd[where] = [{**odd[where][0], "content": json.dumps([{"type": "text", "text": "What?"}])}]
@@ -230,7 +232,7 @@ def test_a_completion_dumped_as_text_is_not_trained_on(tmp_path: Path) -> None:
     assert [columns.read(row) for row in source.rows][2] == Unusable(Reason.DUMPED)
 
 
-def test_lists_of_texts_that_nobody_says_are_refused(tmp_path: Path) -> None:
+def test_lists_of_texts_without_roles_are_refused(tmp_path: Path) -> None:
     for prompt in ({}, {"prompt": "Hi"}):
         with pytest.raises(PreferenceError, match='"chosen" holds lists of texts, and nothing says whose'):
             opened(tmp_path, *[{**prompt, "chosen": ["Hi", "a"], "rejected": ["Hi", "b"]}] * 2)

@@ -140,7 +140,7 @@ def parquet(footer: dict[bytes, bytes] | None) -> bytes:
         (parquet({b"sepo_notes": b"{}"}), r"was changed\. Delete it and run again\."),
     ],
 )
-def test_what_is_not_a_chunk_of_the_run_is_refused(
+def test_a_file_that_is_not_a_chunk_of_the_run_is_refused(
     tmp_path: Path, content: bytes | None, problem: str
 ) -> None:
     run = open_run(tmp_path / "out", run_record())

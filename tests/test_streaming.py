@@ -69,7 +69,7 @@ def stopping(after: int) -> Callable[[], bool]:
     return lambda: next(asked) >= after - 1
 
 
-def test_a_streamed_run_that_stops_goes_on_to_the_bytes_of_a_plain_one(
+def test_a_streamed_run_resumes_to_the_bytes_of_a_plain_one(
     tmp_path: Path, dataset: str, cache: Path, models: tuple[str, str], hub: HubServer
 ) -> None:
     def settings(name: str, **more: Any) -> AnnotateSettings:
@@ -83,7 +83,7 @@ def test_a_streamed_run_that_stops_goes_on_to_the_bytes_of_a_plain_one(
     assert contents(tmp_path / "streamed") == contents(tmp_path / "plain")
 
 
-def test_a_run_whose_network_fails_goes_on(
+def test_a_run_whose_network_fails_resumes(
     tmp_path: Path, dataset: str, models: tuple[str, str], hub: HubServer
 ) -> None:
     settings = AnnotateSettings(tmp_path / "out", streaming=True)
@@ -119,7 +119,7 @@ def test_what_cannot_be_streamed_is_refused(
         open_pairs(repo_id, DatasetSpec(split=split), streaming=True)
 
 
-def test_what_is_on_this_machine_is_not_streamed(tmp_path: Path) -> None:
+def test_local_files_are_not_streamed(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     path.write_bytes(parquet(ROWS[:3]))
     with pytest.raises(PreferenceError, match="for datasets on the Hub"):

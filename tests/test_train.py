@@ -327,7 +327,7 @@ def test_the_same_command_does_nothing_to_a_finished_model(
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "policy").iterdir()} == before
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_weights(
+def test_a_killed_run_resumes_and_ends_in_the_same_weights(
     tmp_path: Path, models: tuple[str, str], annotated: str
 ) -> None:
     settings: dict[str, Any] = {
@@ -354,7 +354,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_weights(
     assert torch.equal(weights_of(whole.output_dir), weights_of(report.output_dir))
 
 
-def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(
+def test_sigterm_saves_a_checkpoint_and_the_same_command_resumes(
     tmp_path: Path, models: tuple[str, str], annotated: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     command = [
@@ -810,7 +810,9 @@ def test_a_broken_template_file_is_named_with_its_line(
     assert f"{broken}, line 2:" in last_line(result)
 
 
-def test_places_that_are_files_are_said_to_be(tmp_path: Path, models: tuple[str, str], prefs: str) -> None:
+def test_output_folders_that_are_files_are_refused(
+    tmp_path: Path, models: tuple[str, str], prefs: str
+) -> None:
     result = invoke("sepo", "--policy", models[1], "--dataset", prefs, "--output", tmp_path / "p")
     assert "a file, not an annotated dataset. Annotate it with sepo-annotate" in last_line(result)
     (tmp_path / "taken").touch()
@@ -930,7 +932,7 @@ def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(
     assert "--max-steps -1, this run has 20" in last_line(steps)
 
 
-def test_a_killed_continuation_goes_on_too(tmp_path: Path, models: tuple[str, str], annotated: str) -> None:
+def test_a_killed_continuation_resumes_too(tmp_path: Path, models: tuple[str, str], annotated: str) -> None:
     settings: dict[str, Any] = {"batch_size": 4, "learning_rate": 0.01, "output_dir": tmp_path / "p"}
     train_sepo(models[1], annotated, SepoSettings(max_steps=3, **settings))
     train_sepo(models[1], annotated, SepoSettings(max_steps=6, **settings), stop=lambda: True)

@@ -125,7 +125,7 @@ def test_speed_is_tokens_over_the_seconds_of_the_steps(
     assert speed == pytest.approx(tokens / 4)
 
 
-def test_what_is_behind_the_last_selected_token_is_cut() -> None:
+def test_tokens_after_the_last_selected_one_are_cut() -> None:
     found = selected_only(
         WeightedSequence(
             np.arange(10), np.arange(4, 10), np.array([0, 1, 0, 0.5, 0, 0], np.float32), length=6
@@ -307,7 +307,7 @@ def test_drift_is_the_change_since_the_first_evaluation(tmp_path: Path) -> None:
     assert change != 0.0
 
 
-def test_a_collapse_of_the_chosen_log_probs_is_said_once(
+def test_a_collapse_of_the_chosen_log_probs_is_reported_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # nothing holds the chosen responses up when only the rejected ones' fall is rewarded

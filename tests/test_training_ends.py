@@ -87,7 +87,7 @@ def test_measuring_grows_from_the_start_and_changes_no_weight(
         assert torch.equal(weights_of(tmp_path / "measured"), weights_of(tmp_path / "plain"))
 
 
-def test_the_training_ends_behind_the_first_step_that_is_too_far(
+def test_the_training_ends_after_the_first_step_that_is_too_far(
     tmp_path: Path, inputs: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     train(inputs, tmp_path / "all", "--max-kl", "inf")
@@ -103,7 +103,7 @@ def test_the_training_ends_behind_the_first_step_that_is_too_far(
     assert json.loads((tmp_path / "ended" / RECORD_NAME).read_text()) == record
 
 
-def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path, inputs: tuple[str, str]) -> None:
+def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path, inputs: tuple[str, str]) -> None:
     def once(name: str, stop: Callable[[], bool] = lambda: False) -> Record:
         settings = SepoSettings(
             output_dir=tmp_path / name,
@@ -237,8 +237,8 @@ def test_a_rate_far_above_what_sepo_bears_is_warned_of(
     assert suitable_rate(10**12) == pytest.approx(5e-7)
     assert suitable_rate(round((260_000 * 1e9) ** 0.5)) == pytest.approx((1e-4 * 5e-7) ** 0.5, rel=1e-4)
     train(inputs, tmp_path / "fast")
-    assert "`learning_rate=0.01` is 100 times what `sepo` is known to bear at" in caplog.text
+    assert "`learning_rate=0.01` is 100 times the rate known to work for `sepo` at" in caplog.text
     caplog.clear()
     train(inputs, tmp_path / "slow", "--learning-rate", 4e-4)
     train(inputs, tmp_path / "lora", "--lora-rank", 2)
-    assert "known to bear" not in caplog.text
+    assert "known to work" not in caplog.text

@@ -132,7 +132,7 @@ def test_conversations_can_be_grouped_by_length(
         assert behind_the_swap == sorted(behind_the_swap, reverse=True)
 
 
-def test_a_killed_run_goes_on_through_the_lengths_of_a_later_epoch(tmp_path: Path, inputs: Inputs) -> None:
+def test_a_killed_run_resumes_through_the_lengths_of_a_later_epoch(tmp_path: Path, inputs: Inputs) -> None:
     model, chats = inputs["sft"]
 
     def train_once(name: str, stop: Callable[[], bool]) -> None:

@@ -74,7 +74,7 @@ def test_characters_of_several_tokens_count_in_parts() -> None:
     assert chosen.unknown == 1.0  # letters cannot read it
 
 
-def test_what_is_cut_counts_in_rewards() -> None:
+def test_cut_tokens_count_by_their_rewards() -> None:
     # p a bc d, then the cut: 2 of ef, 3 of gh and 1 of the end, out of 4 + 2 + 3 + 1
     found = report([row_by_hand(FIVE)], letters("bc", "ef", "gh"), max_length=4)
     assert found.chosen.reward_cut == pytest.approx(6 / 10)
@@ -82,7 +82,7 @@ def test_what_is_cut_counts_in_rewards() -> None:
     assert "chosen: 60% of the |reward| is cut off. Raise `max_length`." in found.warnings()
 
 
-def test_tokens_behind_the_oracles_cut_have_no_reward() -> None:
+def test_tokens_after_the_oracles_cut_have_no_reward() -> None:
     seen = {"token_start": [0, 1], "token_end": [1, 3], "token_rewards": [1.0, 1.0]}
     row = row_by_hand({**seen, "token_mask": [True, False], "eos_reward": None, "eos_mask": None})
     found = report([row], letters())

@@ -250,7 +250,7 @@ def test_chosen_and_rejected_that_name_two_responses_are_their_verdict(
     assert pairs(tmp_path, {**row, "chosen": "good", "rejected": "bad"}) == [("good", "bad")]
 
 
-def test_a_margin_beside_the_pair_is_looked_at(tmp_path: Path) -> None:
+def test_a_margin_next_to_the_pair_is_looked_at(tmp_path: Path) -> None:
     rows = [chosen(margin=2.0), chosen(margin=0.1), chosen(margin=-1), chosen(margin=None)]
     good = ("good", "bad")
     assert pairs(tmp_path, *rows) == [good, good, Reason.VERDICT_DISAGREES, good]
@@ -409,12 +409,12 @@ def test_answers_that_do_not_differ_or_stand_alone_are_dropped(tmp_path: Path) -
     assert pairs(tmp_path, {**rows[0], "scores": [2, 1]}, *rows) == [("a", "b"), Reason.TIE, one, one, one]
 
 
-def test_pairs_that_stand_there_win_over_answers_beside_them(tmp_path: Path) -> None:
+def test_existing_pairs_win_over_answer_columns(tmp_path: Path) -> None:
     row = {**chosen(), "completions": SCORED, "answers": ["x", "y"], "ranks": [1, 2]}
     assert pairs(tmp_path, row) == [("good", "bad")]
 
 
-def test_labelled_rows_of_a_prompt_make_a_pair_wherever_they_stand(tmp_path: Path) -> None:
+def test_labelled_rows_of_a_prompt_make_a_pair_wherever_they_are(tmp_path: Path) -> None:
     rows: list[Row] = [
         {
             "prompt": [{"role": "user", "content": f"Q{i}"}],

@@ -182,10 +182,10 @@ def test_the_command_says_what_it_found(tmp_path: Path, tiny: tuple[str, str]) -
     assert first.startswith("5 rows, ")
     assert second.startswith("largest difference of a reward ")
     assert third == "100.00% of the mask entries are the same"
-    assert last == "these models give what the dataset holds"
+    assert last == "these models give the rewards of the dataset"
     wrong = CliRunner().invoke(main, ["verify", folder, "--oracle", tiny[1], "--ref", tiny[0]])
     assert wrong.exit_code == 3
-    assert wrong.stdout.splitlines()[-1] == "these models do not give what the dataset holds"
+    assert wrong.stdout.splitlines()[-1] == "these models do not give the rewards of the dataset"
     missing = CliRunner().invoke(main, ["verify", folder, "--oracle", "./nothing"])
     assert missing.exit_code == 1  # an error is no mismatch
 

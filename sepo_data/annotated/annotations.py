@@ -53,14 +53,14 @@ class Annotation:
         """
         if all(mine[:3] == other[:3] for mine, other in zip(self.pieces, pieces, strict=False)):
             return self  # one of the two was cut earlier, if they differ
-        found = [self._in_piece(piece, behind) for piece, behind in zip(pieces, _starts(pieces), strict=True)]
+        found = [self._in_piece(piece, offset) for piece, offset in zip(pieces, _starts(pieces), strict=True)]
         bounds = np.concatenate([np.zeros(1, np.int64), *(ends for ends, _, _ in found)])
         rewards, masks = (np.concatenate([part[i] for part in found]) for i in (1, 2))
         return replace(self, pieces=tuple(pieces), bounds=bounds, token_rewards=rewards, token_mask=masks)
 
-    def _in_piece(self, piece: Piece, behind: int) -> tuple[Bounds, npt.NDArray[np.float64], Mask]:
+    def _in_piece(self, piece: Piece, offset: int) -> tuple[Bounds, npt.NDArray[np.float64], Mask]:
         """Upper bounds, rewards and masks of what it has in a piece, and of what it has not."""
-        lo, hi = behind * TICKS, (behind + piece.size) * TICKS
+        lo, hi = offset * TICKS, (offset + piece.size) * TICKS
         nothing = np.array([hi]), np.array([np.nan]), np.zeros(1, dtype=bool)
         places = [mine[:2] for mine in self.pieces]
         if piece[:2] not in places:

@@ -24,7 +24,7 @@ def evaluate(
         ref: The reference; it may have another vocabulary.
         dataset: Preference pairs that were not trained on: Hub id, folder or file.
         settings: Everything else.
-        oracle: Judges the sampled answers by its log-ratio to the reference; None: nobody does.
+        oracle: Judges the sampled answers by its log-ratio to the reference; None: they are not judged.
 
     Raises:
         SepoError: One of its children, see `errors`.
@@ -120,7 +120,7 @@ def _sampled(
 
 
 def _mean_length(asked: list[Asked]) -> float:
-    """In tokens of whoever answered, without the end of the turn."""
+    """Lengths in tokens of the answering model, without the end of the turn."""
     return float(np.mean([len(answer.token_ids) - answer.ended for _, answer in asked]))
 
 

@@ -33,10 +33,10 @@ class Question:
     """What a model is asked.
 
     Attributes:
-        context: What stands in front of the first turn: a system message, or a conversation.
+        context: Messages before the first turn: a system message, or a conversation.
         turns: What the user says; the model answers each.
         temperature: What the benchmark samples it at; None: it does not say.
-        row: As it stands in the file.
+        row: The row of the file.
     """
 
     context: list[Message]

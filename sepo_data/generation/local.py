@@ -17,7 +17,7 @@ from ..tokens.encoder import ResponseEncoder
 from ..tokens.encoding import encode_responses, end_of_turn
 from .answering import Conversation
 
-PROBE = "x"  # stands where the answer will
+PROBE = "x"  # in the place of the answer
 UNCUT = 2**31
 
 

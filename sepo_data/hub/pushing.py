@@ -68,7 +68,7 @@ def _open_target(repo_id: str, artifact: Artifact, *, private: bool) -> None:
     api.whoami()
     # None, not False: an organization may default to private
     api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
-    try:  # create_repo accepts an existing repository of somebody else
+    try:  # create_repo accepts an existing repository of another owner
         api.auth_check(repo_id, repo_type=repo_type, write=True)
     except HfHubHTTPError as error:
         if error.response.status_code != 404:  # a mirror without this endpoint

@@ -274,9 +274,9 @@ def _open_base(adapter: Snapshot, trust: Trust, name: str | None) -> Snapshot:
     if not config.base_model_name_or_path:
         raise ModelError(f"{adapter.location}: its base is unknown. Set {BASE} in {ADAPTER_CONFIG}.")
     base = Path(config.base_model_name_or_path)
-    beside = Path(adapter.location, base)
+    relative = Path(adapter.location, base)
     try:
-        if folder := next((place for place in (base, beside) if place.is_dir()), None):
+        if folder := next((place for place in (base, relative) if place.is_dir()), None):
             return open_snapshot(str(folder), None, trust)
         return open_snapshot(config.base_model_name_or_path, config.revision, trust)
     except ModelError as error:

@@ -68,6 +68,6 @@ def _pictures(folder: Path, work: Path) -> dict[str, Path]:
     lines.append(
         f"More charts, and rows as heat maps: [{PAGE}]({PAGE}); download it and open it in a browser.\n"
     )
-    before, place, behind = (folder / "README.md").read_text("utf-8").partition(_BEFORE)
-    made["README.md"].write_text(before + "\n".join(lines) + place + behind, "utf-8")
+    before, place, after = (folder / "README.md").read_text("utf-8").partition(_BEFORE)
+    made["README.md"].write_text(before + "\n".join(lines) + place + after, "utf-8")
     return made

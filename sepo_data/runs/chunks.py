@@ -47,7 +47,7 @@ class Work:
         own: This process's chunks, including finished ones.
         progress: Told how far it is.
         stop: Asked after every chunk.
-        checks: Of chunks that were compared with plain forwards.
+        checks: Checks of the chunks that were compared with plain forward passes.
     """
 
     job: Job
@@ -59,7 +59,7 @@ class Work:
     checks: dict[Chunk, Check] = field(default_factory=dict)
 
     def check(self, chunk: Chunk, pending: Sequence[Chunk]) -> Check | None:
-        """For the first and the last of the chunks, a comparison with plain forwards."""
+        """A comparison with plain forward passes, for the first and the last chunk."""
         if chunk not in (pending[0], pending[-1]):
             return None
         return self.checks.setdefault(chunk, Check(first=chunk == pending[0]))
@@ -71,17 +71,17 @@ class Work:
         finish: Callable[[Chunk, EncodedPairs, T], None],
     ) -> bool:
         """Score chunks here, tokenise and finish them in threads; False if stopped before the last."""
-        with ThreadPoolExecutor(max_workers=1) as beside:
-            following = beside.submit(self.encode, pending[0])
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            following = pool.submit(self.encode, pending[0])
             written: Future[None] | None = None
             for done, chunk in enumerate(pending, start=1):
                 encoded = following.result()
                 if done < len(pending):
-                    following = beside.submit(self.encode, pending[done])
+                    following = pool.submit(self.encode, pending[done])
                 scored = score(chunk, encoded)
                 if written is not None:
                     written.result()
-                written = beside.submit(finish, chunk, encoded, scored)
+                written = pool.submit(finish, chunk, encoded, scored)
                 if done < len(pending) and self.stop():
                     break
             assert written is not None

@@ -112,8 +112,8 @@ def _shared_columns(spec: DatasetSpec, names: Sequence[str]) -> tuple[str, ...]:
     """Columns of the prompt, in which the rows of one prompt are equal; none without a prompt."""
     asked = ("prompt", *PROMPTS, spec.prompt_column)
     prompts = [name for name in names if name in asked and name not in COMPLETIONS]
-    beside = (*CONTEXT, spec.system_column, spec.tools_column)
-    return (*prompts, *(name for name in names if name in beside and name not in prompts)) if prompts else ()
+    context = (*CONTEXT, spec.system_column, spec.tools_column)
+    return (*prompts, *(name for name in names if name in context and name not in prompts)) if prompts else ()
 
 
 def paired(dataset: str, source: Source, layout: AnswerLayout) -> Source:
@@ -192,7 +192,7 @@ def _answers(group: Sequence[Row], layout: AnswerLayout) -> list[Answer] | Unusa
     else:
         scores = row[layout.score] or []
         if layout.best_from is None and len(scores) != len(row[layout.answers] or []):
-            return Unusable(Reason.ONE_ANSWER)  # whose they are nobody knows
+            return Unusable(Reason.ONE_ANSWER)  # their owner is unknown
         if layout.best_from is not None:
             best = row[layout.score]
             scores = [place + layout.best_from == best for place, _ in enumerate(row[layout.answers] or [])]

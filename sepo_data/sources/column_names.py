@@ -41,7 +41,7 @@ ANSWERS = (
     "samples",
     "summaries",
 )  # of one prompt
-# Scores, those that stand first before the others: of one of several answers to a prompt, and of the two
+# Scores, in order of precedence: of one of several answers to a prompt, and of the two
 # responses of a row, there without the word that tells the two apart.
 ANSWER_SCORES = (
     "overall_score", "score", "scores", "rating", "ratings", "quality", "reward", "rewards", "rm_scores",

@@ -71,7 +71,7 @@ def begins_with(file: DataFile, character: bytes) -> bool:
 
 @contextmanager
 def _opened(file: DataFile, line: Callable[[], int]) -> Iterator[_Stream]:
-    """The bytes, decompressed; whatever cannot be read is said in one line, with the last line's number."""
+    """Yield decompressed bytes; errors name the last line that was read."""
     kind, opened = _kind(file)
     try:
         with opened() as stream:

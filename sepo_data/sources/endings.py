@@ -28,7 +28,7 @@ class EndColumns:
     rejected: str | None = None
 
     def items(self) -> list[tuple[str, str]]:
-        """The columns that exist: what each tells of which side, and its name in the source."""
+        """The columns that exist: the side and meaning of each, and its name in the source."""
         sides = {"chosen_truncated": self.chosen, "rejected_truncated": self.rejected}
         return [(what, name) for what, name in sides.items() if name is not None]
 

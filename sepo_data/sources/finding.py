@@ -99,12 +99,12 @@ def _find_sides(
 
 
 def _are_names(source: Source, sides: tuple[str, str], names: Sequence[str]) -> bool:
-    """Whether chosen and rejected only name one of two responses that stand in other columns."""
+    """Whether chosen and rejected only name one of two responses in other columns."""
     for first, second, _ in response_pairs(names):
         if first not in sides and second not in sides:
             rows = sampled_rows(source.rows.select_columns([*sides, first, second]))
-            said = [(row[side], (row[first], row[second])) for row in rows for side in sides]
-            named = [len(str(value).split()) == 1 and value not in texts for value, texts in said if value]
+            found = [(row[side], (row[first], row[second])) for row in rows for side in sides]
+            named = [len(str(value).split()) == 1 and value not in texts for value, texts in found if value]
             if 2 * sum(named) > len(named):
                 return True
     return False
@@ -227,7 +227,7 @@ def _settled(dataset: str, source: Source, layout: PairLayout) -> PairLayout:
 
 
 def _as_text(column: Column, *, unless: bool) -> Column:
-    """A column of lists that stand there as text, as it is."""
+    """A column of lists stored as text, unchanged."""
     return replace(column, kind="text", as_it_is=True) if column.from_text and not unless else column
 
 

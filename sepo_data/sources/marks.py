@@ -37,7 +37,7 @@ def check_texts_alone(dataset: str, source: Source, spec: DatasetSpec) -> None:
 
 
 def check_whole_prompt(dataset: str, source: Source, prompt: Column, others: Container[str]) -> None:
-    """Refuse a text beside the prompt that belongs to one and does not stand in it.
+    """Refuse a text column that belongs to a prompt but is not part of it.
 
     Raises:
         PreferenceError: Naming its column.

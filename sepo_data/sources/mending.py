@@ -52,7 +52,7 @@ def mended(source: Source, read: Sequence[str], replaced: Sequence[str], make: M
     if mixed := sorted(found.json_columns):
         problem = f'messages in "{mixed[0]}" have fields of one name and different types'
         raise PreferenceError(f"{source.name}: {problem}. Give them one type.")
-    made = set(found.rows.column_names)  # among the others one may be called so: a verdict "chosen"
+    made = set(found.rows.column_names)  # another column may have such a name: a verdict "chosen"
     gone = [name for name in source.rows.column_names if name in made.union(replaced)]
     others = source.rows.remove_columns(gone)
     rows = datasets.concatenate_datasets([others, found.rows], axis=1) if others.column_names else found.rows

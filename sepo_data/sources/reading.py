@@ -1,4 +1,4 @@
-"""How a dataset was read, for the user: which columns became what, what was changed, what is unreadable."""
+"""Tell the user how a dataset was read: the meaning of columns, changes, and unreadable rows."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

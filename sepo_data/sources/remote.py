@@ -132,8 +132,8 @@ def open_remote(dataset: str, spec: DatasetSpec) -> tuple[Source, RemoteRows]:
         raise PreferenceError(
             f"{dataset}: {problem}. Pass `revision=refs/convert/parquet`, the Hub's own parquet copy."
         )
-    with ThreadPoolExecutor(_AT_ONCE) as beside:
-        footers = list(beside.map(_footer, *zip(*found.files.items(), strict=True)))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        footers = list(pool.map(_footer, *zip(*found.files.items(), strict=True)))
     features = found.builder.info.features or datasets.Features.from_arrow_schema(footers[0][1])
     rows = RemoteRows([group for groups, _ in footers for group in groups], features)
     if not len(rows):

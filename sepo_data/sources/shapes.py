@@ -101,13 +101,13 @@ def is_dumped_conversation(text: str) -> bool:
 
 def holds_dumps(contents: Iterable[str | list[Message]]) -> bool:
     """Whether a text, or one of a user's or an assistant's messages, is a conversation stored as text."""
-    said: list[object] = []
+    texts: list[object] = []
     for content in contents:
         if isinstance(content, str):
-            said.append(content)
+            texts.append(content)
         else:
-            said += [one["content"] for one in content if one["role"] != "tool"]
-    return any(isinstance(text, str) and is_dumped_conversation(text) for text in said)
+            texts += [one["content"] for one in content if one["role"] != "tool"]
+    return any(isinstance(text, str) and is_dumped_conversation(text) for text in texts)
 
 
 def _are_parts(value: object) -> bool:

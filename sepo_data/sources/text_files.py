@@ -41,7 +41,7 @@ def digest_of(files: Sequence[DataFile]) -> str:
 
 
 def read_text_files(files: Sequence[DataFile]) -> CachedRows:
-    """Convert the files to Arrow once; the result is cached beside ``datasets`` under the files' digest.
+    """Convert the files to Arrow once; the cache is that of ``datasets``, by the files' digest.
 
     Raises:
         PreferenceError: Naming the file and the line or column that cannot be read.

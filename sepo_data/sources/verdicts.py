@@ -179,7 +179,7 @@ def _how(
 
 
 def _label_means(source: Source, name: str, tags: Tags, scores: tuple[str, str] | None) -> str | None:
-    """Whether a label of 1 means the first or the second response, inferred from the scores beside it."""
+    """Whether a label of 1 means the first or the second response, inferred from the scores of the row."""
     if scores is None:
         return "index" if set(tags) == {"0", "1"} else None
     rows = sampled_rows(source.rows.select_columns([name, *scores]))
@@ -211,8 +211,8 @@ def _model_columns(source: Source, name: str, tags: Tags) -> tuple[str, str] | N
         if both[0] is None or both[1] is None:
             continue
         rows = sampled_rows(source.rows.select_columns([name, *both]))
-        said = [row for row in rows if row[name] is not None and _word(row[name]) != "tie"]
-        if said and all(row[name] in (row[both[0]], row[both[1]]) for row in said):
+        rated = [row for row in rows if row[name] is not None and _word(row[name]) != "tie"]
+        if rated and all(row[name] in (row[both[0]], row[both[1]]) for row in rated):
             return both[0], both[1]
     return None
 

@@ -171,9 +171,9 @@ def _place(
             same_turn = part.message == other.message
             between = np.arange(last + 1, following)
             scored[between if same_turn else between[control[between]][:1]] = True
-    behind = owned[-1][1] + 1
-    enders = np.flatnonzero(control[behind:])
-    eos_at = behind + int(enders[0]) if enders.size else behind
+    after = owned[-1][1] + 1
+    enders = np.flatnonzero(control[after:])
+    eos_at = after + int(enders[0]) if enders.size else after
     eos_id = ids[eos_at] if enders.size else _eos_id(encoder)
     scored[eos_at] = True
 
@@ -197,7 +197,7 @@ def _response(
         return placed
     turns = placed.turns
     at = (turns.positions[:-1] if turns.ended else turns.positions) - placed.lead
-    texts, pieces, starts, ends, behind = [], [], [], [], 0
+    texts, pieces, starts, ends, offset = [], [], [], [], 0
     for part, (lo, _), (_, last) in zip(chat.parts, chat.spans, placed.owned, strict=True):
         mine, at = at[at <= last], at[at > last]
         if not mine.size:  # nothing that was cut off is scored
@@ -205,11 +205,11 @@ def _response(
         start, end = _in_source(part, tokens.start[mine] - lo, tokens.end[mine] - lo)
         seen = part.source[part.begins : None if mine[-1] == last else int(end.max())]
         token_start, token_end = clean_spans(seen, start - part.begins, end - part.begins)
-        starts.append(token_start + behind)
-        ends.append(token_end + behind)
+        starts.append(token_start + offset)
+        ends.append(token_end + offset)
         texts.append(part.source[part.begins :])
         pieces.append(Piece(part.message, part.field, part.begins, len(texts[-1])))
-        behind += len(texts[-1])
+        offset += len(texts[-1])
     token_start, token_end = np.concatenate(starts), np.concatenate(ends)
     return EncodedResponse(
         "".join(texts), tuple(pieces), turns.input_ids, turns.positions, token_start, token_end, turns.ended

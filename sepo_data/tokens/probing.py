@@ -124,7 +124,7 @@ class _Piece:
 
     slot: Slot
     content: Segment
-    behind: Segment
+    suffix: Segment
 
 
 def written(
@@ -212,10 +212,10 @@ def _pieces(
 ) -> tuple[Segment, list[_Piece]]:
     """The text before the first slot, and the slots; tool calls extend to the end of their turn."""
     edges = [0, *(edge for cut in cuts for edge in (cut.lo, cut.hi)), len(text)]
-    head, *behind = (unmark(text[lo:hi], marks) for lo, hi in zip(edges[::2], edges[1::2], strict=True))
+    head, *suffixes = (unmark(text[lo:hi], marks) for lo, hi in zip(edges[::2], edges[1::2], strict=True))
     end = _end_of_turn(conversation) if any(cut.slot.field == TOOL_CALLS for cut in cuts) else ""
     pieces: list[_Piece] = []
-    for i, (cut, following) in enumerate(zip(cuts, behind, strict=True)):
+    for i, (cut, following) in enumerate(zip(cuts, suffixes, strict=True)):
         if cut.slot.field != TOOL_CALLS:
             pieces.append(_Piece(cut.slot, spoken(cut.slot.probed, conversation.control), following))
             continue
@@ -224,7 +224,7 @@ def _pieces(
             text = calls_text(conversation.turns[cut.slot.turn][TOOL_CALLS])
             pieces.append(_Piece(replace(cut.slot, text=text), *following.cut(at)))
         elif pieces:  # a call that is omitted, or has an unusual end, is context
-            pieces[-1] = replace(pieces[-1], behind=pieces[-1].behind.then(following))
+            pieces[-1] = replace(pieces[-1], suffix=pieces[-1].suffix.then(following))
         else:
             head = head.then(following)
     return head, pieces
@@ -238,14 +238,14 @@ def _end_of_turn(conversation: Conversation) -> str:
     return found[0] if found else ""
 
 
-def _ends_at(behind: Segment, control: re.Pattern[str], end: str, *, last: bool) -> int | None:
+def _ends_at(suffix: Segment, control: re.Pattern[str], end: str, *, last: bool) -> int | None:
     """Where a turn that calls tools ends: at the usual token or, if last, at its last control token."""
-    typed = {lo for lo, _ in behind.typed}
-    found = [one for one in control.finditer(behind.text) if one.start() not in typed]
+    typed = {lo for lo, _ in suffix.typed}
+    found = [one for one in control.finditer(suffix.text) if one.start() not in typed]
     usual = next((one.start() for one in found if one[0] == end), None)
     if usual is not None or not last:
         return usual
-    return found[-1].start() if found else len(behind.text.rstrip())
+    return found[-1].start() if found else len(suffix.text.rstrip())
 
 
 def _opening(conversation: Conversation) -> str:
@@ -265,12 +265,12 @@ def _folded(first: int, head: Segment, pieces: Sequence[_Piece], opening: str) -
     segments, parts = [head], list[Part]()
     before: Slot | None = None
     for piece in pieces:
-        slot, behind = piece.slot, piece.behind
+        slot, suffix = piece.slot, piece.suffix
         if not slot.scored:
-            segments[-1] = segments[-1].then(piece.content).then(behind)
+            segments[-1] = segments[-1].then(piece.content).then(suffix)
         elif slot.field == TOOL_CALLS:
             parts.append(part_of_calls(slot.turn - first, slot.text, piece.content.text))
-            segments.append(behind)
+            segments.append(suffix)
         else:
             if before and before.scored and (before.turn, before.field) == (slot.turn, slot.field):
                 part, markup = parts.pop(), segments.pop()
@@ -280,10 +280,10 @@ def _folded(first: int, head: Segment, pieces: Sequence[_Piece], opening: str) -
             part = part.followed_by(markup.text, slot.lo, spoken=False)
             part = part.followed_by(slot.probed, slot.hi, spoken=True)
             if slot.ends > slot.hi:
-                closing, behind = behind.cut(_closed_at(behind.text, slot))
+                closing, suffix = suffix.cut(_closed_at(suffix.text, slot))
                 part = part.followed_by(closing.text, slot.ends, spoken=False)
             parts.append(part)
-            segments.append(behind)
+            segments.append(suffix)
         before = slot
     texts, typed = zip(*segments, strict=True)
     return RenderedChat(texts, tuple(parts), typed)

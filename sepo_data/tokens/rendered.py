@@ -62,7 +62,7 @@ class RenderedChat:
         parts: Texts of the assistant's messages.
         typed: For each segment, half-open spans that look like control tokens but come from
             the content of a message: text, not control tokens.
-        left_out: How many texts the template omits: reasoning, or text beside a tool call.
+        left_out: Number of texts that the template omits: reasoning, or text next to a tool call.
         as_system: Whether developer turns were rendered as system turns.
     """
 

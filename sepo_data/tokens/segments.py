@@ -28,8 +28,8 @@ class Segment(NamedTuple):
     def cut(self, at: int) -> tuple["Segment", "Segment"]:
         """The segments before and after a position, which must not be inside a span."""
         before = tuple(span for span in self.typed if span[1] <= at)
-        behind = tuple((start - at, end - at) for start, end in self.typed if start >= at)
-        return Segment(self.text[:at], before), Segment(self.text[at:], behind)
+        after = tuple((start - at, end - at) for start, end in self.typed if start >= at)
+        return Segment(self.text[:at], before), Segment(self.text[at:], after)
 
 
 def spoken(text: str, control: re.Pattern[str]) -> Segment:

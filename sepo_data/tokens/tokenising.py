@@ -88,8 +88,8 @@ def _offsets(encoder: ResponseEncoder, text: str, encoding: "Encoding") -> list[
     offsets = encoding.offsets
     for found in encoder.uncounted.finditer(text):
         lo, hi = found.span(1)
-        behind = encoder.added.search(text, hi)
-        stop, low = behind.start() if behind else len(text), hi - lo
+        following = encoder.added.search(text, hi)
+        stop, low = following.start() if following else len(text), hi - lo
         offsets = [(start + low, end + low) if lo <= start < stop else (start, end) for start, end in offsets]
     return offsets
 
@@ -145,8 +145,8 @@ def _encode_piece(
     """Tokenise a piece as inside the text: SentencePiece prepends a space to the first word only."""
     newline = backend.encode("\n", add_special_tokens=False).ids
     led = backend.encode("\n" + piece, add_special_tokens=False)
-    behind = led.offsets[len(newline) :]
-    if first or led.ids[: len(newline)] != newline or any(start < 1 for start, _ in behind):
+    rest = led.offsets[len(newline) :]
+    if first or led.ids[: len(newline)] != newline or any(start < 1 for start, _ in rest):
         alone = backend.encode(piece, add_special_tokens=False)
         return alone.ids, _offsets(encoder, piece, alone)
-    return led.ids[len(newline) :], [(start - 1, end - 1) for start, end in behind]
+    return led.ids[len(newline) :], [(start - 1, end - 1) for start, end in rest]

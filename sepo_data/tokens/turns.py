@@ -34,7 +34,7 @@ class Slot:
         begins: First character that is scored with it, which may be markup of a block.
         ends: One past the last character that is scored with it.
         scored: Whether it is part of the response rather than context.
-        optional: Whether a template may omit it: reasoning, or text beside a tool call.
+        optional: Whether a template may omit it: reasoning, or text next to a tool call.
     """
 
     turn: int
