@@ -14,16 +14,21 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial, reduce
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
 from transformers.utils import logging as transformers_logging
 
 from sepo_data.errors import SepoError, first_line
 from sepo_data.models.batching import row_padding
+from sepo_data.models.checkpoints import NO_TRUST, WEIGHTS, open_checkpoint
 from sepo_data.models.loading import Scorer, is_causal
 from sepo_data.models.logprobs import batch_logps
 from sepo_data.models.packing import Ids, is_packed, pack
@@ -75,8 +80,15 @@ _STATED: dict[str, dict[str, Any]] = {  # fields without a usable default
         "ffn_config.hidden_size": 32,
         "ffn_config.ffn_hidden_size": 48,
     },
+    "blt": {
+        "encoder_hash_byte_group_vocab": 500,
+        "global_config.encoder_cross_output_size": 64,
+        "patching_threshold": 1.0,
+    },
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "gemma3n_text": {"activation_sparsity_pattern": [0.95, 0.0], "intermediate_size": [48, 48]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128, "num_blocks": 2},  # what it rounds its sizes up to
     "qwen4_exp_text": {
         "indexer_n_heads": 2,
         "indexer_kv_heads": 1,
@@ -88,6 +100,34 @@ _STATED: dict[str, dict[str, Any]] = {  # fields without a usable default
         "split_ngram_parts": 2,
     },
 }
+_GIVEN: dict[str, dict[str, Any]] = {  # without which a config cannot be made
+    "gemma3n": {
+        "vision_config": {"hidden_size": 32, "vocab_offset": VOCABULARY, "vocab_size": 4},
+        "audio_config": {
+            "hidden_size": 32,
+            "conf_num_hidden_layers": 1,
+            "sscp_conv_channel_size": [8, 8],
+            "vocab_offset": VOCABULARY + 4,
+            "vocab_size": 4,
+        },
+    },
+    "gemma4_assistant": {
+        "text_config": {
+            "model_type": "gemma4_text",
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+            "num_hidden_layers": 2,
+            "num_kv_shared_layers": 2,
+        }
+    },
+    "reformer": {
+        "is_decoder": True,
+        "attn_layers": ["local", "lsh"],
+        "axial_pos_shape": [8, 8],
+        "axial_pos_embds_dim": [8, 24],
+    },
+}
+_OTHER_SENSES = "vision|audio|image|encodec|vqvae"
 _DIVIDE = {"head_dim": 8, "num_key_value_heads": 2, "topk_group": 1, "n_group": 1, "num_experts_per_tok": 2}
 
 
@@ -118,7 +158,8 @@ def try_architecture(name: str) -> Outcome:
     try:
         model = tiny(name)
     except Exception as error:
-        return Outcome(name, "not built", why=first_line(error)[:120])
+        why = _refusal(name)
+        return Outcome(name, "refused" if why else "not built", why=why or first_line(error)[:120])
     try:
         return _compared(name, model)
     except SepoError as error:
@@ -127,14 +168,28 @@ def try_architecture(name: str) -> Outcome:
         return Outcome(name, "traceback", why=f"{type(error).__name__}: {first_line(error)}"[:120])
 
 
+def _refusal(name: str) -> str | None:
+    """What a command says of a folder with this model; None if it would load it."""
+    with TemporaryDirectory() as folder:
+        AutoConfig.for_model(name).save_pretrained(folder)
+        (Path(folder) / WEIGHTS[0]).touch()
+        try:
+            open_checkpoint(folder, None, NO_TRUST)
+        except SepoError as error:
+            return str(error).removeprefix(f"{folder}: ")[:120]
+    return None
+
+
 def tiny(name: str) -> PreTrainedModel:
     """A tiny random model of this type, in eval mode."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(name)
+    config = AutoConfig.for_model(name, **_GIVEN.get(name, {}))
     _shrink(config)
-    if config.get_text_config() is not config:
-        _shrink(config.get_text_config())
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for part in vars(config).values():
+        if isinstance(part, PreTrainedConfig) and not re.search(_OTHER_SENSES, part.model_type):
+            _shrink(part)
+    with patch.object(TimmWrapperModel, "__init__", PreTrainedModel.__init__):  # no text reaches it
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -183,9 +238,10 @@ def _sizes_that_follow(config: dict[str, Any]) -> dict[str, int]:
 
 def _compared(name: str, model: PreTrainedModel) -> Outcome:
     random = np.random.default_rng(0)
+    vocabulary = min(VOCABULARY, model.config.get_text_config().vocab_size)
     tokens = []
     for prompt, response in LENGTHS:
-        ids = random.integers(3, VOCABULARY, prompt + response)
+        ids = random.integers(3, vocabulary, prompt + response)
         tokens.append(Tokens(ids, np.arange(prompt, ids.size)))
     tokens.append(Tokens(np.append(tokens[0].input_ids[:6], tokens[1].input_ids[6:]), np.arange(6, 36)))
     scorer = Scorer(model, nullcontext, 1000)

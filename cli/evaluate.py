@@ -125,8 +125,9 @@ def _described(found: "Evaluation") -> list[str]:
     lines.append(
         f"log-prob per token against the reference: chosen {chosen:+.4f}, rejected {rejected:+.4f} nats"
     )
+    checked = f"rows scored again, alone: log-probs differ by {found.self_check:.1g} nats at most"
     if (sampled := found.sampled) is None:
-        return lines
+        return [*lines, checked]
     lines += [
         f"{counted(sampled.prompts, 'sampled answer')}: KL from the reference {sampled.kl:.3f} nats per "
         f"answer, {sampled.kl_per_token:.4f} per token",
@@ -138,7 +139,7 @@ def _described(found: "Evaluation") -> list[str]:
             f"oracle's reward above the reference's answer: {wins.rate:.1%} "
             f"(95%: {wins.low:.1%} to {wins.high:.1%})"
         )
-    return lines
+    return [*lines, checked]
 
 
 def _accuracy(name: str, found: "Accuracy") -> str:

@@ -9,7 +9,6 @@ reads them.
 import hashlib
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,7 +23,6 @@ from transformers import TrainingArguments
 from sepo_data.errors import OutputError, ScoringError, counted
 from sepo_data.models.description import Description
 from sepo_data.models.loading import Loading, load_scorer
-from sepo_data.models.self_check import checked_logps
 from sepo_data.settings import Dtype
 
 from .examples import Example
@@ -92,10 +90,7 @@ def _score(
     longest = max((sequence.input_ids.size for sequence in sequences), default=0)
     scorer = load_scorer(description.checkpoint, Loading(dtype, str(device), longest))
     with torch.autocast(device.type, compute_dtype, enabled=compute_dtype is not None):
-        logps = scorer.logps(sequences)
-        if sequences and all(np.isfinite(one).all() for one in logps):
-            again = partial(scorer.logps, sequences)
-            logps, _ = checked_logps(scorer, sequences, logps, again, first=True)
+        logps, _ = scorer.checked_logps(sequences)
     each = zip(logps, sequences, strict=True)
     sums = [values.astype(np.float64) @ one.weights.astype(np.float64) for values, one in each]
     return np.array(sums, dtype=np.float64).reshape(-1, 2)

@@ -16,6 +16,23 @@ def test_a_popular_architecture_scores_and_trains_as_plain_forwards_do(name: str
     assert max(found.off, found.gradient_off) <= TOLERANCE
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("blt", "padded"),
+        ("gemma3n", "packed"),
+        ("musicgen", "refused"),
+        ("reformer", "refused"),
+        ("xlstm", "padded"),
+    ],
+)
+def test_what_default_configs_do_not_make_small_is_tried_too(name: str, kind: str) -> None:
+    found = try_architecture(name)
+    assert found.kind == kind, found
+    assert kind == "refused" or max(found.off, found.gradient_off) <= TOLERANCE
+
+
 @pytest.mark.parametrize(("name", "kind"), [("llama", "packed"), ("bloom", "padded"), ("bert", "refused")])
 def test_the_table_says_how_rows_are_batched(name: str, kind: str) -> None:
     assert try_architecture(name).kind == kind

@@ -1,6 +1,8 @@
 """Tests of `sepo evaluate` against plain forward passes, and of a policy that is its own reference."""
 
 import json
+import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from sepo_data import SettingsError
 from sepo_data.evaluation.evaluating import evaluate
 from sepo_data.evaluation.figures import is_degenerate, share_ordered, win_rate
 from sepo_data.evaluation.settings import EvaluateSettings
+from sepo_data.models import loading, packing_check
+from sepo_data.models.weights import load_base
 from sepo_data.sources.preferences import open_pairs
 from sepo_data.tokens.encoder import response_encoder
 from sepo_data.tokens.pairs import encode_pairs
@@ -90,6 +94,46 @@ def test_a_policy_that_is_its_reference_has_moved_nowhere(models: tuple[str, str
     assert found.sampled.oracle_wins.number == found.sampled.prompts == 4
 
 
+def test_a_model_whose_numbers_depend_on_the_batch_is_scored_one_row_at_a_time(
+    models: tuple[str, str], prefs: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = EvaluateSettings(**FEW)
+
+    def leaking(*args: Any, **kwargs: Any) -> Any:
+        def mix(module: Any, args: Any, hidden: torch.Tensor) -> torch.Tensor:
+            return hidden + (hidden[0] - hidden[-1]).mean()  # nothing where a row is alone
+
+        model = load_base(*args, **kwargs)
+        model.model.embed_tokens.register_forward_hook(mix)
+        return model
+
+    right = evaluate(*models, prefs, settings, oracle=models[0])
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING, "sepo"):
+        patch.setattr(loading, "load_base", leaking)
+        patch.setattr(packing_check, "_difference", lambda *_: "the probe would see it")
+        found = evaluate(*models, prefs, settings, oracle=models[0])
+    assert "one at a time" in caplog.text
+    assert max(right.self_check, found.self_check) < 1e-4
+    assert found.accuracy == right.accuracy
+    assert found.shift == pytest.approx(right.shift, abs=1e-5)
+
+
+def test_random_numbers_and_none_end_the_evaluation(
+    monkeypatch: pytest.MonkeyPatch, models: tuple[str, str], prefs: str
+) -> None:
+    def noisy(*args: Any, noise: Any, **kwargs: Any) -> Any:
+        model = load_base(*args, **kwargs)
+        model.model.norm.register_forward_hook(lambda module, args, hidden: hidden + noise(hidden))
+        return model
+
+    random, broken = lambda one: torch.randn_like(one) / 100, lambda one: one * np.nan
+    for noise, said in ((random, "each time"), (broken, "not a finite number")):
+        monkeypatch.setattr(loading, "load_base", partial(noisy, noise=noise))
+        result = run(models, prefs, "--samples", 0)
+        assert result.exit_code == 1
+        assert said in result.output.splitlines()[-1]
+
+
 def test_sampled_answers_are_the_same_for_a_seed_and_far_from_another_model(
     models: tuple[str, str], prefs: str
 ) -> None:
@@ -158,6 +202,8 @@ def test_the_command_prints_the_figures_and_writes_all_of_them(
     assert lines[-1].startswith(f"saved to {tmp_path / 'figures.json'} in ")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["accuracy"]["pairs"] == 11
+    assert 0 < figures["self_check"] < 1e-4
+    assert "rows scored again, alone: log-probs differ by " in result.stdout
     assert figures["sampled"]["oracle_wins"]["number"] == 2
 
 

@@ -53,12 +53,14 @@ def evaluate(
     shift = (scored.means - ref_scored.means).mean(0)
     pairs = [pair.pair for pair in encoded.pairs if pair.row in {*common}]
     judge = None if oracle is None else _described(oracle, texts, settings)
+    sampled = _sampled(policy, reference, judge, pairs, settings) if settings.samples else None
     return Evaluation(
         accuracy=_accuracy(scored, ref_scored),
         shift={"chosen": float(shift[0]), "rejected": float(shift[1])},
         dropped=encoded.dropped.counts,
+        self_check=max(one.self_check for one in (policy, reference, judge) if one is not None),
         groups={name: _accuracy(scored, ref_scored, places) for name, places in sorted(groups.items())},
-        sampled=_sampled(policy, reference, judge, pairs, settings) if settings.samples else None,
+        sampled=sampled,
     )
 
 

@@ -89,6 +89,8 @@ class Evaluation:
         accuracy: Over all pairs.
         shift: Mean of policy minus reference log-prob, nats per token, of chosen and of rejected responses.
         dropped: Rows that could not be used, by reason.
+        self_check: The largest difference between a log-prob and that of a plain forward of its row alone, in
+            nats, over a few rows of all that every model scored.
         groups: Accuracies by the value of a column.
         sampled: Of its answers; None without samples.
     """
@@ -96,6 +98,7 @@ class Evaluation:
     accuracy: Accuracy
     shift: dict[str, float]
     dropped: dict[str, int]
+    self_check: float
     groups: dict[str, Accuracy] = field(default_factory=dict)
     sampled: Sampled | None = None
 

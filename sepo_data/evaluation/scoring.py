@@ -1,5 +1,6 @@
 """One model of an evaluation: its log-probs of pairs and of answers, and the answers that it samples."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import ScoringError
 from ..generation.local import UNCUT, Answer, LocalModel
 from ..models.description import Description
 from ..models.loading import Loading, load_scorer
@@ -54,13 +56,21 @@ class _Sampled(NamedTuple):
         return cls(ids, np.arange(len(answer.prompt_ids), ids.size))
 
 
-@dataclass(frozen=True)
+@dataclass
 class EvaluatedModel:
-    """A model without its weights, which are loaded for each of the methods and dropped again."""
+    """A model without its weights, which are loaded for each of the methods and dropped again.
+
+    Attributes:
+        description: What it is.
+        encoder: Its tokenizer.
+        settings: How it is evaluated.
+        self_check: The largest difference so far between a log-prob and that of a plain forward, in nats.
+    """
 
     description: Description
     encoder: ResponseEncoder
     settings: EvaluateSettings
+    self_check: float = 0.0
 
     @property
     def max_length(self) -> int:
@@ -69,9 +79,20 @@ class EvaluatedModel:
         return min(self.settings.max_length, context or self.settings.max_length)
 
     def logps(self, sequences: Sequence[TokenSequence]) -> list[npt.NDArray[np.float32]]:
-        """In nats, for every scored token."""
+        """In nats, for every scored token.
+
+        Raises:
+            ScoringError: If one is no number, or depends on the batch in spite of everything.
+        """
         how = Loading(self.settings.dtype, self.settings.device, self.max_length)
-        return load_scorer(self.description.checkpoint, how).logps(sequences)
+        found, off = load_scorer(self.description.checkpoint, how).checked_logps(sequences)
+        if sequences and math.isnan(off):
+            raise ScoringError(
+                f"{self.description.checkpoint.facts.name}: a log-probability is not a finite number. Use "
+                "`dtype=float32`; if it is used already, the weights are broken."
+            )
+        self.self_check = max(self.self_check, off)
+        return found
 
     def answers(self, pairs: Sequence[Pair]) -> list[Answer]:
         """To the prompts of pairs, sampled batch by batch."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -25,6 +26,7 @@ from .logprobs import Logps, token_logps
 from .packing import TokenSequence
 from .packing_check import prepare
 from .placement import device_map, scoring_device
+from .self_check import checked_logps
 from .weights import load_base
 
 BATCH_TOKENS_CPU = 2048  # larger batches are no faster; smaller ones split pairs that share a prompt
@@ -72,6 +74,20 @@ class Scorer:
         most = 1 if self.alone else batch_tokens or self.batch_tokens
         with self.active():
             return token_logps(self.model, sequences, batch_tokens=most, on_batch=on_batch)
+
+    def checked_logps(self, sequences: Sequence[TokenSequence]) -> tuple[list[Logps], float]:
+        """As `logps`, a few of them compared with plain forwards by `self_check`.
+
+        Returns:
+            The log-probs, and the largest difference in nats; NaN if some are no numbers, or there are none.
+
+        Raises:
+            ScoringError: As `self_check.checked_logps`.
+        """
+        found = self.logps(sequences)
+        if not sequences or not all(np.isfinite(one).all() for one in found):
+            return found, float("nan")
+        return checked_logps(self, sequences, found, partial(self.logps, sequences), first=True)
 
     def probe(self) -> Tensor:
         """Compute the logits of two sequences that differ only in their last token, float32, ``(2, T, V)``.
