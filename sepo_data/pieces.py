@@ -57,6 +57,27 @@ def compact(value: Any) -> Any:
     return [compact(item) for item in value] if isinstance(value, list) else value
 
 
+def as_given(content: Any) -> Any:
+    """A text, or messages as a template is to see them: parsed if Arrow holds each as JSON.
+
+    Arrow gives every object all keys of its column, so the nulls inside a message's fields are left out; JSON
+    has those that were written.
+    """
+    if not isinstance(content, list):
+        return content
+    return [
+        parsed_message(one)
+        if isinstance(one, str)
+        else one and {key: compact(item) for key, item in one.items()}
+        for one in content
+    ]
+
+
+def parsed_message(message: Any) -> Any:
+    """A message, which Arrow holds as JSON where the messages of a column share no type."""
+    return json.loads(message) if isinstance(message, str) else message
+
+
 def field_text(message: Mapping[str, Any], field: str) -> str:
     """The text that spans of a field address; of tool calls, their names and arguments as JSON."""
     return calls_text(message[TOOL_CALLS]) if field == TOOL_CALLS else message[field] or ""
@@ -84,12 +105,12 @@ def last_message(side: str | Sequence[Mapping[str, object]]) -> int:
 
 def response_text(side: str | Sequence[Mapping[str, Any]]) -> str:
     """The text of a single-text response: the string itself, or the last message's content."""
-    return side if isinstance(side, str) else side[-1]["content"] or ""
+    return side if isinstance(side, str) else parsed_message(side[-1])["content"] or ""
 
 
 def piece_text(side: str | Sequence[Mapping[str, object]], piece: Piece) -> str:
     """The whole text of a piece."""
-    return side if isinstance(side, str) else field_text(side[piece.message], piece.field)
+    return side if isinstance(side, str) else field_text(parsed_message(side[piece.message]), piece.field)
 
 
 def one_text(

@@ -6,8 +6,9 @@ points of the response's texts. `docs/dataset_format.md` documents it. The
 contract is fixed within a major schema version.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -100,6 +101,19 @@ class _Side:
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column of this type contains texts."""
     return bool(kind in (pa.string(), pa.large_string(), pa.string_view()))
+
+
+def json_messages() -> pa.DataType:
+    """Messages that share no Arrow type, each as JSON: `datasets` gives them back as objects."""
+    return pa.list_(pa.json_())
+
+
+def column_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Values as Arrow has them in a column of this type; messages as JSON if it is `json_messages`."""
+    if kind != json_messages():
+        return pa.array(values, kind)
+    texts = [one and [json.dumps(item, ensure_ascii=False) for item in one] for one in values]
+    return pa.array(texts, pa.list_(pa.string())).cast(kind)
 
 
 def scalar_fields(side: str) -> list[pa.Field]:

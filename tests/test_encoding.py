@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from sepo_data import TokenizerError
-from sepo_data.pieces import Piece
+from sepo_data.pieces import Piece, as_given
 from sepo_data.projection import clean_spans
 from sepo_data.reasons import Reason, Unusable
 from sepo_data.sources.preferences import PairColumns
@@ -396,8 +396,18 @@ def test_templates_see_no_nulls_that_only_the_column_has() -> None:
     encoder = response_encoder(tiny_tokenizer("byte_bpe", printing))
     call = {"name": "weather", "arguments": {"city": "Rome", "unit": None}}
     prompt = [{"role": "user", "content": "Hi", "name": None, "tool_calls": [call]}]
-    assert '"arguments": {"city": "Rome"}' in rendered(encoder, prompt).segments[0]
-    assert "null" not in rendered(encoder, prompt).segments[0]
+    (head, *_) = rendered(encoder, as_given(prompt)).segments
+    assert '"arguments": {"city": "Rome"}' in head
+    assert "null" not in head
+
+
+def test_templates_see_the_nulls_that_were_written() -> None:
+    printing = "{{ messages[0] | tojson }}" + CHATML
+    encoder = response_encoder(tiny_tokenizer("byte_bpe", printing))
+    call = {"name": "weather", "arguments": {"unit": None, "city": "Rome"}}
+    prompt = [json.dumps({"role": "user", "content": "Hi", "name": None, "tool_calls": [call]})]
+    (head, *_) = rendered(encoder, as_given(prompt)).segments
+    assert '"content": "Hi", "tool_calls": [{"name": "weather", "arguments": {"unit": null, "city"' in head
 
 
 def test_a_prompt_that_was_rendered_before_is_refused() -> None:

@@ -26,7 +26,10 @@ from sepo_data.tokens.encoder import response_encoder
 from sepo_data.tokens.pairs import encode_pairs
 
 LENGTH = 4096
-WITH_TOOLS = "{% if tools %}{{ '<|im_start|>tools\n' + tools | tojson + '<|im_end|>\n' }}{% endif %}" + CHATML
+WITH_CALLS = CHATML.replace("m['content'] +", "m['content'] + ((m.tool_calls or '') | tojson) +")
+WITH_TOOLS = (
+    "{% if tools %}{{ '<|im_start|>tools\n' + tools | tojson + '<|im_end|>\n' }}{% endif %}" + WITH_CALLS
+)
 
 WORDS = ["Paris", " Rome", "the capital", "\n\n", "x + 1", " é", "中文", "😀", "007", "None", "{}", "### "]
 TEXT = st.one_of(
@@ -34,7 +37,10 @@ TEXT = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="<\0"), max_size=8),
 )
 SPOKEN = TEXT.filter(lambda text: bool(text.strip()))
-LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.floats(-2, 2), TEXT)
+QUARTERS = st.integers(-8, 8).map(
+    lambda number: number / 4
+)  # the last digit of 4.49e-141 is lost by `datasets`
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-9, 9), QUARTERS, TEXT)
 VALUES = st.recursive(
     LEAVES,
     lambda inner: st.one_of(
@@ -55,6 +61,15 @@ KNOWN = [
     "messages",
     "rank",
 ]
+ARGUMENTS = st.dictionaries(st.sampled_from("abc"), VALUES, max_size=3)
+CALLS = st.lists(
+    st.fixed_dictionaries(
+        {"function": st.fixed_dictionaries({"name": st.sampled_from("fg"), "arguments": ARGUMENTS})},
+        optional={"id": st.one_of(st.none(), TEXT), "type": st.just("function")},
+    ),
+    min_size=1,
+    max_size=2,
+)
 TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
 
 
@@ -75,8 +90,10 @@ def turns(draw: st.DrawFn, spoken: st.SearchStrategy[Any]) -> list[dict[str, Any
     """A prompt: perhaps a system turn, and one to three exchanges without the last answer."""
     more = st.fixed_dictionaries({}, optional={"name": st.one_of(st.none(), TEXT), "tool_calls": st.none()})
     found = [message("system", draw(spoken), draw(more))] if draw(st.booleans()) else []
+    calling = st.one_of(more, st.fixed_dictionaries({"tool_calls": CALLS}))
     for _ in range(draw(st.integers(0, 2))):
-        found += [message("user", draw(spoken), draw(more)), message("assistant", draw(spoken), draw(more))]
+        asked = message("user", draw(spoken), draw(more))
+        found += [asked, message("assistant", draw(spoken), draw(calling))]
     return [*found, message("user", draw(spoken), draw(more))]
 
 
@@ -117,7 +134,7 @@ def preferences(draw: st.DrawFn) -> Drawn:
             row["tools"] = None if not given else [TOOL] if tools == "list" else json.dumps([TOOL])
         rows.append({**row, **{name: draw(VALUES) for name in [*columns, *known]}})
     texts = layout in ("texts", "transcripts")
-    return Drawn(rows, plain, None if texts else WITH_TOOLS if tools else CHATML)
+    return Drawn(rows, plain, None if texts else WITH_TOOLS if tools else WITH_CALLS)
 
 
 @st.composite
@@ -130,7 +147,7 @@ def conversations(draw: st.DrawFn) -> Drawn:
     for _ in range(draw(st.integers(1, 4))):
         chat = [*draw(turns(spoken)), message("assistant", draw(spoken), {})]
         rows.append({"messages": chat, **{name: draw(VALUES) for name in columns}})
-    return Drawn(rows, not odd, CHATML)
+    return Drawn(rows, not odd, WITH_CALLS)
 
 
 def theirs(path: Path, template: str | None, folder: str) -> list[dict[str, list[int]]] | None:

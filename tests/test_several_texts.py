@@ -71,10 +71,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return save_pair(tmp_path_factory.mktemp("models"), template=TEMPLATE)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[str, str]) -> Path:
+def of_mixed_types(row: dict[str, Any], number: int) -> dict[str, Any]:
+    """The row with a field in its messages that is a number in one row and a text in another."""
+    mixed = {"seed": number if number % 2 else str(number)}
+    return {name: [{**message, **mixed} for message in messages] for name, messages in row.items()}
+
+
+@pytest.fixture(scope="module", params=["messages of one type", "messages as JSON"])
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny: tuple[str, str], request: pytest.FixtureRequest
+) -> Path:
     place = tmp_path_factory.mktemp("annotated")
-    annotate(write_jsonl(place / "rows.jsonl", ROWS), *tiny, AnnotateSettings(place / "out"))
+    as_json = request.param == "messages as JSON"
+    rows = [of_mixed_types(row, i) for i, row in enumerate(ROWS)] if as_json else ROWS
+    annotate(write_jsonl(place / "rows.jsonl", rows), *tiny, AnnotateSettings(place / "out"))
+    assert ("Json" in str(load_annotated(str(place / "out"))["train"].features["chosen"])) == as_json
     return place / "out"
 
 

@@ -12,7 +12,7 @@ from ..annotated.opening import Annotated, open_annotated
 from ..annotated.selecting import rule_masks, source_rows, stored_cutoffs, stored_rewards
 from ..errors import PreferenceError
 from ..files import check_empty, writing
-from ..pieces import response_text
+from ..pieces import as_given, response_text
 from ..projected.pairs import ProjectedPair, project_rows
 from ..projected.whole import settled
 from ..reasons import Drops, Reason, Unusable
@@ -135,5 +135,5 @@ def _text_records(
             if not spans:
                 dropped.add(Unusable(Reason.NOTHING_SELECTED), row)
                 continue
-            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else as_given(prompt)
             yield from TEXT_TARGETS[target].records(SelectedText(turns, response_text(chosen), spans))

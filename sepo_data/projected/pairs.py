@@ -18,11 +18,22 @@ import pyarrow as pa
 
 from ..annotated.annotations import Annotation, group_values, read_annotations
 from ..errors import PreferenceError, SchemaError
-from ..pieces import Piece
+from ..pieces import Piece, as_given
 from ..projection import Bounds, Spans, partition, project, project_mask
 from ..reasons import Drops, Reason, Unusable
 from ..rules.weights import weigh_tokens
-from ..schema import PAIR_COLUMNS, SIDES, Side, Sides, piece_fields, scalar_fields, token_fields, validate
+from ..schema import (
+    PAIR_COLUMNS,
+    SIDES,
+    Side,
+    Sides,
+    column_array,
+    json_messages,
+    piece_fields,
+    scalar_fields,
+    token_fields,
+    validate,
+)
 from ..selection import Mask
 from ..settings import ProjectionSettings
 from ..sources.preferences import annotated_columns
@@ -269,7 +280,8 @@ def _one_row(row: Mapping[str, object]) -> pa.Table:
     ]
     try:
         context = (column for _, column in annotated_columns(row).context.items())
-        arrays = {name: pa.array([row[name]]) for name in (*PAIR_COLUMNS, *context) if name in row}
+        arrays = {name: pa.array([row[name]]) for name in context if name in row}
+        arrays |= {name: _content(row[name]) for name in PAIR_COLUMNS if name in row}
         arrays |= {
             field.name: pa.array([row[field.name]], field.type) for field in fields if field.name in row
         }
@@ -278,6 +290,12 @@ def _one_row(row: Mapping[str, object]) -> pa.Table:
     table = pa.table(arrays)
     validate(table)
     return table
+
+
+def _content(content: object) -> pa.Array:
+    """A text, or messages, which may share no type."""
+    given = as_given(content)
+    return column_array([given], json_messages()) if isinstance(given, list) else pa.array([given])
 
 
 @lru_cache(maxsize=4)

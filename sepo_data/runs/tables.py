@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ..models.scoring import Logps, ScoredSide, Scores
 from ..pieces import last_message
-from ..schema import PAIR_COLUMNS, SIDES, Message, Side
+from ..schema import PAIR_COLUMNS, SIDES, Message, Side, column_array
 from ..selection import Mask, SelectionRule
 from ..sources.mending import UNUSABLE
 from ..sources.preferences import PairColumns
@@ -46,7 +46,7 @@ def annotated_table(
         columns |= _side_columns(encoded, side, scored[side], selection)
     for name in PAIR_COLUMNS:
         values = [getattr(item.pair, name) for item in encoded.pairs]
-        columns[name] = pa.array(values, schema.field(name).type)
+        columns[name] = column_array(values, schema.field(name).type)
     arrays = [
         columns[field.name] if field.name in columns else encoded.rows[field.name].cast(field.type)
         for field in schema

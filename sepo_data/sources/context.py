@@ -73,7 +73,8 @@ class ContextColumns:
             return NO_CONTEXT
         try:
             tools, keywords = _parsed(tools), _parsed(keywords)
-            tools = [_parsed(tool) for tool in tools] if isinstance(tools, list) else tools
+            if isinstance(tools, list):
+                tools = [_parsed(tool) if isinstance(tool, str) else tool for tool in tools]
         except ValueError:
             return Unusable(Reason.CONTEXT_NOT_JSON)
         keywords = keywords or {}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import SettingsError
+from ..pieces import as_given
 from ..reasons import Reason, Unusable
 from ..schema import PAIR_COLUMNS, SIDES, Message, Row, Side
 from .chat_layouts import find_chats
@@ -87,9 +88,9 @@ class ChatColumns:
         elif unusable := reason_of(row):
             return unusable
         elif len(self.names) == 1:
-            return _read_messages(row[self.names[0]] or [])
+            return _read_messages(as_given(row[self.names[0]]) or [])
         else:
-            prompt, completion = (row[name] for name in self.names)
+            prompt, completion = (as_given(row[name]) for name in self.names)
         if is_blank(completion):
             return Unusable(Reason.EMPTY_RESPONSE)
         if not prompt:

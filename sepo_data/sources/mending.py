@@ -10,10 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..dataset_spec import DatasetSpec
-from ..errors import PreferenceError
 from ..files import text_sha256
 from ..reasons import Reason, Unusable
-from ..schema import Row
+from ..schema import Row, json_messages
 from .arrow_cache import Batches, cached_rows
 from .column_names import usual_names
 from .opening import Source
@@ -26,7 +25,7 @@ UNUSABLE = "sepo_unusable"
 Mended = Mapping[str, object] | Unusable
 Make = Callable[[Row, set[str]], Mended]
 
-_VERSION = 3  # in the names of cache files: raise it when the same source gives different rows
+_VERSION = 4  # in the names of cache files: raise it when the same source gives different rows
 _BATCH_ROWS = 1000
 
 
@@ -41,17 +40,14 @@ def mended(source: Source, read: Sequence[str], replaced: Sequence[str], make: M
         recipe: Everything that determines the result of ``make``.
 
     Raises:
-        PreferenceError: If the cache cannot be written, or no type holds all of a new column's values.
+        PreferenceError: If the cache cannot be written.
     """
     import datasets
 
     before = [UNUSABLE] if UNUSABLE in source.rows.column_names else []
     read, replaced = ([*names, *before] for names in (read, replaced))
     batches = partial(_batches, source.rows.select_columns(read), make)
-    found = cached_rows(_name(source, recipe), source.name, batches)
-    if mixed := sorted(found.json_columns):
-        problem = f'messages in "{mixed[0]}" have fields of one name and different types'
-        raise PreferenceError(f"{source.name}: {problem}. Give them one type.")
+    found = cached_rows(_name(source, recipe), source.name, batches, json_messages())
     made = set(found.rows.column_names)  # another column may have such a name: a verdict "chosen"
     gone = [name for name in source.rows.column_names if name in made.union(replaced)]
     others = source.rows.remove_columns(gone)
@@ -60,7 +56,7 @@ def mended(source: Source, read: Sequence[str], replaced: Sequence[str], make: M
         source,
         rows=rows,
         repairs={**source.repairs, **found.repairs},
-        json_columns=source.json_columns.difference(gone) | found.json_columns,
+        json_columns=source.json_columns.difference(gone),
     )
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import PreferenceError
-from ..pieces import REASONING_FIELDS, compact
+from ..pieces import REASONING_FIELDS, TOOL_CALLS, as_given, compact
 from ..reasons import Reason, Unusable
-from ..schema import PAIR_COLUMNS, Message, Row, Sides
+from ..schema import PAIR_COLUMNS, Message, Row, Sides, json_messages
 from .arrow_cache import merged_type
 from .column_kinds import kind_of
 from .context import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_SAYS = ("content", *REASONING_FIELDS, "tool_calls")
+_SAYS = ("content", *REASONING_FIELDS, TOOL_CALLS)
 _ASSISTANT = "\n\nAssistant:"
 
 
@@ -102,8 +102,8 @@ class PairColumns:
             return unusable
         if self.verdict is not None and (unusable := self.verdict.judge(self.verdict.margin(row))):
             return unusable
-        chosen, rejected = row[self.chosen], row[self.rejected]
-        prompt = row[self.prompt] if self.prompt else None
+        chosen, rejected = as_given(row[self.chosen]), as_given(row[self.rejected])
+        prompt = as_given(row[self.prompt]) if self.prompt else None
         if is_blank(chosen) or is_blank(rejected):
             return Unusable(Reason.EMPTY_RESPONSE)
         if self.prompt and not prompt:
@@ -186,21 +186,28 @@ def pair_types(source: Source, columns: PairColumns) -> dict[str, "pa.DataType"]
     """Arrow types of ``prompt``, ``chosen`` and ``rejected`` in explicit form; messages keep all fields."""
     import pyarrow as pa
 
-    schema = source.schema
-    chosen, rejected = schema.field(columns.chosen).type, schema.field(columns.rejected).type
+    kinds = {name: source.schema.field(name).type for name in columns.names}
+    chosen, rejected = kinds[columns.chosen], kinds[columns.rejected]
     if kind_of(chosen) == "text":
-        return dict.fromkeys(("prompt", "chosen", "rejected"), pa.string())
-    prompt = chosen.value_type
-    if columns.prompt and kind_of(schema.field(columns.prompt).type) == "messages":
-        try:
-            prompt = merged_type(schema.field(columns.prompt).type.value_type, prompt)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise PreferenceError(
-                f'{source.name}: messages in "{columns.prompt}" and "{columns.chosen}" have fields of one '
-                f"name and different types ({error}). Give them one type."
-            ) from error
-    items = {"prompt": prompt, "chosen": chosen.value_type, "rejected": rejected.value_type}
-    return {name: pa.list_(item) for name, item in items.items()}
+        return dict.fromkeys(PAIR_COLUMNS, pa.string())
+    prompt = kinds[columns.prompt] if columns.prompt else chosen
+    prompt = chosen if kind_of(prompt) == "text" else _common_type(prompt, chosen)
+    types = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    return {name: pa.list_(kind.value_type) for name, kind in types.items()}
+
+
+def _common_type(first: "pa.DataType", second: "pa.DataType") -> "pa.DataType":
+    """The type of messages that holds those of both, and their tool calls as they are."""
+    import pyarrow as pa
+
+    items = first.value_type, second.value_type
+    if json_messages().value_type in items:
+        return json_messages()
+    calls = {kind.field(TOOL_CALLS).type for kind in items if kind.get_field_index(TOOL_CALLS) >= 0}
+    try:
+        return pa.list_(merged_type(*items)) if len(calls - {pa.null()}) < 2 else json_messages()
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return json_messages()
 
 
 def _split_transcripts(chosen: str, rejected: str) -> Pair | Unusable:

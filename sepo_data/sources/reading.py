@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ..errors import PreferenceError
+from ..pieces import parsed_message
 from ..reasons import Reason, Unusable
 from ..schema import Message, Row
 from .column_kinds import sampled_rows
@@ -106,7 +107,7 @@ def _taken_for(source: Source, columns: Columns) -> str:
 
 
 def _roles(value: object) -> set[str]:
-    messages = value if isinstance(value, Sequence) and not isinstance(value, str) else []
+    messages = map(parsed_message, value) if isinstance(value, list) else []
     return {str(message.get("role")) for message in messages if isinstance(message, Mapping)}
 
 

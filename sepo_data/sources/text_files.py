@@ -23,7 +23,7 @@ from .json_rows import json_rows
 LONE_SURROGATES = "lone surrogates replaced"
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # each also compressed
 
-_READER_VERSION = 4  # raise it when the readers give other rows for the same file: cache files carry it
+_READER_VERSION = 5  # raise it when the readers give other rows for the same file: cache files carry it
 _BATCH_ROWS = 1000
 
 

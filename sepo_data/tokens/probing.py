@@ -12,7 +12,7 @@ from itertools import compress
 from typing import TYPE_CHECKING
 
 from ..errors import first_line
-from ..pieces import BLOCK_END, BLOCK_START, REASONING_FIELDS, TOOL_CALLS, calls_text, compact
+from ..pieces import BLOCK_END, BLOCK_START, REASONING_FIELDS, TOOL_CALLS, calls_text
 from ..reasons import Reason, Unusable
 from ..schema import Message
 from ..settings import Reasoning
@@ -145,8 +145,7 @@ def written(
         return slots
     given = [conversation.turns, conversation.context.tools, conversation.context.template_kwargs]
     marks = choose_marks(given)
-    # Arrow gives every message all keys of its column: templates test for keys, and print nulls
-    turns = compact(mark_typed(conversation.turns, conversation.control, marks))
+    turns = _without_nulls(mark_typed(conversation.turns, conversation.control, marks))
     tools = mark_typed(conversation.context.tools, conversation.control, marks)
     context = replace(conversation.context, tools=tools)
     marked = replace(conversation, turns=turns, context=context)
@@ -163,6 +162,11 @@ def written(
         return Unusable(Reason.LEFT_OUT)
     seen = sum(piece.slot.optional for piece in pieces)
     return replace(chat, left_out=sum(slot.optional for slot in slots) - seen)
+
+
+def _without_nulls(turns: list[Message]) -> list[Message]:
+    """Arrow gives every message all keys of its column, and templates test for keys."""
+    return [{key: value for key, value in turn.items() if value is not None} for turn in turns]
 
 
 def _found(marked: Conversation, slots: list[Slot]) -> tuple[str, list[_Cut]] | None:
@@ -196,7 +200,7 @@ def _begins_at(marked: Conversation, turns: list[Message], at: int, text: str) -
     says, begins = {**turns[at], "content": _WOULD_SAY}, 0
     for version in ([*turns[:at], says, *turns[at + 1 :]], [*turns[:at], {**says, TOOL_CALLS: None}]):
         try:
-            (saying,) = marked.rendered([compact(version)])
+            (saying,) = marked.rendered([_without_nulls(version)])
         except RefusedError:
             continue
         begins = _shared_length(text, saying)
