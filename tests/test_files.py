@@ -117,6 +117,56 @@ def test_a_pattern_means_its_files_in_order_and_arrow_files_are_read(tmp_path: P
         rows(f"{tmp_path}/part/*.csv")
 
 
+@pytest.mark.parametrize(
+    "name", ["ROWS.JSONL", "rows.jsonlines", "rows.NDJSON", "rows.JSON", "Rows.Jsonl.GZ"]
+)
+def test_endings_may_be_in_capitals(tmp_path: Path, name: str) -> None:
+    content = gzip.compress(LINES) if name.endswith("GZ") else LINES
+    assert rows(written(tmp_path / "part" / name, content)) == ROWS
+    with pytest.raises(PreferenceError, match=r"no data files in it\. .* give a pattern of its files"):
+        rows(str(tmp_path / "part"))
+    assert rows(f"{tmp_path}/part/*.*") == ROWS
+
+
+def test_tables_and_parquet_may_end_in_capitals(tmp_path: Path) -> None:
+    lines = [",".join(cells) for cells in (ROWS[0], *TABLE)]
+    assert rows(written(tmp_path / "ROWS.CSV", "\n".join(lines).encode())) == ROWS
+    datasets.Dataset.from_list(ROWS).to_parquet(tmp_path / "ROWS.PARQUET")
+    assert rows(str(tmp_path / "ROWS.PARQUET")) == ROWS
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize("form", ["rows.jsonl", "rows.json", "rows.csv", "rows.jsonl.gz"])
+def test_utf_16_is_read_where_its_first_bytes_say_so(tmp_path: Path, encoding: str, form: str) -> None:
+    given = [{**row, "chosen": "a 中文 😀\u2028\u0a0a b"} for row in ROWS]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in given)
+    if form == "rows.json":
+        text = json.dumps(given, indent=1, ensure_ascii=False)
+    elif form == "rows.csv":
+        text = "\r\n".join(",".join(cells) for cells in (given[0], *(row.values() for row in given)))
+    content = ("\ufeff" if encoding == "utf-16-be" else "").encode(encoding) + text.encode(encoding)
+    assert rows(written(tmp_path / form, gzip.compress(content) if form.endswith("gz") else content)) == given
+
+
+def test_utf_16_that_is_cut_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.jsonl", LINES.decode().encode("utf-16")[:-1])
+    with pytest.raises(
+        PreferenceError, match=r"rows\.jsonl, line \d: not UTF-16-LE \(truncated data\)\. Save"
+    ):
+        rows(path)
+
+
+@pytest.mark.parametrize("name", ["stats.json", "a_stats.json"])
+def test_an_object_beside_the_data_is_no_row_of_it(tmp_path: Path, name: str) -> None:
+    written(tmp_path / "prefs" / "pairs.jsonl", LINES)
+    written(tmp_path / "prefs" / name, b'{"rows": 3, "seed": 0}')
+    source = open_source(str(tmp_path / "prefs"))
+    assert list(source.rows) == ROWS
+    assert [what.endswith(f"of the others: {name}") for what in source.repairs] == [True]
+    written(tmp_path / "prefs" / name, json.dumps(ROWS[0]).encode())
+    assert len(open_source(str(tmp_path / "prefs")).rows) == 4
+
+
 def test_an_address_is_refused_with_what_to_give(tmp_path: Path) -> None:
     for address in ("https://huggingface.co/datasets/me/prefs", "hf://datasets/me/prefs/a.jsonl"):
         with pytest.raises(PreferenceError, match=r"Give the name on the Hub, me/prefs\.$"):

@@ -24,7 +24,7 @@ from sepo_data.sources import compressed, json_rows, text_files
 from sepo_data.sources.arrow_cache import KEPT_AS_JSON
 from sepo_data.sources.compressed import DataFile
 from sepo_data.sources.opening import Source
-from sepo_data.sources.preferences import Pair, PairColumns
+from sepo_data.sources.preferences import Pair, PairColumns, open_pairs
 from sepo_data.sources.splits import open_source
 
 EXPLICIT = PairColumns("prompt", "chosen", "rejected")
@@ -295,11 +295,26 @@ def test_columns_that_no_type_holds_are_left_out_by_name(
     folder = shards(tmp_path / "prefs", first, second)
     for _ in range(2):  # the second time from the cache
         source = open_source(folder)
-        assert source.rows.to_list() == [{"chosen": "a"}, {"chosen": "b"}]
+        assert source.rows.to_list() == [{"chosen": "a", "n": "1"}, {"chosen": "b", "n": '"x"'}]
+        assert source.json_columns == {"n"}
         (what, count), *others = source.repairs.items()
-        assert (what.endswith("no type of datasets holds their values: m, n"), count, others) == (True, 2, [])
+        assert (what.endswith("no type of datasets holds their values: m"), count) == (True, 1)
+        assert others == [(KEPT_AS_JSON, 1)]
         assert what in caplog.text
     assert "map<string, int8" in refused(shards(tmp_path / "only", first.select(["m"])))
+    source = open_source(shards(tmp_path / "one type", first, second.drop(["n"])))
+    assert source.rows.to_list() == [{"chosen": "a", "n": 1}, {"chosen": "b", "n": None}]
+
+
+def test_messages_of_parquet_files_may_differ_in_the_types_of_their_fields(tmp_path: Path) -> None:
+    def table(extra: object) -> pa.Table:
+        sides = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+        row = {"prompt": [{"role": "user", "content": "Hi", "extra": extra}], **sides}
+        return pa.Table.from_pylist([row])
+
+    source, columns = open_pairs(shards(tmp_path / "prefs", table(1), table({"a": "x"})))
+    found = [columns.read(row) for row in source.rows.with_format("arrow")[:].to_pylist()]
+    assert [pair.prompt[0]["extra"] for pair in found] == [1, {"a": "x"}]  # type: ignore[index, union-attr]
 
 
 def test_a_folder_whose_path_is_a_pattern_is_refused(tmp_path: Path) -> None:
@@ -339,6 +354,23 @@ def test_a_hub_dataset_is_read_at_the_commit_that_it_names(hub: HubServer, repo_
     assert (source.revision, source.card, source.restricted) == (second, {"license": "mit"}, False)
     source = open_source(repo_id, DatasetSpec(revision=first))
     assert (len(source.rows), source.revision) == (1, first)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_files_on_the_hub_may_differ_in_their_columns(
+    hub: HubServer, repo_id: str, streaming: bool
+) -> None:
+    first = {"prompt": "a", "chosen": "b", "rejected": "c", "n": 1, "mixed": 1}
+    second = {"rejected": "f", "n": 0.5, "prompt": "d", "chosen": "e", "more": "x", "mixed": "x"}
+    names = [f"data/train-0000{i}-of-00002.parquet" for i in (0, 1)]
+    hub.add("dataset", repo_id, {names[0]: parquet([first]), names[1]: parquet([second])})
+    source, columns = open_pairs(repo_id, streaming=streaming)
+    pairs = [columns.read(row) for row in source.rows]
+    assert pairs == [Pair("a", "b", "c"), Pair("d", "e", "f")]
+    rows = source.rows.with_format("arrow")[0:2].select(["n", "more"]).to_pylist()
+    assert rows == [{"n": 1.0, "more": None}, {"n": 0.5, "more": "x"}]
+    assert ("mixed" in source.schema.names) != streaming  # JSON text needs all rows
+    assert any(what.endswith("values: mixed") for what in source.repairs) == streaming
 
 
 def test_json_on_the_hub_is_read_as_on_this_machine(hub: HubServer, repo_id: str) -> None:

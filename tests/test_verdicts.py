@@ -433,6 +433,12 @@ def test_labelled_rows_of_a_prompt_make_a_pair_wherever_they_are(tmp_path: Path)
     assert [one[0].split()[1] for one in found[1:]] == order
 
 
+@pytest.mark.parametrize("words", [("desirable", "undesirable"), ("good", "Bad"), ("true", "false")])
+def test_labels_in_words_make_pairs_of_the_rows_of_a_prompt(tmp_path: Path, words: tuple[str, str]) -> None:
+    rows = [{"prompt": "Hi", "completion": word.lower(), "label": word} for word in reversed(words)]
+    assert pairs(tmp_path, *rows) == [(words[0].lower(), words[1].lower())]
+
+
 def test_labelled_rows_without_a_second_answer_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PreferenceError, match="no prompt has two answers in completion that differ in label"):
         opened(tmp_path, {"prompt": "Hi", "completion": "good", "label": True})
@@ -452,12 +458,12 @@ def test_rows_marked_as_not_to_be_trained_on_are_dropped(tmp_path: Path, mark: R
 
 @pytest.mark.parametrize("name", ["label", "weight", "train"])
 def test_marks_written_as_text_are_marks(tmp_path: Path, name: str) -> None:
-    for yes, no in (("True", "False"), ("1", "0")):
+    for yes, no in (("True", "False"), ("1", "0"), ("Desirable", "undesirable"), ("good", "bad")):
         rows = [{"prompt": "Hi", "completion": "good", name: mark} for mark in (yes, no)]
         source, columns = open_chats(write_jsonl(tmp_path / "rows.jsonl", rows))
         dropped = Unusable(Reason.NOT_FOR_TRAINING)
         assert [columns.read(row) for row in source.rows] == [Chat("Hi", "good"), dropped]
-    rows = [{"prompt": "Hi", "completion": "good", name: mark} for mark in ("desirable", "undesirable")]
+    rows = [{"prompt": "Hi", "completion": "good", name: mark} for mark in ("yes", "no")]
     with pytest.raises(PreferenceError, match=f'"{name}" may say which rows .* `ignore_columns={name}`'):
         open_chats(write_jsonl(tmp_path / "rows.jsonl", rows))
 

@@ -21,7 +21,7 @@ from .column_kinds import ANSWER_KEYS, sampled
 from .column_names import ANSWER_SCORES, ANSWERS, BEST_ANSWERS, COMPLETIONS, CONTEXT, PROMPTS
 from .mending import UNUSABLE, made_anew
 from .opening import Source
-from .verdicts import number
+from .verdicts import grade, number
 
 if TYPE_CHECKING:
     import datasets
@@ -204,7 +204,7 @@ def _answers(group: Sequence[Row], layout: AnswerLayout) -> list[Answer] | Unusa
     answers = [
         Answer(content, sign * value, about)
         for item, score, about in given
-        if (content := _content(item)) and (value := number(score)) is not None
+        if (content := _content(item)) and (value := grade(score)) is not None
     ]
     return answers if len(answers) > 1 else Unusable(Reason.ONE_ANSWER)
 
@@ -271,7 +271,7 @@ def _is_order(ranks: object) -> bool:
 
 
 def _are_scores(values: Sequence[object]) -> bool:
-    return all(value is None or number(value) is not None for value in values)
+    return all(value is None or grade(value) is not None for value in values)
 
 
 def _are_score_lists(name: str, values: Sequence[object]) -> bool:

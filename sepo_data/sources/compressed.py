@@ -1,4 +1,7 @@
-"""Lines of text files, plain or compressed: gzip, xz, bzip2, Zstandard, and zip archives of one file."""
+"""Lines of text files, plain or compressed: gzip, xz, bzip2, Zstandard, and zip archives of one file.
+
+They are UTF-8, or UTF-16 that says so in its first two bytes, as Excel and PowerShell write it.
+"""
 
 import bz2
 import codecs
@@ -10,13 +13,41 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from ..errors import PreferenceError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 _PIECE_BYTES = 1 << 20
 _Stream = IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 ENDINGS = (".gz", ".xz", ".bz2", ".zst", ".zip")
+
+
+class _AsUtf8(io.RawIOBase):
+    """A stream of UTF-16 as UTF-8."""
+
+    def __init__(self, stream: _Stream) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-16")("surrogatepass")
+        self._rest, self._ended = b"", False
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Fill a buffer; returns the number of bytes, 0 at the end."""
+        while not (self._rest or self._ended):
+            piece = self._stream.read(_PIECE_BYTES)
+            self._ended = not piece
+            self._rest = self._decoder.decode(piece, self._ended).encode("utf-8", "surrogatepass")
+        into = memoryview(buffer)
+        size = min(len(into), len(self._rest))
+        into[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
 
 
 class DataFile(NamedTuple):
@@ -29,12 +60,12 @@ class DataFile(NamedTuple):
 def plain_name(file: DataFile) -> str:
     """The name without a compression suffix; for a zip with no other suffix, the name of the file in it."""
     name = without_ending(file.label)
-    return _member(file) if file.label.endswith(".zip") and not Path(name).suffix else name
+    return _member(file) if file.label.lower().endswith(".zip") and not Path(name).suffix else name
 
 
 def without_ending(name: str) -> str:
     """A file name without its compression suffix."""
-    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)
+    return next((name[: -len(ending)] for ending in ENDINGS if name.lower().endswith(ending)), name)
 
 
 def numbered_lines(file: DataFile) -> Iterator[tuple[int, str]]:
@@ -75,9 +106,11 @@ def _opened(file: DataFile, line: Callable[[], int]) -> Iterator[_Stream]:
     kind, opened = _kind(file)
     try:
         with opened() as stream:
-            yield stream
+            wide = stream.read(2) in _UTF_16
+        with opened() as stream:
+            yield io.BufferedReader(_AsUtf8(stream)) if wide else stream
     except UnicodeDecodeError as error:
-        problem = f"not UTF-8 ({error.reason}). Save the file as UTF-8"
+        problem = f"not {error.encoding.upper()} ({error.reason}). Save the file as UTF-8"
         raise PreferenceError(f"{file.label}, line {line()}: {problem}.") from error
     except (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         problem = f"corrupt or truncated {kind} ({error}). Copy or download the file again"

@@ -23,7 +23,7 @@ from .preferences import PairColumns, invalid_reason, is_blank, open_pairs, unsa
 from .reading import check_readable
 from .shapes import holds_dumps, is_trained
 from .splits import open_source
-from .verdicts import number
+from .verdicts import grade
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ChatColumns:
 
     def read(self, row: Row) -> Chat | Unusable:
         """The conversation of a row, or why it has none."""
-        if any(number(row[name]) == 0 for name in self.marks):
+        if any(grade(row[name]) == 0 for name in self.marks):
             return Unusable(Reason.NOT_FOR_TRAINING)
         chat = self._chat(row)
         context = self.context.read(row)

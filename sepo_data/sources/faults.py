@@ -28,7 +28,7 @@ def find_corrupt_parquet(files: Sequence[DataFile]) -> None:
         PreferenceError: Naming a corrupt file.
     """
     for label, path in files:
-        if not label.endswith(".parquet"):
+        if not label.lower().endswith(".parquet"):
             continue
         try:
             for _ in pq.ParquetFile(path).iter_batches():

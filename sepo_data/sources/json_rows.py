@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
@@ -109,18 +109,18 @@ def _objects(lines: Iterator[str]) -> Iterator[str]:
         yield "".join(held)
 
 
-def _rows_in(value: object) -> list[object] | None:
+def _rows_in(value: object) -> Iterable[object] | None:
     """The rows in a file's only object; None if that object is a row itself.
 
     Example:
-        >>> _rows_in({"prompt": ["a", "b"], "chosen": ["c", "d"]})
+        >>> list(_rows_in({"prompt": ["a", "b"], "chosen": ["c", "d"]}))
         [{'prompt': 'a', 'chosen': 'c'}, {'prompt': 'b', 'chosen': 'd'}]
     """
     if not isinstance(value, dict) or not value:
         return None
     lists = [items for items in value.values() if isinstance(items, list)]
     if {"columns", "data"} <= value.keys() and len(lists) >= 2:  # pandas, orient="split"
-        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
+        return (dict(zip(value["columns"], row, strict=False)) for row in value["data"])
     for name in _HOLDS_ROWS:
         if isinstance(rows := value.get(name), list) and rows and all(isinstance(row, dict) for row in rows):
             return rows
@@ -130,7 +130,7 @@ def _rows_in(value: object) -> list[object] | None:
         return None
     if len(value) < 2 or len({len(items) for items in value.values()}) != 1:
         return None
-    return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+    return (dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True))
 
 
 def _is_conversation(items: list[object]) -> bool:

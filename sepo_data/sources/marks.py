@@ -8,7 +8,7 @@ from ..schema import is_text
 from .column_kinds import Column, sampled, sampled_rows
 from .column_names import PROMPT_TEXTS
 from .opening import Source
-from .verdicts import number
+from .verdicts import grade
 
 _BESIDE = {
     "image": "images", "images": "images", "image_path": "images", "image_paths": "images",
@@ -16,7 +16,7 @@ _BESIDE = {
     "audios": "sounds", "history": "earlier turns",
 }  # fmt: skip
 _MARKS = ("label", "kto_tag", "train", "weight")
-_MARKS_IN_WORDS = {"desirable", "undesirable", "chosen", "rejected", "yes", "no"}
+_MARKS_IN_WORDS = {"yes", "no"}
 
 
 def check_texts_alone(dataset: str, source: Source, spec: DatasetSpec) -> None:
@@ -72,7 +72,7 @@ def training_marks(dataset: str, source: Source, spec: DatasetSpec) -> tuple[str
         if name not in source.schema.names or name in spec.ignore_columns:
             continue
         given = {value for value in sampled(source.rows, name) if value is not None}
-        values = set(map(number, given))
+        values = set(map(grade, given))
         if name == "weight" and values != {None} and not values <= {0, 1}:
             problem = 'column "weight" holds weights other than 0 and 1, which are not read'
             raise PreferenceError(

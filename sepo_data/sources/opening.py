@@ -17,9 +17,9 @@ from ..files import name_of, paths_outside
 from ..schema import SPLIT_NAME
 from .arrow_cache import CachedRows
 from .compressed import DataFile
-from .faults import NoSplitError, find_corrupt_parquet
-from .parquet_types import settle_types
-from .text_files import SUFFIXES, digest_of, is_text_file, read_text_files
+from .faults import NoSplitError
+from .prepared import downloaded, prepared_rows
+from .text_files import SUFFIXES, digest_of, is_text_file, read_text_files, suffix_of
 
 if TYPE_CHECKING:
     import datasets
@@ -103,7 +103,7 @@ def _matching(pattern: Path) -> list[Path]:
 
 def is_hub_id(dataset: str) -> bool:
     """Whether a name that is no local file or folder can be a Hub id."""
-    is_file = is_text_file(dataset) or dataset.endswith((".parquet", ".arrow"))
+    is_file = is_text_file(dataset) or suffix_of(dataset) in (".parquet", ".arrow")
     return not is_file and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset, re.ASCII) is not None
 
 
@@ -143,9 +143,9 @@ def find_on_hub(name: str, config: str | None, split: str, revision: str | None)
 def _open_files(paths: Sequence[Path], name: Path, dataset: str, config: str | None, split: str) -> Source:
     _refuse_config(config, dataset)
     _check_split(split, ["train"], dataset)
-    files = {str(path) if len(paths) > 1 else dataset: str(path) for path in paths}
+    files = {dataset if path == name else str(path): str(path) for path in paths}
     digest = digest_of([DataFile(path.name, path) for path in paths])
-    endings = {path.suffix for path in paths}
+    endings = {suffix_of(path.name) for path in paths}
     if all(is_text_file(path.name) for path in paths):
         read = _rows_of(None, split, dataset, files, digest)
     elif endings == {".parquet"}:
@@ -222,7 +222,8 @@ def _builder(path: str, dataset: str, config: str | None, revision: str | None, 
         return datasets.load_dataset_builder(path, name=config, revision=revision, **options)
     except FileNotFoundError as error:
         raise PreferenceError(
-            f"{dataset}: no data files in it. Put .parquet, .jsonl or .csv files there."
+            f"{dataset}: no data files in it. Put .parquet, .jsonl or .csv files there, or give a pattern of "
+            f"its files, like {dataset.rstrip('/')}/*.jsonlines."
         ) from error
     except ValueError as error:
         with _one_line(dataset):
@@ -247,54 +248,12 @@ def _files_of(builder: Any, split: str, dataset: str, prefix: str) -> dict[str, 
 
 
 def _rows_of(
-    builder: object, split: str, dataset: str, files: dict[str, str], digest: str | None = None
+    builder: Any, split: str, dataset: str, files: dict[str, str], digest: str | None = None
 ) -> CachedRows:
     """The rows of the files; ``builder`` reads those that are neither JSON nor CSV."""
     if all(map(is_text_file, files)):
-        return read_text_files(_downloaded(files, dataset))
-    there = [DataFile(label, Path(path)) for label, path in files.items() if "://" not in path]
-    left_out = settle_types(builder, there)
-    return CachedRows(_prepared(builder, split, dataset, files, digest), left_out, frozenset())
-
-
-def _downloaded(files: dict[str, str], dataset: str) -> list[DataFile]:
-    """Local paths of the files; those on the Hub are downloaded to its cache unless they are there."""
-    import datasets
-
-    try:
-        paths = datasets.DownloadManager().download(list(files.values()))
-    except Exception as error:
-        raise HubError(f"{dataset}: the download failed ({first_line(error)}). Try again.") from error
-    return [DataFile(label, Path(path)) for label, path in zip(files, paths, strict=True)]
-
-
-def _prepared(
-    builder: Any, split: str, dataset: str, files: dict[str, str], digest: str | None
-) -> "datasets.Dataset":
-    """Let ``datasets`` convert the files to Arrow; if one is corrupt, name it.
-
-    Its own cache identifies local files by path and time, and those of a folder whose card has ``configs`` by
-    the folder's name alone: it would return rows of other files. So local files are cached by their digest.
-    """
-    import datasets
-    from datasets.utils import logging
-
-    kept_in = digest and str(
-        Path(datasets.config.HF_DATASETS_CACHE) / "sepo" / f"rows-{builder.name}-{split}-{digest}"
-    )
-    if kept_in:
-        builder.dataset_name = "rows"  # its files there would have the folder's name, which may change
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # it logs each failure before raising it
-    try:
-        builder.download_and_prepare(output_dir=kept_in)
-        return builder.as_dataset(split=split)
-    except Exception as error:
-        find_corrupt_parquet(_downloaded(files, dataset))
-        raise PreferenceError(f"{dataset}: cannot be read: {first_line(error.__cause__ or error)}") from error
-    finally:
-        logging.set_verbosity(verbosity)
+        return read_text_files(downloaded(files, dataset))
+    return prepared_rows(builder, split, dataset, files, digest)
 
 
 def _check_split(split: str, splits: Sequence[str], dataset: str) -> None:

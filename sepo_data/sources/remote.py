@@ -18,6 +18,7 @@ from ..schema import SPLIT_NAME
 from .arrow_cache import CachedRows
 from .column_kinds import kind_of, odd_role
 from .opening import Source, find_on_hub, is_hub_id
+from .parquet_types import common_types
 
 if TYPE_CHECKING:
     import datasets
@@ -103,7 +104,9 @@ class RemoteRows:
         if self._read is None or self._read[0] != i:
             group = self._groups[i]
             with _parquet(group.label, group.url) as file:
-                table = table_cast(file.read_row_group(group.number), self.features.arrow_schema)
+                names = [name for name in file.schema_arrow.names if name in self.features]
+                found = file.read_row_group(group.number, columns=names)
+                table = table_cast(found, self.features.arrow_schema)
             self.check(table, group.label)
             self._read = i, table
         return self._read[1]
@@ -127,20 +130,23 @@ def open_remote(dataset: str, spec: DatasetSpec) -> tuple[Source, RemoteRows]:
     if not SPLIT_NAME.fullmatch(split) or split == "all":
         raise PreferenceError(f'{dataset}: `streaming` reads one whole split, not "{split}". Choose one.')
     found = find_on_hub(dataset, spec.config_name, split, spec.revision)
-    if other := [label for label in found.files if not label.endswith(".parquet")]:
+    if other := [label for label in found.files if not label.lower().endswith(".parquet")]:
         problem = f"`streaming` reads parquet files, and {other[0]} is not one"
         raise PreferenceError(
             f"{dataset}: {problem}. Pass `revision=refs/convert/parquet`, the Hub's own parquet copy."
         )
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         footers = list(pool.map(_footer, *zip(*found.files.items(), strict=True)))
-    features = found.builder.info.features or datasets.Features.from_arrow_schema(footers[0][1])
+    common = common_types([schema for _, schema in footers])
+    features = (
+        common.features() or found.builder.info.features or datasets.Features.from_arrow_schema(footers[0][1])
+    )
     rows = RemoteRows([group for groups, _ in footers for group in groups], features)
     if not len(rows):
         raise PreferenceError(f'{dataset}: split "{split}" has no rows. Choose another file or split.')
     info = datasets.DatasetInfo(features=features)
     head = datasets.Dataset(datasets.table.InMemoryTable(rows[:HEAD_ROWS]), info=info)
-    return found.source(CachedRows(head, {}, frozenset())), rows
+    return found.source(CachedRows(head, common.left_out(dataset), frozenset())), rows
 
 
 def with_all_rows(source: Source, rows: RemoteRows) -> Source:

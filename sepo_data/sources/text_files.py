@@ -21,7 +21,14 @@ from .compressed import DataFile, numbered_lines, plain_name, without_ending
 from .json_rows import json_rows
 
 LONE_SURROGATES = "lone surrogates replaced"
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # each also compressed
+SUFFIXES = (
+    ".jsonl",
+    ".jsonlines",
+    ".ndjson",
+    ".json",
+    ".csv",
+    ".tsv",
+)  # each also compressed, or in capitals
 
 _READER_VERSION = 5  # raise it when the readers give other rows for the same file: cache files carry it
 _BATCH_ROWS = 1000
@@ -29,7 +36,12 @@ _BATCH_ROWS = 1000
 
 def is_text_file(name: str) -> bool:
     """Whether ``read_text_files`` reads a file with this name."""
-    return Path(without_ending(name)).suffix in SUFFIXES or name.endswith(".zip")
+    return suffix_of(without_ending(name)) in SUFFIXES or suffix_of(name) == ".zip"
+
+
+def suffix_of(name: str) -> str:
+    """The last suffix of a file's name, in small letters."""
+    return Path(name).suffix.lower()
 
 
 def digest_of(files: Sequence[DataFile]) -> str:
@@ -46,18 +58,37 @@ def read_text_files(files: Sequence[DataFile]) -> CachedRows:
     Raises:
         PreferenceError: Naming the file and the line or column that cannot be read.
     """
-    kind = Path(plain_name(files[0])).suffix[1:]
+    kind = suffix_of(plain_name(files[0]))[1:]
     name = f"{kind}-{_READER_VERSION}-{digest_of(files)}"
     return cached_rows(name, files[0].label, partial(_batches, files))
 
 
 def _batches(files: Sequence[DataFile], repairs: dict[str, int]) -> Iterator[list[dict[str, object]]]:
     """Batches of rows; repairs are counted in ``repairs``."""
+    apart = _apart(files)
+    if apart:
+        what = f"files left out, one object without a column of the others: {', '.join(sorted(apart))}"
+        repairs[what] = len(apart)
     for file in files:
-        is_table = Path(plain_name(file)).suffix in (".csv", ".tsv")
-        rows: Iterator[Mapping[str, object]] = _csv_rows(file) if is_table else json_rows(file)
+        if Path(file.label).name in apart:
+            continue
+        rows = _rows(file)
         while batch := [_repaired_row(row, repairs) for row in islice(rows, _BATCH_ROWS)]:
             yield batch
+
+
+def _rows(file: DataFile) -> Iterator[Mapping[str, object]]:
+    return _csv_rows(file) if suffix_of(plain_name(file)) in (".csv", ".tsv") else json_rows(file)
+
+
+def _apart(files: Sequence[DataFile]) -> set[str]:
+    """Names of the files that are no data but lie beside it, such as a ``stats.json``."""
+    if len(files) == 1 or all(suffix_of(file.label) != ".json" for file in files):
+        return set()
+    starts = {file: list(islice(_rows(file), 2)) for file in files}
+    lone = {file for file, rows in starts.items() if len(rows) == 1 and suffix_of(file.label) == ".json"}
+    names = {name for file, rows in starts.items() if file not in lone for row in rows for name in row}
+    return {Path(file.label).name for file in lone if names and names.isdisjoint(starts[file][0])}
 
 
 def _repaired_row(row: Mapping[str, object], repairs: dict[str, int]) -> dict[str, object]:

@@ -20,6 +20,10 @@ _SIGNED = ("overall_preference", "preference_strength")  # HelpSteer: from -3, t
 _OF_TOPICS = ("label", "labels", "choice", "preference")  # next to chosen and rejected, perhaps a topic
 _LOWER_IS_BETTER = "rank"
 _FLAGS = {"true": 1, "false": 0}
+_GRADES = {  # KTO's labels of one answer
+    "desirable": 1.0, "good": 1.0, "chosen": 1.0, "accepted": 1.0,
+    "undesirable": 0.0, "bad": 0.0, "rejected": 0.0,
+}  # fmt: skip
 _OURS = "chosen_token_rewards"  # an annotated dataset's chosen_reward is no verdict
 _TURNS_ROUND = {  # what names the other one: "not A", "B is worse", "better than B"
     "not", "worse", "worst", "lose", "loses", "lost", "loser", "losing", "rejected", "bad", "than", "over",
@@ -293,6 +297,12 @@ def number(value: object) -> float | None:
             return None
     found = float(value) if isinstance(value, int | float) else math.nan
     return None if math.isnan(found) else found
+
+
+def grade(value: object) -> float | None:
+    """A score or label of a single answer: as `number`, and words like desirable as 1 or 0."""
+    word = value.strip().lower() if isinstance(value, str) else None
+    return _GRADES[word] if word in _GRADES else number(value)
 
 
 _READERS: dict[str, Callable[[object, Tags], float | None]] = {
