@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
         pq.write_table(table, sink, compression="zstd", row_group_size=1000)
         plain += column_bytes(pq.read_metadata(pa.BufferReader(sink.getvalue())))
         tokens += sum(len(row) for side in SIDES for row in table[f"{side}_token_start"].to_pylist())
-    print(f"{folder.name}: {tokens:,} tokens, bytes a token")
+    print(f"{folder.name}: {tokens:,} tokens, bytes per token")
     print(f"{'column':28} {'sepo':>6} {'plain zstd':>11}")
     kinds = (
         "token_start",

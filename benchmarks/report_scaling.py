@@ -138,7 +138,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         made, table = annotated_rows(Path(name), options.characters)
         print(
-            f"{(made.health.chosen.tokens + made.health.rejected.tokens) / ANNOTATED:.0f} tokens a pair",
+            f"{(made.health.chosen.tokens + made.health.rejected.tokens) / ANNOTATED:.0f} tokens per pair",
             flush=True,
         )
         for rows in options.rows:

@@ -83,7 +83,7 @@ def option(
         description: One line.
         settings: The dataclass that it fills; supplies type, choices and default.
         field: The field's name, if it differs from the flag's.
-        other: Arguments of `click.Option`; override what the field says.
+        other: Arguments of `click.Option`, which override those from the field.
     """
     if settings is not None:
         other = {**_read(settings, field or flag.removeprefix("--").replace("-", "_")), **other}

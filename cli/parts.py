@@ -114,7 +114,7 @@ def run_parts(
     workers: int | None,
     fields: Fields,
 ) -> str | None:
-    """Run the parts of a run that is not finished here, or submit them: then what was submitted."""
+    """Run the unfinished parts of a run here, or submit them; return what was submitted, if anything."""
     from sepo_data.errors import SettingsError
     from sepo_data.runs.folder import is_finished, missing_chunks
     from sepo_data.runs.workers import num_gpus

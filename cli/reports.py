@@ -100,17 +100,17 @@ def _warning(text: str) -> str:
 
 
 def describe_precision(precision: Precision, dtype: str) -> list[str]:
-    """How the precision of a run changed its selection, with a warning if it did so much."""
+    """How the precision of a run changed its selection, with a warning if it changed a lot."""
     return [
         f"{compute_dtype(dtype)} against float32, on {precision.pairs} pairs: {precision.overlap:.1%} of the "
-        f"selected tokens are the same; a reward differs by {precision.noise:.4f} nats, and rewards spread "
-        f"by {precision.reward_spread:.4f}",
+        f"selected tokens are the same; rewards differ by {precision.noise:.4f} nats (root mean square), and "
+        f"have a standard deviation of {precision.reward_spread:.4f}",
         *(_warning(warning) for warning in precision.warnings(dtype)),
     ]
 
 
 def describe_verification(found: "Verification") -> list[str]:
-    """How far the rewards of a sample differ from what the models give now."""
+    """How far the stored rewards of a sample differ from those of the models now."""
     lines = []
     if found.moved:
         lines.append(

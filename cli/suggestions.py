@@ -60,7 +60,7 @@ STAGES = {"reference": "sft", "ref": "sft", "oracle": "dpo", "policy": "sepo", "
 
 
 def explained(error: click.UsageError) -> str:
-    """What is wrong with the arguments and, if it can be guessed, what was meant."""
+    """Explain what is wrong with the arguments and, if it can be guessed, what was meant."""
     if isinstance(error, NoSuchCommand):
         return _no_command(error)
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator
 
 _SECRETS = re.compile(
-    r"(?<=Bearer )[^\s'\"]+"  # what the HTTP client quotes of a header
+    r"(?<=Bearer )[^\s'\"]+"  # a header quoted by the HTTP client
     r"|\bhf_[A-Za-z0-9]{16,}"  # a Hub token
     r"|(?<=://)[^/\s@]*:[^/\s@]*(?=@)"  # user and password of an address
 )

@@ -140,7 +140,7 @@ def _compared(
     in_source: list[int],
     moved: int,
 ) -> Verification:
-    """What rows hold next to what they were scored with now.
+    """Stored rewards of rows next to those scored now.
 
     Args:
         table: The rows whose tokens lie as they did.

@@ -1,4 +1,4 @@
-"""Figures of a training run before and after, read from what it logged, and a verdict on them.
+"""Metrics of a training run before and after, read from its log, and a verdict on them.
 
 No torch here: the summary of a run, its model card and its page say the same.
 """
@@ -8,7 +8,7 @@ from typing import TypedDict
 
 COLLAPSE = -1.0  # nats per token: on average e times less likely than at the start
 MOVED = 0.005  # share of the initial loss; smaller changes do not count
-_RECORDED = ("loss", "margin", "accuracy", "logps/", "drift/", "length/")  # of what the Trainer logs
+_RECORDED = ("loss", "margin", "accuracy", "logps/", "drift/", "length/")  # logged values to keep
 
 # What people look at before and after: name, label, format.
 SHOWN = (

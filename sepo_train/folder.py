@@ -24,7 +24,7 @@ TRAINER_STATE = "trainer_state.json"
 _TRAINING_STATE = ("optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "training_args.bin")
 _LOCK_NAME = ".sepo_training.lock"
 _IDENTITY = ("stage", "model", "dataset", "settings", "training")  # what determines the trained weights
-_NAMES = ("name", "on_hub", "card", "restricted")  # of model and dataset: where, not what they are
+_NAMES = ("name", "on_hub", "card", "restricted")  # of model and dataset: their location, not their identity
 # Of TrainingArguments: logging, saving, evaluating and parallelism; they do not affect the result.
 _HARMLESS = re.compile(
     "logging_|log_|save_|eval_|report_to|run_name|dataloader_|ddp_|fsdp|deepspeed|accelerator_config|"

@@ -1,4 +1,4 @@
-"""`sepo-annotate` in a process of its own."""
+"""`sepo-annotate` in its own process."""
 
 import os
 import subprocess

@@ -24,14 +24,14 @@ TEXT = {"prompt": pa.string(), "chosen": pa.string(), "rejected": pa.string()}
 
 
 def with_rule(**settings: Any) -> dict[str, Any]:
-    """Settings with a `SelectionRule` in the place of ``rule``, ratios and ``seed``."""
+    """Settings with a `SelectionRule` instead of ``rule``, ratios and ``seed``."""
     names = ("rule", "chosen_ratio", "rejected_ratio", "seed")
     rule = {name: settings.pop(name) for name in names if name in settings}
     return {**settings, "selection": SelectionRule(**rule)}
 
 
 def side_values(text: str, *, ended: bool = True, reward: float = 0.5) -> dict[str, Any]:
-    """One token a character, every reward the same, the first one selected."""
+    """One token per character, equal rewards, the first token selected."""
     count = len(text)
     return {
         "reward": reward * (count + ended),
@@ -58,7 +58,7 @@ def annotated_table(rows: int = 4, **changes: Any) -> pa.Table:
 
 
 def run_record(rows: int = 600, *, selection: SelectionRule | None = None, **scoring: Any) -> RunRecord:
-    """The record of a run over so many rows; ``scoring`` changes what decides on its numbers."""
+    """The record of a run over this many rows; ``scoring`` changes facts that affect its numbers."""
     columns: dict[str, str | None] = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
     model = ModelRevision("sha256:0", None)
     facts: dict[str, Any] = {

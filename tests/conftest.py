@@ -1,4 +1,4 @@
-"""Every test talks to a Hub on 127.0.0.1, never to the real one."""
+"""Every test uses a Hub on 127.0.0.1, never the real one."""
 
 import atexit
 import itertools

@@ -19,7 +19,7 @@ def exact_bounds(spans: Spans) -> list[Fraction]:
 
 
 def overlap(source: Sequence[Fraction], i: int, target: Sequence[Fraction], j: int) -> Fraction:
-    """How much token ``i`` of the source and token ``j`` of the target share."""
+    """The overlap of token ``i`` of the source and token ``j`` of the target."""
     return max(Fraction(0), min(source[i + 1], target[j + 1]) - max(source[i], target[j]))
 
 
@@ -55,7 +55,7 @@ def exact_project_mask(
 
 
 def exact_dropped(rewards: Sequence[float], source: Sequence[Fraction], end: Fraction) -> Fraction:
-    """Sum of r_i times the share of token i that lies behind ``end``."""
+    """Sum of r_i times the share of token i that lies after ``end``."""
     return sum(
         (
             Fraction(reward) * max(Fraction(0), right - max(left, end)) / (right - left)

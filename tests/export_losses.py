@@ -1,4 +1,4 @@
-"""What a model's loss is on pairs of an annotated dataset, one plain forward pass a response."""
+"""Loss of a model on pairs of an annotated dataset, with one plain forward pass per response."""
 
 from pathlib import Path
 from typing import Any

@@ -55,7 +55,7 @@ class Repo:
 
 @dataclass
 class Answer:
-    """What goes back to the client."""
+    """The response to the client."""
 
     status: int = 200
     body: bytes = b""
@@ -63,7 +63,7 @@ class Answer:
 
 
 class Refusal(Exception):  # noqa: N818
-    """An answer that is not the one hoped for; `code` is what the client tells errors apart by."""
+    """An error response; clients distinguish errors by `code`."""
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
         headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
@@ -72,12 +72,12 @@ class Refusal(Exception):  # noqa: N818
 
 @cache
 def only_server() -> "HubServer":
-    """The one of this process, in which pytest may run more than once: mutmut has it do so."""
+    """The instance of this process, in which mutmut may run pytest more than once."""
     return HubServer()
 
 
 class HubServer:
-    """The server and its state; tests prepare and look at repositories without HTTP."""
+    """The server and its state; tests prepare and inspect repositories without HTTP."""
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
@@ -137,7 +137,7 @@ class HubServer:
 
     @property
     def pending_faults(self) -> list[Fault]:
-        """Faults that no request has met yet."""
+        """Faults that no request has triggered yet."""
         return [fault for _, kinds, _ in self._faults for fault in kinds]
 
     def start_job(self, asked: dict[str, Any]) -> int:
@@ -147,7 +147,7 @@ class HubServer:
         return len(self._running) - 1
 
     def job_stage(self, number: int) -> str:
-        """What has become of it."""
+        """Its status."""
         job = self._running[number]
         return "RUNNING" if not job.done() else "ERROR" if job.exception() or job.result() else "COMPLETED"
 
@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def do_GET(self) -> None:
-        """Every method goes one way: a fault, or a route's answer."""
+        """Handle every method: return a fault or the answer of a route."""
         path = unquote(urlsplit(self.path).path)
         request = f"{self.command} {path}"
         with self.hub.lock:
@@ -433,7 +433,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _asked_for_private(asked: Mapping[str, Any], default: bool) -> bool:
-    """Hub 2 sends a visibility, older clients ``private``; neither sends what it was not told."""
+    """Hub 2 sends a visibility, older clients ``private``; neither sends defaults."""
     if "visibility" in asked:
         return bool(asked["visibility"] == "private")
     return bool(asked.get("private", default))

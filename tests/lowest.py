@@ -1,4 +1,4 @@
-"""Print the lowest versions that pyproject.toml declares, but not of torch, as constraints for pip."""
+"""Print the lowest versions that pyproject.toml declares, except of torch, as constraints for pip."""
 
 import re
 import tomllib
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def lowest(requirements: list[str]) -> list[str]:
-    """``name==bound`` for each ``name[extras]>=bound,...``; torch, and what has no bound, is left out."""
+    """``name==bound`` for each ``name[extras]>=bound,...``, without torch and packages without a bound."""
     found = (re.match(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\w.]+)", requirement) for requirement in requirements)
     return [f"{match[1]}=={match[2]}" for match in found if match and match[1] != "torch"]
 

@@ -1,4 +1,4 @@
-"""Texts that break tokenizers, templates and formats; every one is a possible response."""
+"""Texts that break tokenizers, templates and formats; each is a possible response."""
 
 NASTY = [
     " ", "   ", "\n", "\nleading newline", "trailing blanks   ", "   \n   \n   ",

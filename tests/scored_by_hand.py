@@ -24,7 +24,7 @@ EXPLICIT = PairColumns("prompt", "chosen", "rejected")
 def scored(
     rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, settings: AnnotateSettings
 ) -> datasets.Dataset:
-    """Annotate rows as `sepo-annotate` does, with random log-probs in the place of the models'."""
+    """Annotate rows as in `sepo-annotate`, with random log-probs instead of models."""
     source = Source(datasets.Dataset.from_list(rows), "pairs", "train", "")
     encoder = response_encoder(tokenizer, chat_template=bool(settings.chat_template))
     encoded = encode_pairs(source.rows, EXPLICIT, encoder, settings.max_length, 0, len(rows))

@@ -1,4 +1,4 @@
-"""Tests of the main path: numbers, contract, resume and everything a run says of itself."""
+"""Tests of the main path: numbers, contract, resuming and the report of a run."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 def run(
     tmp_path: Path, models: tuple[str, str], rows: list[dict[str, Any]], **settings: Any
 ) -> datasets.Dataset:
-    """Annotate rows, validate the result, and read it as a stranger would."""
+    """Annotate rows, validate the result, and read it without sepo."""
     data = write_jsonl(tmp_path / "prefs.jsonl", rows)
     output = tmp_path / "out"
     report = annotate(data, *models, AnnotateSettings(output=output, **with_rule(**settings)))

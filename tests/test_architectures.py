@@ -1,4 +1,4 @@
-"""Tests of the sweep over architectures: the popular ones are right, and a wrong one is seen."""
+"""Tests of the sweep over architectures: popular ones are right, and a wrong one is detected."""
 
 import pytest
 import torch

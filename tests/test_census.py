@@ -1,4 +1,4 @@
-"""Tests of the census of real tokenizers: it finds nothing wrong here, and sees what is planted."""
+"""Tests of the census of real tokenizers: it finds no errors here, and detects planted ones."""
 
 from collections.abc import Callable
 from dataclasses import replace

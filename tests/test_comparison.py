@@ -21,7 +21,7 @@ from sepo_data.schema import SIDES, annotated_schema
 
 
 def dataset(*rows: dict[str, Any]) -> datasets.Dataset:
-    """Rows of ``chosen`` "abcd" and ``rejected`` "xy", one token a character unless said otherwise."""
+    """Rows of ``chosen`` "abcd" and ``rejected`` "xy", by default with one token per character."""
     content = []
     for row in rows:
         values: dict[str, Any] = {

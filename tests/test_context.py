@@ -1,4 +1,4 @@
-"""Tests of what a chat template is given beside the messages: tools, its keywords, a system text."""
+"""Tests of what a chat template gets besides the messages: tools, keywords, a system text."""
 
 import json
 from pathlib import Path

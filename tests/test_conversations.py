@@ -43,7 +43,7 @@ def read(folder: Path, *rows: dict[str, Any], **options: Any) -> list[Chat | Rea
 
 
 def trained(chats: Opened, max_length: int = 10**6) -> tuple[list[list[str]], EncodedChats]:
-    """For each conversation what its trained tokens decode to, cut behind each end of a turn."""
+    """The decoded trained tokens of each conversation, split after each end of a turn."""
     encoder = response_encoder(tiny_tokenizer())
     found = encode_chats(*chats, encoder, max_length, 0, len(chats[0]))
     texts = [str(encoder.tokenizer.decode(chat.input_ids[chat.positions])) for chat in found.chats]

@@ -1,4 +1,4 @@
-"""Tests of the bundled models and sample: what `make demo` shows has to be worth showing."""
+"""Tests of the bundled models and sample: the output of `make demo` must be worth showing."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests that the pages of the training half tell the truth: their Python runs, their commands can be run."""
+"""Tests that the training pages are true: their Python and their commands run."""
 
 import re
 import shlex

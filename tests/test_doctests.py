@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the modules that need no model run as they stand."""
+"""The examples in docstrings of modules that need no model run as written."""
 
 import doctest
 import importlib

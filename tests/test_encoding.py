@@ -1,4 +1,4 @@
-"""Tests of rendering and encoding together: which tokens are the response's, and what they own."""
+"""Tests of rendering and encoding together: the tokens of the response and their characters."""
 
 import json
 import struct
@@ -261,7 +261,7 @@ def test_the_twin_that_shares_the_vocabulary_tokenises_as_a_copy_of_the_file(
 
 
 def swallowing_tokenizer() -> PreTrainedTokenizerFast:
-    """As Phi-3's: control tokens swallow the blanks behind them, and a blank is put before every section."""
+    """Like Phi-3's: control tokens swallow the blanks after them, and every section gets a leading blank."""
     backend = Tokenizer.from_str(tiny_tokenizer("sentencepiece_bpe").backend_tokenizer.to_str())
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.pre_tokenizer = None
@@ -568,7 +568,7 @@ def test_control_tokens_that_swallow_blanks_do_not_take_the_responses_tokens() -
 
 
 def deleting_rules() -> normalizers.Precompiled:
-    """SentencePiece's format with one rule, DEL to nothing: a double array of 256 units, then the texts."""
+    """A SentencePiece normaliser with one rule, to delete DEL: a double array of 256 units, then the text."""
     units = [0] * 256
     units[0] = 1 << 10  # the root: its children are at 1 ^ byte
     units[1 ^ 0x7F] = 0x7F | 1 << 8 | 2 << 10  # the byte, "a rule ends here", and where its text's place is

@@ -1,4 +1,4 @@
-"""Tests of responses that were cut where they were made: no end of turn is scored behind them."""
+"""Tests of responses that were cut when they were generated: no end of turn is scored after them."""
 
 from pathlib import Path
 from typing import Any

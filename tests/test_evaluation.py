@@ -42,7 +42,7 @@ def prefs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @torch.no_grad()
 def plain_logps(model: str, prefs: str) -> list[list[np.ndarray]]:
-    """One forward pass a response: ``[row][side]``."""
+    """Log-probs with one forward pass per response: ``[row][side]``."""
     source, columns = open_pairs(prefs)
     encoder = response_encoder(AutoTokenizer.from_pretrained(model))
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()

@@ -1,4 +1,4 @@
-"""Tests of `sepo-annotate --executor`: datatrove's tasks, its marks, and a SLURM that is not there."""
+"""Tests of `sepo-annotate --executor`: datatrove's tasks and completion markers, and a fake SLURM."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Tests of `sepo export`: what each trainer is to read, read by it where it is installed here."""
+"""Tests of `sepo export`: the files for each trainer, read by the trainer if it is installed."""
 
 import json
 import re

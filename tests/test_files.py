@@ -1,4 +1,4 @@
-"""Tests of files, patterns and splits as people have them: each gives the rows that it means."""
+"""Tests of files, patterns and splits in use: each gives the intended rows."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Tests of the house: who may import whom, what is light, what is public, how quick --help is.
+"""Tests of the architecture: allowed imports, light modules, public names, speed of --help.
 
 A room is a sub-package or a top-level module. It imports from lower floors only, and inside a room
 no two files import each other in a circle. Every import counts: lazy ones, and those under TYPE_CHECKING.
@@ -43,7 +43,7 @@ def files() -> dict[str, Path]:
 
 
 def imported(module: str, path: Path) -> Iterator[str]:
-    """Whatever a module imports, anywhere in it, as absolute dotted names of what is imported."""
+    """Everything that a module imports, anywhere in it, as absolute dotted names."""
     package = module.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -55,7 +55,7 @@ def imported(module: str, path: Path) -> Iterator[str]:
 
 
 def room(name: str) -> str | None:
-    """The room that a dotted name lies in; None for other people's packages."""
+    """The room of a dotted name; None for other packages."""
     package, *rest = name.replace("sepo_cli", "cli").split(".")
     if package != "sepo_data":
         return package if package in PACKAGES else None

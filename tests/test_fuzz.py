@@ -53,7 +53,7 @@ TIMES = int(os.environ.get("SEPO_FUZZ", "1"))
 def fuzz(
     examples: int, *drawn: st.SearchStrategy[Any]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Run a test on so many examples."""
+    """Run a test on this many examples."""
     unhurried = settings(
         max_examples=examples * TIMES,
         deadline=None,
@@ -124,7 +124,7 @@ MIXED = [TEXTS, MESSAGES, ANSWERS, SCALARS, VALUES]
 
 @st.composite
 def usable_rows(draw: st.DrawFn) -> list[Any]:
-    """Rows of a format that is read, whatever the texts say."""
+    """Rows of a readable format with arbitrary texts."""
     prompt, side = draw(
         st.sampled_from(
             [
@@ -144,7 +144,7 @@ def usable_rows(draw: st.DrawFn) -> list[Any]:
 
 @st.composite
 def any_rows(draw: st.DrawFn) -> list[Any]:
-    """Rows whose columns hold what comes."""
+    """Rows with arbitrary values."""
     names = ["prompt", "chosen", "rejected", draw(EXTRA_NAMES)]
     columns = {name: draw(st.sampled_from(MIXED)) for name in names}
     optional = {name: columns.pop(name) for name in list(columns) if draw(st.booleans())}
@@ -172,7 +172,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def one_line_or_none() -> Iterator[list[str]]:
-    """An expected failure is one line, and added to what is yielded; any other is the test's."""
+    """Check that an expected failure is one line and add it to the yielded list; raise any other."""
     refusals: list[str] = []
     try:
         yield refusals
@@ -276,7 +276,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def named(manifest: dict[str, Any], names: list[str], licence: Any, *, on_hub: bool) -> dict[str, Any]:
-    """The manifest with these names in the places where names stand."""
+    """The manifest with these names in all fields for names."""
     changed = copy.deepcopy(manifest)
     source, config, oracle, base, revision, split = names
     changed["source"] |= {"name": source, "config": config or "c", "on_hub": on_hub}
@@ -291,7 +291,7 @@ def named(manifest: dict[str, Any], names: list[str], licence: Any, *, on_hub: b
 
 
 def prose(page: str) -> str:
-    """A page without what stands in code spans and blocks, where nothing has a meaning."""
+    """A page without code spans and blocks, in which markup has no meaning."""
     text = "".join(page.split("```")[::2])
     return "`".join(text.split("`")[::2])
 
@@ -379,7 +379,7 @@ JUNK = VALUES | TRICKS
 
 @st.composite
 def mutations(draw: st.DrawFn) -> list[tuple[list[float], str, Any]]:
-    """Where in a tree (a share of the way at each level), what is done there, and with what."""
+    """A place in a tree (relative at each level), an operation there, and its operand."""
     where = st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=5)
     what = st.sampled_from(["replace", "replace", "replace", "delete", "add"])
     return draw(st.lists(st.tuples(where, what, JUNK), min_size=1, max_size=2))
@@ -411,7 +411,7 @@ def as_json(value: Any) -> bytes:
 
 
 def read_in_every_way(folder: Path, models: tuple[str, str], *, scored: bool) -> list[bool]:
-    """Whether each way to read a dataset reads it; what does not is one line."""
+    """Whether each way to read a dataset succeeds; failures are one line."""
     readers: list[Callable[[str], object]] = [
         load_annotated,
         lambda name: annotated_files(Path(name)),

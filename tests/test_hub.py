@@ -77,7 +77,7 @@ def row(number: int) -> dict[str, object]:
 
 
 def write_folder(folder: Path, shards: int = 2, first_row: int = 0) -> Path:
-    """A finished folder of two rows a shard, with work files as a run leaves them."""
+    """A finished folder with two rows per shard, and work files as a run leaves them."""
     schema = annotated_schema(
         pa.schema([]), dict.fromkeys(("prompt", "chosen", "rejected"), pa.string()), store_logps=False
     )
@@ -94,7 +94,7 @@ def write_folder(folder: Path, shards: int = 2, first_row: int = 0) -> Path:
 
 
 def write_model(folder: Path, shards: int = 2, first_row: int = 0) -> Path:
-    """A finished model of one weight a shard, with what a training leaves beside it."""
+    """A finished model with one weight per shard, and the files that training leaves."""
     (folder / "checkpoint-2").mkdir(parents=True)
     weights = {}
     for shard in range(shards):
@@ -269,7 +269,7 @@ def test_faults_one_after_the_other_are_survived(
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that were waited, or would have been."""
+    """The seconds of waiting that were requested."""
     found: list[float] = []
     monkeypatch.setattr("sepo_data.hub.client.BACKOFF_S", 1.0)
     monkeypatch.setattr(time, "sleep", found.append)
@@ -277,7 +277,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def failing(*errors: BaseException) -> Callable[[], str]:
-    """Raise these, one a call, then answer."""
+    """Raise these errors, one per call, then answer."""
     due = list(errors)
 
     def call() -> str:

@@ -28,7 +28,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
-    """Some with prompts and responses in common, some much longer than others."""
+    """Sequences, some with common prompts and responses, some much longer than others."""
     found = pairs(ROWS, seed=3)
     for row in range(0, ROWS, 6):
         found[row]["prompt"] = found[row + 1]["prompt"]
@@ -63,7 +63,7 @@ def with_end(row: dict[str, Any], side: str, tokens: str, end: str) -> npt.NDArr
 
 
 def largest_difference(found: Path, usual: Path) -> float:
-    """Between any two rewards, in nats; masks may differ only where two rewards are as close as that."""
+    """Smallest difference of two rewards, in nats; masks may differ only between rewards this close."""
     largest, swapped = 0.0, [0.0]
     for ours, theirs in zip(read(found), read(usual), strict=True):
         for side in SIDES:

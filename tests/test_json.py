@@ -31,7 +31,7 @@ def prefs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def found(promised: str, *arguments: object, code: int = 0) -> dict[str, Any]:
-    """What a command prints, which is one line of JSON with all promised keys."""
+    """The output of a command, checked to be one line of JSON with all promised keys."""
     result = CliRunner().invoke(main, [*map(str, arguments), "--json"], prog_name="sepo")
     assert result.exit_code == code, result.output
     (line,) = result.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""Tests of token log-probs against one plain float32 forward a sequence."""
+"""Tests of token log-probs against one plain float32 forward pass per sequence."""
 
 from dataclasses import dataclass
 
@@ -103,7 +103,7 @@ def test_progress_counts_every_token_of_every_sequence_once() -> None:
 
 
 class LittleMemory(torch.nn.Module):
-    """Embeddings that fail like an allocator when more than so many tokens come along."""
+    """Embeddings that fail like an allocator for more than this many tokens."""
 
     def __init__(self, inner: torch.nn.Module, max_tokens: int, error: RuntimeError) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class LittleMemory(torch.nn.Module):
         self.seen: list[int] = []
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Embed, or fail."""
+        """Embed the tokens, or fail."""
         self.seen.append(input_ids.numel())
         if input_ids.numel() > self.max_tokens:
             raise self.error

@@ -1,4 +1,4 @@
-"""Tests of the model card: the Hub can read it, and it says what the training record says."""
+"""Tests of the model card: the Hub can read it, and it agrees with the training record."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ SHA, DIGEST = "a" * 40, "sha256:" + "b" * 64
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    """What a trainer writes for the third stage; ``changes`` replaces whole parts."""
+    """A trainer's record for the third stage; ``changes`` replaces whole parts."""
     return {
         "schema_version": "1.0",
         "sepo_version": "0.1.0",
@@ -54,7 +54,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def card_of(folder: Path, facts: dict[str, Any]) -> str:
-    """The card as it is written, after what must hold for every card."""
+    """The card as written, checked for what holds for every card."""
     write_card(folder, json.loads(json.dumps(facts)))
     text = (folder / "README.md").read_text(encoding="utf-8")
     for line in text.splitlines():
@@ -67,7 +67,7 @@ def card_of(folder: Path, facts: dict[str, Any]) -> str:
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
-    """The rows of all tables, by what stands in their first cell."""
+    """The rows of all tables, by their first cell."""
     cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return {first.strip("`"): rest for first, *rest in cells}
 

@@ -48,7 +48,7 @@ SEQUENCES = some_tokens(30, 12, 21)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two models and three adapters, which no test may change."""
+    """Two models and three adapters, never changed by tests."""
     folder = tmp_path_factory.mktemp("models")
     base = save_tiny(folder / "base", seed=1)
     return {
@@ -61,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def copy(made: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of the base that a test may spoil."""
+    """A copy of the base that a test may damage."""
     return shutil.copytree(made["base"], tmp_path / "copy")
 
 
@@ -70,7 +70,7 @@ def load(oracle: Path | str, ref: Path | str, **settings: Any) -> ModelPair:
 
 
 def with_adapter(base: Path, adapter: Path | None) -> PreTrainedModel:
-    """The model as peft loads it, by itself."""
+    """The model as loaded by peft alone."""
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
@@ -79,7 +79,7 @@ def with_adapter(base: Path, adapter: Path | None) -> PreTrainedModel:
 
 
 def assert_scores_like(pair: ModelPair, oracle: PreTrainedModel, ref: PreTrainedModel) -> None:
-    """Twice, since a role that is not left would show in the next one."""
+    """Score twice, since a role that stays active would show in the next one."""
     for _ in range(2):
         for scored, model in ((pair.oracle.logps(SEQUENCES), oracle), (pair.ref.logps(SEQUENCES), ref)):
             for logps, tokens in zip(scored, SEQUENCES, strict=True):

@@ -1,4 +1,4 @@
-"""Tests of what a run says of its dataset: developer turns, prompts in text, repeated pairs."""
+"""Tests of what a run reports about its dataset: developer turns, prompts in text, repeated pairs."""
 
 import logging
 from pathlib import Path

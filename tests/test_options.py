@@ -34,14 +34,14 @@ def invoke(*arguments: object, **environment: str) -> Result:
 
 @dataclass(frozen=True)
 class Inner:
-    """Settings in settings."""
+    """Nested settings."""
 
     rule: Literal["a", "b"] = "b"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command below fills."""
+    """Filled by the command below."""
 
     output_dir: Path
     inner: Inner
@@ -139,7 +139,7 @@ def test_an_option_in_the_environment_is_called_as_it_is_typed() -> None:
 def test_a_message_names_the_flags_of_the_command_that_was_typed(message: str, shown: str) -> None:
     @command("fails", [*made.params], settings=Settings)
     def fails(settings: Settings, other: str | None) -> None:
-        """Fail, and warn."""
+        """Fail with a warning."""
         logging.getLogger("sepo").warning(message)
         raise SettingsError(message)
 

@@ -1,4 +1,4 @@
-"""Tests of packed batches: against plain forwards, and against packing that goes wrong on purpose."""
+"""Tests of packed batches: against plain forward passes, and with planted faults."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ PADDED = {"falcon", "bloom"}  # ALiBi
 
 
 def sequences(*groups: tuple[int, ...], seed: int = 0) -> list[Tokens]:
-    """For each tuple one prompt, its length first, and responses to it of the other lengths."""
+    """For each tuple, a prompt of the first length and responses of the other lengths."""
     rng = np.random.default_rng(seed)
     found = []
     for prompt_length, *lengths in groups:
@@ -183,7 +183,7 @@ def neighbours_seen(*args: Any, sepo_layout: Layout, **kwargs: Any) -> tuple[tor
 
 
 def back_mixed_up(*args: Any, sepo_layout: Layout, **kwargs: Any) -> tuple[torch.Tensor, None]:
-    """Two tokens get each other's attention."""
+    """Swap the attention of two tokens."""
     back = sepo_layout.back.clone()
     back[[3, 4]] = back[[4, 3]]
     return packed_attention(*args, sepo_layout=replace(sepo_layout, back=back), **kwargs)

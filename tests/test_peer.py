@@ -1,4 +1,4 @@
-"""A differential test against `datasets` and TRL: of datasets that nobody thought up, their ids are ours.
+"""A differential test against `datasets` and TRL: equal token ids for randomly generated datasets.
 
 Rows are drawn with column names, types, nesting and nulls. What `datasets` reads and `DPOTrainer` tokenises,
 we read to the same ids, or leave out for a reason, or refuse in one line.
@@ -74,7 +74,7 @@ TOOL = {"type": "function", "function": {"name": "f", "description": "", "parame
 
 
 class Drawn(NamedTuple):
-    """A dataset's rows, and whether nothing in it may cost a row."""
+    """Rows of a dataset, and whether all of them must be kept."""
 
     rows: list[dict[str, Any]]
     plain: bool
@@ -151,7 +151,7 @@ def conversations(draw: st.DrawFn) -> Drawn:
 
 
 def theirs(path: Path, template: str | None, folder: str) -> list[dict[str, list[int]]] | None:
-    """What TRL tokenises, row by row; None if it or `datasets` refuses."""
+    """TRL's token ids, row by row; None if it or `datasets` refuses."""
     tokenizer = tiny_tokenizer("byte_bpe", template)
     try:
         rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=folder)
@@ -170,7 +170,7 @@ def theirs(path: Path, template: str | None, folder: str) -> list[dict[str, list
 def ours(
     path: Path, template: str | None
 ) -> tuple[dict[int, dict[str, list[int]]], dict[str, list[int]], str]:
-    """What we tokenise, by row, the rows that were dropped, by reason, and why the dataset is refused."""
+    """Our token ids by row, dropped rows by reason, and the reason if the dataset is refused."""
     encoder = response_encoder(tiny_tokenizer("byte_bpe", template))
     try:
         if path.name == "chats.jsonl":
@@ -188,7 +188,7 @@ def ours(
 
 
 def compare(drawn: Drawn, name: str) -> None:
-    """Fail where both read a row, and not the same."""
+    """Fail if both read a row differently."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
         path = Path(folder) / name

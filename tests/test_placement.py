@@ -1,4 +1,4 @@
-"""Tests of where weights go when memory is short, with made-up amounts of memory."""
+"""Tests of where weights are placed when memory is short, with faked amounts of memory."""
 
 import logging
 import weakref
@@ -34,7 +34,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> PairFacts:
 
 
 def with_memory(monkeypatch: pytest.MonkeyPatch, *free: float, gpus: int = 1) -> None:
-    """So many bytes free, on one device or on each GPU."""
+    """Pretend that this many bytes are free, on one device or on each GPU."""
     amounts = list(free) * gpus
     monkeypatch.setattr(placement, "free_bytes", lambda device: int(amounts[device.index or 0]))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)

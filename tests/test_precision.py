@@ -1,4 +1,4 @@
-"""Tests of what a run in less than float32 says of itself."""
+"""Tests of what a run in lower precision than float32 reports."""
 
 import json
 from pathlib import Path
@@ -50,8 +50,8 @@ def test_a_poor_overlap_is_warned_of() -> None:
     poor = Precision(pairs=32, tokens=900, reward_spread=0.02, noise=0.045, overlap=0.47)
     lines = describe_precision(poor, "bfloat16")
     assert lines == [
-        "bfloat16 against float32, on 32 pairs: 47.0% of the selected tokens are the same; a reward differs "
-        "by 0.0450 nats, and rewards spread by 0.0200",
+        "bfloat16 against float32, on 32 pairs: 47.0% of the selected tokens are the same; rewards differ "
+        "by 0.0450 nats (root mean square), and have a standard deviation of 0.0200",
         "warning: bfloat16 selects different tokens than float32: 47.0% are the same, since the rounding "
         "of a reward (0.0450 nats) is large compared with the rewards (0.0200 nats). Pass `dtype=float32`, "
         "or train the oracle longer.",

@@ -184,7 +184,7 @@ def tokenizations(draw: st.DrawFn, *, truncated: bool = True) -> tuple[Spans, Sp
 
 @st.composite
 def cuts(draw: st.DrawFn) -> Bounds:
-    """Bounds as such, whatever spans they came from; all end at 1,000."""
+    """Arbitrary bounds, all ending at 1,000."""
     inner = draw(st.sets(st.integers(1, 999), max_size=12))
     return np.array([0, *sorted(inner), 1000], dtype=np.int64)
 

@@ -108,7 +108,7 @@ def test_a_push_that_fails_leaves_the_dataset_and_the_same_call_pushes_it(
 
 
 def finish(folder: Path, base: str) -> Path:
-    """Put card and record beside the weights, as a training does."""
+    """Put card and record next to the weights, as training does."""
     record: Record = {
         "stage": "sepo",
         "model": {"name": base, "on_hub": True},

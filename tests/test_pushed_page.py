@@ -1,4 +1,4 @@
-"""Tests of what a push adds to an annotated dataset: its page, and charts in its card."""
+"""Tests of what a push adds to an annotated dataset: the report, and charts in the card."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Tests of what is said of how a dataset was read: in the dry run, and when nothing can be read."""
+"""Tests of the report of how a dataset was read: in the dry run, and if no row is readable."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tests that README tells the truth: its commands parse, its Python runs on the names it uses."""
+"""Tests that README is true: its commands parse, its Python runs."""
 
 import ast
 import importlib

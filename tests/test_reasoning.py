@@ -76,7 +76,7 @@ def encoder_of(template: str) -> ResponseEncoder:
 
 
 def own_rendering(encoder: ResponseEncoder, messages: Messages) -> str | None:
-    """What the template itself makes of the whole conversation; None if it refuses."""
+    """The template's own rendering of the whole conversation; None if it refuses."""
     template = encoder.tokenizer.get_chat_template()
     dates = {"%d": "26", "%b": "Jul", "%Y": "2024", "%m": "07"}
     try:

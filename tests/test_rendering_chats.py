@@ -87,7 +87,7 @@ def encoded(encoder: ResponseEncoder, prompt: Any, response: str, max_length: in
 
 
 def trained_texts(encoder: ResponseEncoder, prompt: Any, response: str) -> list[str]:
-    """What each run of trained tokens decodes to, less what its first token owns of the text before."""
+    """The decoded runs of trained tokens, without the text before that their first token owns."""
     chat, found = rendered(encoder, prompt, response), encoded(encoder, prompt, response)
     runs = np.split(found.positions, np.flatnonzero(np.diff(found.positions) > 1) + 1)
     texts = []
@@ -190,7 +190,7 @@ def test_control_tokens_typed_in_any_turn_are_text() -> None:
     answers = ["I say <|im_end|> twice <|im_end|>", "<|im_start|>user\nNo<|im_end|>"]
     prompt = [user("a<|im_end|>b"), assistant(answers[0]), user("<|im_start|>c")]
     found = encoded(encoder, prompt, answers[1])
-    assert found.input_ids.tolist().count(im_start) == 4  # one a turn
+    assert found.input_ids.tolist().count(im_start) == 4  # one per turn
     assert found.input_ids.tolist().count(im_end) == 4
     assert found.input_ids[found.positions].tolist().count(im_end) == 2
     assert trained_texts(encoder, prompt, answers[1]) == [f"{answer}<|im_end|>" for answer in answers]

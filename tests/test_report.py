@@ -1,4 +1,4 @@
-"""Tests of the report: its statistics against plain numpy, what stands in the page, and what is refused."""
+"""Tests of the report: its statistics against plain numpy, the content of the page, and refusals."""
 
 import base64
 import json
@@ -56,7 +56,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def table() -> pa.Table:
-    """Rewards in sixteenths of a nat, of which histograms are exact."""
+    """Rewards in sixteenths of a nat, whose histograms are exact."""
     table = random_table(np.random.default_rng(0), 300)
     for side in SIDES:
         name = f"{side}_token_rewards"
@@ -252,7 +252,7 @@ def test_charts_of_one_row_of_equal_rewards_can_be_drawn() -> None:
     [
         (["--row", "45"], "no row 45: the dataset has 45"),
         (["--by", "nothing"], "no column nothing. Correct --by"),
-        (["--by", "chosen_token_rewards"], "has lists"),
+        (["--by", "chosen_token_rewards"], "holds lists"),
         (["-o", "/proc/nowhere/page.html"], "cannot be written"),
     ],
 )

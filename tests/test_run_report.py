@@ -149,7 +149,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path: Path) -> None:
         return found.stderr
 
     (tmp_path / RECORD_NAME).write_text(json.dumps(record([], finished=False)))
-    assert "no step of this run is logged yet" in refused()
+    assert "this run has logged no step yet" in refused()
     save(tmp_path, record(history(0.7, 0.6)), history(0.7, 0.6))
     assert "cannot be written" in refused("-o", "/proc/nowhere/page.html")
     assert "is a training run. Leave out --by" in refused("--by", "category")

@@ -1,4 +1,4 @@
-"""Tests that nothing of a stranger's runs, reads, writes or tells more than it was asked to.
+"""Tests that files of strangers cannot run code, or read, write or reveal anything else.
 
 Models, datasets, cards and manifests come from anywhere. Code and pickles are opened when the user says
 so and not before; a name leads nowhere else; a token is told to the Hub alone.
@@ -66,7 +66,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def assert_refused(found: Result, *parts: str) -> None:
-    """Exit 1, no traceback, and the last line says all of this."""
+    """Check for exit code 1, no traceback, and all of this in the last line."""
     assert found.exit_code == 1, found.output
     assert isinstance(found.exception, SystemExit), found.exception
     last = found.stderr.strip().splitlines()[-1]
@@ -199,7 +199,7 @@ class MineForCausalLM(PreTrainedModel):
 
 
 def with_code(folder: Path, kind: str, models: tuple[str, str], marker: Path) -> Path:
-    """Oracle and reference with code of their own below the folder; importing it leaves a marker."""
+    """Oracle and reference with their own code below the folder; importing it leaves a marker."""
     auto_map = {
         "AutoConfig": "configuration_mine.MineConfig",
         "AutoModelForCausalLM": "modeling_mine.MineForCausalLM",
@@ -226,7 +226,7 @@ def with_code(folder: Path, kind: str, models: tuple[str, str], marker: Path) ->
 
 
 def plain_rewards(folder: Path, rows: Any) -> list[float]:
-    """Of the chosen responses, from a forward pass of one sequence after the other."""
+    """Log-probs of the chosen responses, with one forward pass per sequence."""
     facts = describe_pair(str(folder / "oracle"), str(folder / "ref"), trust=Trust(remote_code=True))
     logps = []
     for role in ("oracle", "ref"):

@@ -1,4 +1,4 @@
-"""Tests of the check that a run makes of its own rows: planted faults, and what becomes of them."""
+"""Tests of a run's check of its own rows, with planted faults."""
 
 import logging
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def assert_plain(found: list[Logps], model: PreTrainedModel, tokens: list[Tokens
 
 @contextmanager
 def leaking(model: PreTrainedModel, leak: float) -> Iterator[None]:
-    """What a model makes of a token depends on how many there are."""
+    """A model whose output depends on the number of tokens."""
 
     def mix(module: Any, args: Any, hidden: torch.Tensor) -> torch.Tensor:
         return hidden * (1 + leak * hidden.shape[0] * hidden.shape[1])
@@ -154,7 +154,7 @@ def annotated(folder: Path, models: tuple[str, str], **settings: Any) -> tuple[l
     annotate(data, *models, AnnotateSettings(folder / "out", **settings))
     rows = datasets.load_dataset("parquet", data_files=str(folder / "out/data/*"), split="train")
     manifest = read_manifest(folder / "out", "it")
-    assert "| rows scored again one at a time" in (folder / "out" / "README.md").read_text()
+    assert "| self-check: rows scored again one at a time" in (folder / "out" / "README.md").read_text()
     return [row["chosen_token_rewards"] for row in rows], manifest.self_check
 
 

@@ -1,4 +1,4 @@
-"""Tests of conversations and texts in the shapes that people store them in: each is read as what it means."""
+"""Tests of conversations and texts in the shapes that people store them in."""
 
 import json
 from pathlib import Path

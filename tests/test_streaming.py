@@ -1,4 +1,4 @@
-"""Tests of annotating a Hub dataset that stays there: the same bytes, and what cannot be streamed."""
+"""Tests of streaming a Hub dataset: the same bytes, and what cannot be streamed."""
 
 import io
 from collections.abc import Callable

@@ -964,7 +964,7 @@ def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(
 
 def test_progress_is_told_of_every_step(tmp_path: Path, models: tuple[str, str], annotated: str) -> None:
     class Told(Progress):
-        """What it was told."""
+        """Everything it was told."""
 
         def __init__(self) -> None:
             self.said: list[object] = []

@@ -1,4 +1,4 @@
-"""Tests of the trainer on tiny models: its gradient, its figures, and how work is cut up."""
+"""Tests of the trainer on tiny models: its gradient, its metrics, and how work is divided."""
 
 import math
 from collections.abc import Callable, Sequence

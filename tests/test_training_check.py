@@ -52,7 +52,7 @@ def test_right_batches_are_kept_and_the_difference_is_known(tmp_path: Path) -> N
 
 
 def swallowed(*args: Any, sliding_window: int | None = None, **kwargs: Any) -> tuple[torch.Tensor, None]:
-    """A keyword of the layer goes nowhere."""
+    """A keyword of the layer is ignored."""
     return packed_attention(*args, **kwargs)
 
 

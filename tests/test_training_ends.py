@@ -1,4 +1,4 @@
-"""Tests of what ends a training, what is kept of it, what it cost, and how far it went."""
+"""Tests of what ends a training, what is kept, its cost, and its KL divergence."""
 
 import json
 from collections.abc import Callable

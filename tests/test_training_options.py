@@ -1,4 +1,4 @@
-"""Tests that what the Trainer brings can be had with ``--set``, in all three stages."""
+"""Tests that ``--set`` reaches the options of the Trainer, in all three stages."""
 
 import json
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 def train(inputs: Inputs, folder: Path, *options: object, stage: str = "sepo") -> dict[str, Any]:
-    """Run a stage from the command line; its record."""
+    """Run a stage from the command line; return its record."""
     model, dataset = inputs[stage]
     role = "--policy" if stage == "sepo" else "--model"
     command = [stage, role, model, "--dataset", dataset, "--output", folder, "--batch-size", 4]
@@ -55,7 +55,7 @@ def set_fields(**fields: object) -> list[str]:
 
 
 def history_of(folder: Path) -> list[dict[str, float]]:
-    """What was logged."""
+    """The log lines."""
     history: list[dict[str, float]] = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return history
 

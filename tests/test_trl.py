@@ -1,4 +1,4 @@
-"""Tests that TRL and sepo understand each other: models, data, and the numbers that training gives."""
+"""Tests that TRL and sepo work together: models, data, and the numbers of training."""
 
 import json
 from pathlib import Path
@@ -77,7 +77,7 @@ def arguments(kind: Any, folder: Path, **more: Any) -> Any:
 
 
 def ours_plain() -> dict[str, Any]:
-    """Two epochs of the steps that TRL takes with `PLAIN`."""
+    """Two epochs of TRL's steps with `PLAIN`."""
     fields = {name: str(value) for name, value in PLAIN.items() if name != "learning_rate"}
     return {
         "batch_size": 4,

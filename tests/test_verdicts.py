@@ -34,7 +34,7 @@ def text(side: str | list[Row]) -> Any:
 
 
 def pairs(folder: Path, *rows: Row, **options: Any) -> list[Any]:
-    """Of every row its two responses, or why it gives none."""
+    """Both responses of every row, or the reason why it has none."""
     source, columns = opened(folder, *rows, **options)
     found = map(columns.read, source.rows)
     return [

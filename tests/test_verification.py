@@ -1,4 +1,4 @@
-"""Tests of `sepo verify`: what was published is scored again."""
+"""Tests of `sepo verify`: published datasets are scored again."""
 
 import json
 import shutil

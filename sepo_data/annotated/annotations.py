@@ -59,7 +59,7 @@ class Annotation:
         return replace(self, pieces=tuple(pieces), bounds=bounds, token_rewards=rewards, token_mask=masks)
 
     def _in_piece(self, piece: Piece, offset: int) -> tuple[Bounds, npt.NDArray[np.float64], Mask]:
-        """Upper bounds, rewards and masks of what it has in a piece, and of what it has not."""
+        """Upper bounds, rewards and masks of the tokens in a piece, and of the parts without tokens."""
         lo, hi = offset * TICKS, (offset + piece.size) * TICKS
         nothing = np.array([hi]), np.array([np.nan]), np.zeros(1, dtype=bool)
         places = [mine[:2] for mine in self.pieces]

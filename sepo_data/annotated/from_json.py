@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class NotAsItMustBeError(Exception):
-    """One line: the place in the JSON, the value found, what was expected."""
+    """The message in one line: the place in the JSON, the value found, the expected one."""
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def evaluate(
 
 
 def _described(name: str, texts: pa.Schema, settings: EvaluateSettings) -> EvaluatedModel:
-    """A model that reads the pairs as training does."""
+    """A model that encodes the pairs as in training."""
     trust = Trust(settings.allow_pickle, settings.trust_remote_code)
     described = describe_model(name, trust=trust)
     set_chat_template(described.tokenizer, True, texts, name)

@@ -38,7 +38,7 @@ class Scored(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A prompt, and what was answered to it."""
+    """A prompt and the answer to it."""
 
     pair: Pair
     answer: Answer

@@ -8,7 +8,7 @@ from typing import Protocol
 from ..errors import HubError, first_line
 from ..schema import Message
 
-Conversation = list[Message]  # ends with what the user says
+Conversation = list[Message]  # ends with a user turn
 
 TRIES = 4
 BACKOFF_S = 2.0
@@ -39,7 +39,7 @@ class Server:
         self.client = InferenceClient(base_url=url, timeout=600)
 
     def identity(self) -> dict[str, object]:
-        """Where it is and what it is asked for."""
+        """The server and the model requested."""
         return {"server": self.url, "model": self.model}
 
     def answers(self, chats: Sequence[Conversation], temperatures: Sequence[float], seed: int) -> list[str]:

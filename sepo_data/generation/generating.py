@@ -31,7 +31,7 @@ def generate(
     The same call resumes where an earlier one stopped.
 
     Args:
-        model: Hub id or folder; with a server, what it calls the model.
+        model: Hub id or folder; with a server, the server's name for it.
         settings: Everything else.
         on_chunk: Told how many of how many questions are answered.
 

@@ -41,7 +41,7 @@ class LocalModel:
     """A model and its tokenizer, with the chat template of training.
 
     Attributes:
-        encoder: The tokenizer, prepared as training does it.
+        encoder: The tokenizer, prepared as for training.
         checkpoint: What it is.
     """
 
@@ -123,7 +123,7 @@ class LocalModel:
         ]
 
     def _ends(self, model: PreTrainedModel) -> list[int]:
-        """The end of a turn in the template, and what the model itself stops at."""
+        """The end of a turn in the template, and the model's own stop tokens."""
         known = model.generation_config.eos_token_id
         own = known if isinstance(known, list) else [] if known is None else [known]
         turn = end_of_turn(self.encoder)

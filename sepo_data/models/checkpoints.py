@@ -31,7 +31,7 @@ CONFIG, ADAPTER_CONFIG, BASE = "config.json", "adapter_config.json", "base_model
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors",)
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
-CONTENT = ("*.safetensors", "*.safetensors.index.json", CONFIG, ADAPTER_CONFIG)  # what a folder's hash covers
+CONTENT = ("*.safetensors", "*.safetensors.index.json", CONFIG, ADAPTER_CONFIG)  # hashed files of a folder
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Checkpoint:
     """Where one model's weights are: all in ``base``, or partly in an ``adapter`` on top of it.
 
     Attributes:
-        base: The model, or what the adapter adapts.
+        base: The model, or the base of the adapter.
         adapter: The adapter.
         config: Of the base.
         trust: What of their files may run code.

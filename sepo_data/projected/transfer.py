@@ -138,7 +138,7 @@ class Transfer(Sides[SideTransfer]):
         return found
 
 
-_SUMS = (  # what is added up for a side, in this order
+_SUMS = (  # quantities summed up per side, in this order
     *("tokens", "response_tokens", "selected", "one_to_one", "merged", "split", "crossing"),
     *("oracle_ticks", "policy_ticks", "common_ticks"),
     *("reward", "reward_cut", "without_reward", "unknown"),

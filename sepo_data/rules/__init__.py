@@ -1,1 +1,1 @@
-"""What selection rules are made of: shares, weights, cutoffs, filters and groups of tokens. Pure numpy."""
+"""Building blocks of selection rules: shares, weights, cutoffs, filters and groups of tokens. Pure numpy."""

@@ -28,7 +28,7 @@ Batches = Callable[[dict[str, int]], Iterator[list[dict[str, object]]]]
 
 
 class CachedRows(NamedTuple):
-    """Rows in the cache, and what was changed in them.
+    """Rows in the cache, and the changes made to them.
 
     Attributes:
         rows: The rows.

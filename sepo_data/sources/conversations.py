@@ -53,7 +53,7 @@ class ChatColumns:
         names: The messages column, the prompt and completion columns, or those of a pair.
         pair: The pair's columns, for a preference dataset.
         side: For a preference dataset, the side whose response ends the conversation.
-        context: Columns of what the chat template receives in addition.
+        context: Columns that the chat template gets besides the messages.
         ends: Columns that say which responses were cut.
         marks: Columns that say whether to train on a row.
     """

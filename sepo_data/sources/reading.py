@@ -31,7 +31,7 @@ class Columns(Protocol):
 
     @property
     def context(self) -> ContextColumns:
-        """Of what the chat template is given in addition."""
+        """Columns that the chat template gets besides the messages."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ def check_readable(dataset: str, source: Source, columns: Columns) -> None:
 
 
 def describe_reading(source: Source, columns: Columns) -> list[str]:
-    """Which columns became what, what was changed, which columns are only copied, and the first rows."""
+    """Describe the meaning of columns, changes, columns that are only copied, and the first rows."""
     lines = [f"{source.name}: {_taken_for(source, columns)}"]
     lines += [f"changed: {count:,} {what}" for what, count in source.repairs.items()]
     used = {*columns.names, UNUSABLE, *(column for _, column in columns.context.items())}

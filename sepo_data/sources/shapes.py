@@ -135,7 +135,7 @@ def conversation(
     Args:
         value: A list of messages, one message, lists of roles and contents, an object around any of these, or
             any of these as text.
-        repaired: Receives what was changed.
+        repaired: Receives the changes.
 
     Example:
         >>> conversation({"from": "human", "value": "Hi"}, set())

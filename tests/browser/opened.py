@@ -14,7 +14,7 @@ from sepo_data.report.statistics import measure
 
 
 class Opened:
-    """A page, and what it said and asked for meanwhile."""
+    """A page, its messages and its requests."""
 
     def __init__(self, browser: Any, path: Path, place: str = "", **context: Any) -> None:
         self.context = browser.new_context(
@@ -30,7 +30,7 @@ class Opened:
         self.page.goto(f"{path.as_uri()}{place}")
 
     def masks(self, rule: str, amounts: Sequence[float] = (0.0,)) -> list[list[list[bool]]]:
-        """Choose a rule and move its slider: for each amount what is selected on both sides."""
+        """Choose a rule and move its slider; return the selection on both sides for each amount."""
         self.page.select_option("#rule", rule)
         return list(self.page.evaluate(MOVE, [rule, list(amounts)]))
 

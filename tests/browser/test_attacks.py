@@ -1,4 +1,4 @@
-"""What datasets and runs may hold, shown in Chromium: it stays text, and looks like what it is."""
+"""Hostile texts of datasets and runs, shown in Chromium: they stay text and look like what they are."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests of the report's page in Chromium, acting as a person does."""
+"""Tests of the report's page in Chromium, used like a person would."""
 
 import base64
 from collections.abc import Iterator

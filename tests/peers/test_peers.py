@@ -1,4 +1,4 @@
-"""Exports read by the trainers themselves: `make peers` installs each into an environment of its own.
+"""Exports read by the trainers themselves: `make peers` installs each into its own environment.
 
 Their loader and collator read an export of the demo; the loss that they compute on its first pairs is ours.
 """
@@ -51,7 +51,7 @@ def export(annotated: str, target: str, output: Path) -> Path:
 
 
 def answer_of(peer: str, script: str, tmp_path: Path, *arguments: object) -> dict[str, Any]:
-    """What a script prints, run by the interpreter of a peer's environment."""
+    """Output of a script run by the interpreter of a peer's environment."""
     python = ENVIRONMENTS / peer / "bin" / "python"
     if not python.exists():
         pytest.skip(f"{peer} is not installed: run `make peers`")

@@ -1,4 +1,4 @@
-"""Everything that happens to a run in hours on rented machines, to real processes, at random moments.
+"""Everything that can happen to a run on rented machines, done to real processes at random moments.
 
 Afterwards the same command ends in the same bytes as an undisturbed run, or says in one line
 why not. ``make torture`` kills a thousand times, CI a hundred (``SEPO_TORTURE_KILLS``).
@@ -38,7 +38,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @dataclass
 class Cluster:
-    """Starts processes of one run, in any folder, and knows how it ends undisturbed."""
+    """Starts processes of a run, in any folder, and has the output of an undisturbed run."""
 
     arguments: list[str]
     log: Path
@@ -73,7 +73,7 @@ class Cluster:
         assert pq.read_table(path)["id"].to_pylist() == list(range(ROWS))
 
     def finish(self, output: Path) -> None:
-        """The same command again, undisturbed: the same bytes as ever."""
+        """Run the same command undisturbed; the output has the same bytes as always."""
         assert self.run(output) == 0, self.log.read_text()
         self.assert_whole(output)
 
@@ -97,7 +97,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
 
 
 def killed_at_random(processes: Sequence[ForkServerProcess], seconds: float, rng: random.Random) -> int:
-    """Let processes run for random times, and kill them; how many were still alive."""
+    """Let processes run for random times and kill them; return how many were still alive."""
     began, kills = time.monotonic(), 0
     moments = sorted((rng.uniform(0, seconds), number) for number in range(len(processes)))
     for moment, number in moments:
@@ -166,7 +166,7 @@ def test_jumps_of_the_clock_change_nothing(cluster: Cluster, tmp_path: Path) -> 
 
 
 def killed_midway(cluster: Cluster, output: Path, chunks: int) -> list[Path]:
-    """Kill a run that has made so many chunks; those it leaves."""
+    """Kill a run after this many chunks; return the chunks that it leaves."""
     while True:
         process = cluster.start(output)
         while process.is_alive() and len(list(output.rglob("*.rows"))) < chunks:
@@ -211,7 +211,7 @@ def test_a_chunk_in_the_place_of_another_is_made_anew(cluster: Cluster, tmp_path
 
 @contextlib.contextmanager
 def small_disk(place: Path, kilobytes: int) -> Iterator[Path]:
-    """A disk of its own in memory; skips where nobody may mount one."""
+    """A separate disk in memory; skips without the right to mount one."""
     place.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", place], check=False, capture_output=True

@@ -1,4 +1,4 @@
-"""A process of ``sepo-annotate``, forked from one that has all modules loaded, so that it can die often."""
+"""A process of ``sepo-annotate``, forked from one with all modules loaded, so that starting many is cheap."""
 
 import os
 import random
@@ -15,7 +15,7 @@ CHUNK_ROWS = 16
 
 
 def work(arguments: list[str], log: str, *, jumping_clock: bool = False) -> None:
-    """Run the command to its end, and exit as it does; what it says goes to a file."""
+    """Run the command with its output in a file, and exit with its exit code."""
     number = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(number, 1)
     os.dup2(number, 2)
@@ -27,7 +27,7 @@ def work(arguments: list[str], log: str, *, jumping_clock: bool = False) -> None
 
 
 def _let_the_clock_jump() -> None:
-    """Years forth and back at every look."""
+    """A clock that jumps years back and forth."""
     right = time.time
 
     def wrong() -> float:
