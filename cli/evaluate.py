@@ -125,7 +125,7 @@ def _described(found: "Evaluation") -> list[str]:
     lines.append(
         f"log-prob per token against the reference: chosen {chosen:+.4f}, rejected {rejected:+.4f} nats"
     )
-    checked = f"rows scored again, alone: log-probs differ by {found.self_check:.1g} nats at most"
+    checked = f"self-check: log-probs of single rows differ by at most {found.self_check:.1g} nats"
     if (sampled := found.sampled) is None:
         return [*lines, checked]
     lines += [

@@ -1,8 +1,8 @@
 """How far a policy has moved from its initial model during training.
 
-Log-probs of a batch's responses do not say it: those are texts that somebody else wrote. So the
-policy answers a few prompts itself, and at each state that it comes to the KL divergence from the
-start is taken over the whole vocabulary. The training's own random numbers stay untouched.
+Log-probs of a batch's responses do not show this: other models or people wrote these texts. So
+the policy answers a few prompts, and the KL divergence from its initial model is taken over the whole
+vocabulary at each state of the answers. The training's random state is not affected.
 """
 
 import logging

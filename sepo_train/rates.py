@@ -1,9 +1,9 @@
 """Learning rates known to work for the stage `sepo`.
 
-At the rate that suits DPO it goes several times as far from its start in as many steps and
-degenerates; a quarter of that rate does not (docs/evidence.md). Only two sizes are known: the
-model measured there, and those of a billion parameters and more, for which the authors' scripts
-have one rate. Between them the rate follows a straight line of logarithms, which nobody measured.
+With the rate that suits DPO, it moves several times as far in the same number of steps and
+degenerates; with a quarter of that rate it does not (docs/evidence.md). Only two sizes are known: the
+model measured there, and a billion parameters or more, for which the authors' scripts have one rate.
+Between them the rate is interpolated on logarithmic axes, which was not measured.
 """
 
 import logging

@@ -203,7 +203,7 @@ def test_the_command_prints_the_figures_and_writes_all_of_them(
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["accuracy"]["pairs"] == 11
     assert 0 < figures["self_check"] < 1e-4
-    assert "rows scored again, alone: log-probs differ by " in result.stdout
+    assert "self-check: log-probs of single rows differ by at most " in result.stdout
     assert figures["sampled"]["oracle_wins"]["number"] == 2
 
 

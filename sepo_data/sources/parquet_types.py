@@ -98,7 +98,7 @@ def settle_types(builder: Any, files: Sequence[DataFile]) -> dict[str, int]:
 
 
 def mixed_rows(files: Sequence[DataFile], digest: str) -> CachedRows | None:
-    """Rows that ``datasets`` refuses, as columns share no type, or lack beside unknown ones; else None.
+    """Rows that ``datasets`` refuses for columns without a common type, or missing next to unknown ones.
 
     Args:
         files: Parquet files on this machine.

@@ -82,7 +82,7 @@ def _rows(file: DataFile) -> Iterator[Mapping[str, object]]:
 
 
 def _apart(files: Sequence[DataFile]) -> set[str]:
-    """Names of the files that are no data but lie beside it, such as a ``stats.json``."""
+    """Names of files that are not data but are next to it, such as a ``stats.json``."""
     if len(files) == 1 or all(suffix_of(file.label) != ".json" for file in files):
         return set()
     starts = {file: list(islice(_rows(file), 2)) for file in files}
