@@ -1,10 +1,11 @@
-"""Annotation and training with the last commit and with an earlier one, interleaved.
+"""Annotation and training of the last commit against those of an earlier one, in turn.
 
     python benchmarks/against.py COMMIT [--rows 2000] [--steps 60] [--rounds 3] [--json FILE]
 
-Both versions run the same commands with the demo's models, each in a process with one thread. Runs of
-one row and of one step show the startup time. Ratios, last commit to earlier one, are medians over rounds.
-The token columns of both outputs are compared as well.
+Both versions run the same commands with the demo's models, each in a process with one thread. What is
+measured is its CPU time, which other work on the machine disturbs less than the clock. Runs of one row and
+of one step show the start-up. Ratios, last commit to earlier one, are medians over the rounds. The token
+columns that the two write are compared as well.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from io import BytesIO
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def unpack(commit: str, folder: Path) -> Path:
-    """Check out a commit, with the name under which its commands are installed."""
+    """The tree of a commit, with the name under which the commands are installed."""
     archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
     with tarfile.open(fileobj=BytesIO(archive)) as tar:
         tar.extractall(folder, filter="data")
@@ -37,7 +37,7 @@ def unpack(commit: str, folder: Path) -> Path:
 
 
 def commands(folder: Path, rows: int, steps: int) -> Iterator[tuple[str, list[str]]]:
-    """The commands that both versions run, by name; training reads the annotation made before it."""
+    """What both versions run, by name; the training reads what was annotated before it."""
     for name, number in (("annotate, 1 row", 1), ("annotate", rows)):
         pairs, output = write_rows(folder / f"{number}.jsonl", number), str(folder / f"annotated-{number}")
         models = ["--oracle", str(DEMO / "oracle"), "--ref", str(DEMO / "reference")]
@@ -49,9 +49,9 @@ def commands(folder: Path, rows: int, steps: int) -> Iterator[tuple[str, list[st
         yield name, ["sepo_cli.train", "sepo", *data, *batch, *length]
 
 
-def seconds(tree: Path, command: list[str]) -> float:
-    """Time of a process that runs a command of a tree."""
-    began = time.monotonic()
+def cpu_seconds(tree: Path, command: list[str]) -> float:
+    """CPU time of a process that runs a command of a tree."""
+    before = os.times()
     subprocess.run(
         [sys.executable, "-P", "-m", *command],
         check=True,
@@ -59,11 +59,12 @@ def seconds(tree: Path, command: list[str]) -> float:
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
     )
-    return time.monotonic() - began
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def main() -> None:
-    """Print a table and write the requested files."""
+    """Print a table, and write what was asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -84,7 +85,7 @@ def main() -> None:
             ways = {name: commands(folder, options.rows, options.steps) for name, folder in folders.items()}
             for steps in zip(*ways.values(), strict=True):
                 for (name, tree), (what, command) in zip(trees.items(), steps, strict=True):
-                    took[what][name].append(seconds(tree, command))
+                    took[what][name].append(cpu_seconds(tree, command))
                     print(what, name, f"{took[what][name][-1]:.1f} s", flush=True)
         rewards = [
             datasets.load_dataset(str(folder / f"annotated-{options.rows}"), split="train").to_dict()
@@ -98,7 +99,7 @@ def main() -> None:
         old, new = (statistics.median(values) for values in by_tree.values())
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         lines.append([what, f"{old:.1f}", f"{new:.1f}", f"{statistics.median(ratios):.2f}", each])
-    print("\n" + table(["command", f"{options.commit}, s", "HEAD, s", "ratio", "rounds"], lines))
+    print("\n" + table(["command", f"{options.commit}, CPU s", "HEAD, CPU s", "ratio", "rounds"], lines))
     print(f"\nToken columns of {options.rows:,} rows are {'the same' if same else 'NOT the same'} in both.")
     if options.json:
         write_json(options.json, took)
