@@ -691,6 +691,9 @@ def test_the_facts_of_a_source_are_those_of_its_revision(hub: HubServer, repo_id
     assert (old.revision, old.card) == (first, {"license": "mit", "language": ["en", "de"]})
     assert (new.revision, new.card) == (second, {})
     assert (new.private, new.gated) == (False, True)
+    hub.add("dataset", f"{repo_id}-private", {}, private=True)
+    private = dataset_revision(f"{repo_id}-private", None)
+    assert (private.private, private.gated) == (True, False)
 
 
 @pytest.mark.parametrize("card", [b"no yaml", b"---\nlicense: [\n---\n", b"---\n- a\n---\n", b"\xff\xfe"])

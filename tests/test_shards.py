@@ -135,7 +135,10 @@ def parquet(footer: dict[bytes, bytes] | None) -> bytes:
     [
         (None, r"cannot be read \(No such file or directory\)\. Run again\."),
         (b"words", r"is not a chunk \(.*\)\. Delete it and run again\."),
-        (parquet(None), r"is not a chunk \(.*\)\. Delete it and run again\."),
+        (
+            parquet(None),
+            r"is not a chunk \(Expecting value: line 1 column 1 \(char 0\)\)\. Delete it and run again\.",
+        ),
         (parquet({b"sepo_notes": b"{"}), r"is not a chunk \(.*\)\. Delete it and run again\."),
         (parquet({b"sepo_notes": b"{}"}), r"was changed\. Delete it and run again\."),
     ],
@@ -310,10 +313,12 @@ def test_a_full_disk_leaves_no_half_chunk_and_says_what_to_do(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files, "flush", full)
-    with pytest.raises(
-        OutputError, match=r"No space left on device\)\. Make room or choose another `output`"
-    ):
+    with pytest.raises(OutputError) as raised:
         write_chunk(run, 0, 256, annotated_table(), NOTES)
+    assert str(raised.value) == (
+        f"{run.output} cannot be written (No space left on device). Make room or choose another `output`; "
+        "finished chunks are kept, and the same command resumes."
+    )
     assert [path.name for path in run.work.iterdir()] == ["run.json"]
 
 
