@@ -295,11 +295,11 @@ def final(cause: BaseException) -> SepoError:
 def test_waits_double_and_the_sixth_failure_is_the_last(
     waits: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert with_retries(failing(*[ConnectionError("no route.")] * 5), final) == "answer"
+    assert with_retries(failing(*[httpx.ConnectError("no route.")] * 5), final) == "answer"
     assert waits == [1, 2, 4, 8, 16]
     assert caplog.messages == [f"no route; next try in {wait:.0f} s" for wait in waits]
     with pytest.raises(HubError, match=r"^final: no route\.$"):
-        with_retries(failing(*[ConnectionError("no route.")] * 6), final)
+        with_retries(failing(*[httpx.ConnectError("no route.")] * 6), final)
     assert waits == [1, 2, 4, 8, 16] * 2
 
 
