@@ -17,7 +17,7 @@ from ..errors import TokenizerError
 from ..reasons import Reason, Unusable
 from ..schema import Message
 from ..settings import Reasoning
-from ..sources.context import NO_CONTEXT, Context
+from ..sources.context import Context
 from ..sources.shapes import OF_A_TEMPLATE
 from .probing import Conversation, written
 from .rendered import Part, RenderedChat
@@ -39,9 +39,9 @@ def render(
     control: re.Pattern[str],
     *,
     chat_template: bool,
-    every_turn: bool = False,
-    reasoning: Reasoning = "score",
-    context: Context = NO_CONTEXT,
+    every_turn: bool,
+    reasoning: Reasoning,
+    context: Context,
 ) -> RenderedChat | Unusable:
     """Render a prompt and its response into the response's texts and the text around them.
 
