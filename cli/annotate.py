@@ -8,6 +8,7 @@ import rich_click as click
 from sepo_data.selection import PER_RESPONSE, RATIO, SelectionRule
 from sepo_data.settings import AnnotateSettings
 
+from .common import importing
 from .config import CONFIG
 from .options import SHARE, command, option, panel
 from .parts import PARTS, check_parts, run_parts
@@ -166,15 +167,15 @@ def main(
         sepo-annotate --oracle me/oracle --ref me/sft --dataset me/prefs
         torchrun --nproc-per-node 8 --no-python sepo-annotate … --shard auto
     """
-    from sepo_data.annotation import annotate, begin
-    from sepo_data.hub.errors import page_of
-    from sepo_data.runs.workers import bind_gpu, num_gpus
+    from .running import ProgressBar, Stop
 
-    from .ending import plain_fields, saved, show, typed
-    from .reports import describe_plan, describe_report, report_facts
-    from .running import ProgressBar, Stop, quiet_libraries
+    with importing("sepo_data.runs.chunks"):
+        from sepo_data.annotation import annotate, begin
+        from sepo_data.hub.errors import page_of
+        from sepo_data.runs.workers import bind_gpu, num_gpus
 
-    quiet_libraries()
+        from .ending import plain_fields, saved, show, typed
+        from .reports import describe_plan, describe_report, report_facts
     fields = {"slurm": slurm, "ray": ray, "hf-jobs": hf_jobs}
     check_parts(settings.shard, executor, tasks, workers, fields)
     if executor is None and settings.device in ("auto", "cuda"):

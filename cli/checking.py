@@ -7,6 +7,7 @@ import rich_click as click
 
 from sepo_data.settings import Dtype
 
+from .common import importing
 from .ending import MISMATCH, plain_fields, show
 from .options import COUNT, FILE, command, option, panel
 from .shared import (
@@ -67,13 +68,11 @@ def verify(
         sepo verify me/prefs-sepo
         sepo verify annotated --oracle me/oracle --ref me/sft --rows 100
     """
-    from sepo_data.models.checkpoints import Trust
-    from sepo_data.verification import verify
+    with importing():
+        from sepo_data.models.checkpoints import Trust
+        from sepo_data.verification import verify
 
-    from .reports import describe_verification
-    from .running import quiet_libraries
-
-    quiet_libraries()
+        from .reports import describe_verification
     found = verify(
         dataset,
         oracle,
@@ -106,13 +105,11 @@ def diff(first: str, second: str, as_json: bool) -> None:
     Example:
         sepo diff me/prefs-sepo-1b me/prefs-sepo-8b
     """
-    from sepo_data.annotated.opening import open_annotated
-    from sepo_data.comparison import compare_annotations
+    with importing():
+        from sepo_data.annotated.opening import open_annotated
+        from sepo_data.comparison import compare_annotations
 
-    from .reports import describe_comparison
-    from .running import quiet_libraries
-
-    quiet_libraries()
+        from .reports import describe_comparison
     opened = [open_annotated(name) for name in (first, second)]
     rows = [next(iter(annotated.splits.values())) for annotated in opened]
     found = compare_annotations(*rows)

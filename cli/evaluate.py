@@ -9,6 +9,7 @@ import rich_click as click
 from sepo_data.errors import counted
 from sepo_data.evaluation.settings import EvaluateSettings
 
+from .common import importing
 from .ending import saved, show
 from .options import COUNT, FROM_ZERO, command, option, panel
 from .shared import (
@@ -102,12 +103,9 @@ def main(
         sepo evaluate --model policy --ref ref --oracle oracle --dataset PREFS --split test
         sepo evaluate --model oracle --ref ref --dataset allenai/reward-bench --split filtered --by subset
     """
-    from sepo_data.evaluation.evaluating import evaluate
-    from sepo_data.files import json_bytes, write_atomically, writing
-
-    from .running import quiet_libraries
-
-    quiet_libraries()
+    with importing():
+        from sepo_data.evaluation.evaluating import evaluate
+        from sepo_data.files import json_bytes, write_atomically, writing
     found = evaluate(model, ref, dataset, settings, oracle=oracle)
     if output is not None:
         with writing(output):

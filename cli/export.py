@@ -6,6 +6,7 @@ from sepo_data.errors import counted
 from sepo_data.exports.settings import ExportSettings
 from sepo_data.exports.targets import TEXT_TARGETS, TOKEN_TARGETS, WEIGHTED_TARGETS
 
+from .common import importing
 from .options import command, option, panel
 from .shared import (
     DATA_REVISION,
@@ -61,12 +62,10 @@ def main(dataset: str, settings: ExportSettings) -> None:
         sepo export me/prefs-sepo --to trl-dpo --tokenizer other/model-8b --output out
         sepo export annotated --to axolotl-spans --selection global --ratio 0.3 --output out
     """
-    from sepo_data.exports.exporting import export
+    with importing():
+        from sepo_data.exports.exporting import export
 
-    from .reports import describe_dropped
-    from .running import quiet_libraries
-
-    quiet_libraries()
+        from .reports import describe_dropped
     report = export(dataset, settings)
     dropped = describe_dropped(report.dropped)
     click.echo(

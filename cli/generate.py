@@ -5,6 +5,7 @@ import rich_click as click
 from sepo_data.errors import counted
 from sepo_data.generation.settings import GenerateSettings
 
+from .common import importing
 from .options import COUNT, FILE, SHARE, command, option, panel
 from .shared import ALLOW_PICKLE, DEVICE, DTYPE, TRUST_REMOTE_CODE, chat_template, limit, seed
 
@@ -74,14 +75,12 @@ def main(model: str, settings: GenerateSettings) -> None:
     Example:
         sepo generate --model policy --prompts alpaca_eval.json --format alpaca-eval --output answers.json
     """
-    from tqdm import tqdm
-    from transformers.utils import logging as transformers_logging
+    with importing():
+        from tqdm import tqdm
+        from transformers.utils import logging as transformers_logging
 
-    from sepo_data.generation.generating import generate
+        from sepo_data.generation.generating import generate
 
-    from .running import quiet_libraries
-
-    quiet_libraries()
     transformers_logging.set_verbosity_error()
     with tqdm(unit="question", disable=None) as bar:
 

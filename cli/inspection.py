@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from sepo_data.settings import ProjectionSettings
 
+from .common import importing
 from .options import FROM_ZERO, command, option, panel
 from .shared import JSON, TRUST_REMOTE_CODE, annotated_argument, max_length
 
@@ -46,19 +47,17 @@ def main(
         sepo-inspect me/prefs-sepo --row 3
         sepo-inspect me/prefs-sepo --tokenizer other/model-8b
     """
-    from sepo_data import SettingsError
-    from sepo_data.annotated.health import health_of
-    from sepo_data.annotated.opening import open_annotated
-    from sepo_data.errors import counted
-    from sepo_data.projected.whole import settled
-    from sepo_data.report.layers import policy_encoder
+    with importing():
+        from sepo_data import SettingsError
+        from sepo_data.annotated.health import health_of
+        from sepo_data.annotated.opening import open_annotated
+        from sepo_data.errors import counted
+        from sepo_data.projected.whole import settled
+        from sepo_data.report.layers import policy_encoder
 
-    from .ending import show, typed
-    from .reports import describe_health, describe_transfer
-    from .rows import describe_row
-    from .running import quiet_libraries
-
-    quiet_libraries()
+        from .ending import show, typed
+        from .reports import describe_health, describe_transfer
+        from .rows import describe_row
 
     annotated = open_annotated(dataset)
     encoder, reads = None, None

@@ -57,7 +57,7 @@ def push(folder: Path, repository: str, private: bool, no_report: bool, as_json:
 
     prefix = "datasets/"
     if not (folder / MANIFEST_NAME).exists():
-        from sepo_train.folder import RECORD_NAME  # loads torch
+        from sepo_train.folder import RECORD_NAME
         from sepo_train.publishing import push_model
 
         prefix = "" if (folder / RECORD_NAME).exists() else prefix

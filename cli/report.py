@@ -4,6 +4,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from .common import importing
 from .options import FROM_ZERO, command, option, panel
 from .shared import DATA_REVISION, TRUST_REMOTE_CODE, annotated_argument
 
@@ -62,14 +63,12 @@ def main(
         sepo report annotated-1b --tokenizer other/model-8b --against annotated-8b
         sepo report policy
     """
-    from sepo_data import SettingsError
-    from sepo_data.report.page import report
-    from sepo_train.folder import RECORD_NAME
-    from sepo_train.run_report import report_run
+    with importing():
+        from sepo_data import SettingsError
+        from sepo_data.report.page import report
+        from sepo_train.folder import RECORD_NAME
+        from sepo_train.run_report import report_run
 
-    from .running import quiet_libraries
-
-    quiet_libraries()
     folder = Path(dataset).expanduser()
     if (folder / RECORD_NAME).is_file():
         for name, given in {"by": by, "row": row, "tokenizer": tokenizer, "against": against}.items():

@@ -9,14 +9,14 @@ from sepo_data.annotated.health import Health
 from sepo_data.annotated.precision import Precision, compute_dtype
 from sepo_data.annotation import Report
 from sepo_data.errors import counted
-from sepo_data.planning import Plan
-from sepo_data.projected.transfer import Transfer
 from sepo_data.schema import SIDES
 
 from .common import with_flags
 
 if TYPE_CHECKING:
     from sepo_data.comparison import Comparison
+    from sepo_data.planning import Plan
+    from sepo_data.projected.transfer import Transfer
     from sepo_data.verification import Verification
     from sepo_train.folder import Record
     from sepo_train.planning import TrainPlan
@@ -151,7 +151,7 @@ def describe_comparison(found: "Comparison") -> list[str]:
     return lines
 
 
-def describe_plan(plan: Plan) -> list[str]:
+def describe_plan(plan: "Plan") -> list[str]:
     """What a run would cost and drop."""
     source = "" if plan.sampled == plan.rows else f" (from {plan.sampled:,} of them)"
     lines = [
@@ -210,7 +210,7 @@ def describe_training_plan(plan: "TrainPlan") -> list[str]:
     ]
 
 
-def describe_transfer(transfer: Transfer, *, by_policy: bool = False) -> list[str]:
+def describe_transfer(transfer: "Transfer", *, by_policy: bool = False) -> list[str]:
     """How much of an annotation survives on a policy's tokens, with warnings if it is little."""
     lost = describe_dropped(transfer.dropped)
     lines = [

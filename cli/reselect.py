@@ -5,6 +5,7 @@ from pathlib import Path
 from sepo_data.selection import SelectionRule
 from sepo_data.settings import AnnotateSettings, SelectionChange
 
+from .common import importing
 from .options import command, option, panel
 from .shared import DATA_REVISION, JSON, SELECTION, annotated_argument, seed
 
@@ -35,14 +36,12 @@ def main(
         sepo reselect annotated --selection global --ratio 0.3 --output annotated-global
         sepo reselect me/prefs-sepo --exclude-tokens '\\s+' --output no-blanks
     """
-    from sepo_data.annotation import Report
-    from sepo_data.reselection import reselect
+    with importing():
+        from sepo_data.annotation import Report
+        from sepo_data.reselection import reselect
 
-    from .ending import saved, show, typed
-    from .reports import describe_report, report_facts
-    from .running import quiet_libraries
-
-    quiet_libraries()
+        from .ending import saved, show, typed
+        from .reports import describe_report, report_facts
     made = reselect(dataset, settings, output, revision=revision, seed=seed)
     report = Report(output, made)
     lines = [*describe_report(report), *saved(output, None, typed("inspect", output))]

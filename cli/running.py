@@ -120,16 +120,3 @@ class ProgressBar(Progress):
         if self.bar is not None:
             self.bar.close()
         self.stop.release()
-
-
-def quiet_libraries() -> None:
-    """Hide other libraries' deprecation warnings, and keep their progress bars out of log files."""
-    import warnings
-
-    import datasets
-    from transformers.utils import logging as transformers_logging
-
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
-        datasets.disable_progress_bars()

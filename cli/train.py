@@ -8,7 +8,7 @@ import rich_click as click
 
 from sepo_train.settings import DpoSettings, SepoSettings, SftSettings, TrainSettings
 
-from .common import Group
+from .common import Group, importing
 from .config import CONFIG
 from .ending import plain_fields, saved, show, typed
 from .options import COUNT, POSITIVE, SHARE, Option, command, option, panel
@@ -180,8 +180,8 @@ def sft(model: str, dataset: str, settings: SftSettings, dry_run: bool, as_json:
     Example:
         sepo-train sft --model BASE --dataset HuggingFaceH4/ultrachat_200k --split train_sft --output ref
     """
-    from sepo_train.stages import sft_training
-
+    with importing():
+        from sepo_train.stages import sft_training
     following = typed("train dpo", "--model", settings.output_dir, "--dataset", "PREFS", "--output", "oracle")
     _train(lambda: sft_training(model, dataset, settings), settings, following, dry_run, as_json)
 
@@ -224,8 +224,8 @@ def dpo(model: str, dataset: str, settings: DpoSettings, dry_run: bool, as_json:
     Example:
         sepo-train dpo --model ref --dataset PREFS --fraction 0.3 --output oracle
     """
-    from sepo_train.stages import dpo_training
-
+    with importing():
+        from sepo_train.stages import dpo_training
     models = ("--oracle", settings.output_dir, "--ref", model)
     following = typed("annotate", *models, "--dataset", dataset, "--output", "annotated")
     _train(lambda: dpo_training(model, dataset, settings), settings, following, dry_run, as_json)
@@ -274,8 +274,8 @@ def sepo(policy: str, dataset: str, settings: SepoSettings, dry_run: bool, as_js
     Example:
         sepo-train sepo --policy OTHER/MODEL --dataset me/prefs-sepo --output policy
     """
-    from sepo_train.stages import sepo_training
-
+    with importing():
+        from sepo_train.stages import sepo_training
     following = typed("evaluate", "--model", settings.output_dir, "--ref", policy, "--dataset", "PREFS")
     _train(lambda: sepo_training(policy, dataset, settings), settings, following, dry_run, as_json)
 
@@ -299,9 +299,8 @@ def _train(
     from sepo_train.training import run_training
 
     from .reports import describe_training, describe_training_plan
-    from .running import ProgressBar, Stop, quiet_libraries
+    from .running import ProgressBar, Stop
 
-    quiet_libraries()
     transformers_logging.set_verbosity_error()  # of tied heads and the like
     if dry_run:
         plan = plan_training(training())
