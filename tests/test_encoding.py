@@ -544,6 +544,9 @@ def test_between_two_texts_of_a_turn_all_is_trained_and_between_turns_the_first_
     assert found.positions.tolist() == [2, 3, 4, 5, 6, 8, 11, 12, 14]
     assert found.input_ids.size == 15
     assert found.ended
+    (scored,) = encode_responses(response_encoder(tokenizer), [chat], 100)  # its own tokens only
+    assert isinstance(scored, EncodedResponse)
+    assert scored.positions.tolist() == [2, 3, 6, 11, 12, 14]
 
 
 def test_a_tokenizer_without_offsets_is_refused_by_name() -> None:

@@ -216,6 +216,11 @@ def test_a_text_without_a_template_is_a_prompt_and_its_response() -> None:
     assert trained_texts(encoder, "The capital of", " France") == [" France<|im_end|>"]
 
 
+def test_a_response_of_one_message_is_its_text() -> None:
+    encoder = response_encoder(tiny_tokenizer())
+    assert encoder.render([user("Hi")], [assistant("Bye!")]) == encoder.render([user("Hi")], "Bye!")
+
+
 def test_a_conversation_that_the_assistant_begins_trains_that_turn_too() -> None:
     encoder = response_encoder(tiny_tokenizer())
     prompt = [assistant("Hello"), user("Bye")]

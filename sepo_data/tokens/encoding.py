@@ -196,7 +196,7 @@ def _response(
     if isinstance(placed, Unusable):
         return placed
     turns = placed.turns
-    at = (turns.positions[:-1] if turns.ended else turns.positions) - placed.lead
+    at = turns.positions - placed.lead  # the end of the turn is after every text
     texts, pieces, starts, ends, offset = [], [], [], [], 0
     for part, (lo, _), (_, last) in zip(chat.parts, chat.spans, placed.owned, strict=True):
         mine, at = at[at <= last], at[at > last]
