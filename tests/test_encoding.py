@@ -498,6 +498,16 @@ def test_markup_owns_what_it_replaces_and_the_rest_itself() -> None:
     assert list(zip(found.token_start.tolist(), found.token_end.tolist(), strict=True)) == owned
 
 
+def test_spans_count_from_the_first_character_that_is_scored() -> None:
+    part = Part("content", "pqabc", begins=2).followed_by("abc", 5, spoken=True)
+    chat = RenderedChat(("ipq", ""), (part,), ((), ()))
+    (found,) = encode_responses(response_encoder(letters()), [chat], 100)
+    assert isinstance(found, EncodedResponse)
+    assert (found.text, found.pieces) == ("abc", (Piece(0, "content", 2, 3),))
+    spans = list(zip(found.token_start.tolist(), found.token_end.tolist(), strict=True))
+    assert spans == [(0, 1), (1, 2), (2, 3)]
+
+
 def test_several_texts_are_counted_as_one_and_a_shared_token_is_the_first_s() -> None:
     # "abc" is one token, of the first text and the only one of the second
     texts = [
