@@ -713,6 +713,92 @@ def test_a_model_or_template_that_is_not_what_it_seems_is_reported(
     assert "holds an adapter and whole weights: the adapter is used" in caplog.text
 
 
+def test_an_adapter_without_the_biases_or_modules_that_it_trained_is_an_error(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base", "qwen2")
+    adapter = save_tiny_adapter(tmp_path / "adapter", base, modules_to_save=["lm_head"])
+    edit_json(adapter / "adapter_config.json", bias="all")
+    with pytest.raises(ModelError, match=r"6 places get none, like .*k_proj\.bias"):
+        load(adapter, base)
+    edit_json(adapter / "adapter_config.json", bias="none")
+    load(changed_weights(adapter, tmp_path / "whole", lambda weights: None), base)
+    headless = changed_weights(
+        adapter, tmp_path / "headless", lambda weights: weights.pop("base_model.model.lm_head.weight")
+    )
+    with pytest.raises(ModelError, match=r"lm_head\.weight' is missing from its files.* Save it again"):
+        load(headless, base)
+
+
+def test_what_the_libraries_do_not_know_is_said_in_a_sentence(made: dict[str, Path], tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(made["first"], tmp_path / "adapter"))
+    edit_json(adapter / "adapter_config.json", peft_type="LATER")
+    with pytest.raises(ModelError, match=r"adapter: 'LATER' is missing .* or the installed .* upgrade them"):
+        load(adapter, made["base"])
+    rope = Path(shutil.copytree(made["other"], tmp_path / "rope"))
+    edit_json(rope / "config.json", rope_parameters={"rope_type": "later"})
+    with pytest.raises(ModelError, match="rope: 'later' is missing"):
+        load(rope, made["base"])
+
+
+def test_an_adapter_below_a_folder_is_named(made: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(made["first"], tmp_path / "out" / "dpo")
+    with pytest.raises(ModelError, match=r"an adapter below it\. Give .*out/dpo\."):
+        describe_pair(str(tmp_path / "out"), str(made["base"]))
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_integers_are_no_weights_and_eight_bits_are_said(
+    made: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, shards: bool
+) -> None:
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        folder = Path(shutil.copytree(made["other"], tmp_path / str(dtype)))
+        weights = load_file(folder / "model.safetensors")
+        weights["lm_head.weight"] = weights["lm_head.weight"].to(dtype)
+        if shards:
+            (folder / "model.safetensors").unlink()
+            index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "model-00001-of-00001.safetensors")}
+            (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        file = "model-00001-of-00001.safetensors" if shards else "model.safetensors"
+        save_file(weights, folder / file, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lm_head\.weight is stored as I8, .*in full precision"):
+        load(tmp_path / "torch.int8", made["base"])
+    load(tmp_path / "torch.float8_e4m3fn", made["base"])
+    assert "stored as F8_E4M3" in caplog.text
+    assert "the rewards are those of rounded weights" in caplog.text
+
+
+def test_weights_that_are_there_twice_are_named(
+    made: dict[str, Path], copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    describe_pair(str(made["other"]), str(made["base"]))
+    assert not caplog.text
+    shards = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(shards))
+    edit_json(copy / "config.json", note="other")
+    describe_pair(str(copy), str(made["base"]))
+    assert "weights twice: model.safetensors is used" in caplog.text
+
+
+def test_configs_that_make_other_functions_of_the_same_weights_are_reported(
+    made: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Path(shutil.copytree(made["other"], tmp_path / "other"))
+    edit_json(other / "config.json", eos_token_id=5, max_position_embeddings=99, use_cache=False)
+    describe_pair(str(other), str(made["base"]))
+    assert "config.json" not in caplog.text
+    edit_json(
+        other / "config.json", rms_norm_eps=0.5, rope_parameters={"rope_type": "default", "rope_theta": 5.0}
+    )
+    describe_pair(str(other), str(made["base"]))
+    assert (
+        "config.json of oracle and reference differ: rms_norm_eps 0.5 and 1e-06; rope_parameters"
+        in caplog.text
+    )
+    assert "rope_theta 5.0 and 10000.0: was the oracle trained from this reference?" in caplog.text
+    window, wide = (save_tiny(tmp_path / str(size), "mistral", sliding_window=size) for size in (5, None))
+    describe_pair(str(wide), str(window))
+    assert "sliding_window None and 5" in caplog.text
+
+
 def test_what_holds_no_weights_to_score_says_where_they_are(made: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoint-20").mkdir(parents=True)
     (tmp_path / "run" / "checkpoint-100").mkdir()

@@ -70,6 +70,7 @@ def _check_landed(model: "PeftModel", adapter: Snapshot, name: str) -> None:
         and placed[key].data_ptr() not in filled  # tied weights and VeRA's are saved only once
         and not key.endswith(f".ranknum.{name}")  # AdaLoRA's follow from its configuration
     )
+    missing += sorted(_biases_of(model, name) - weights.keys())
     unexpected = sorted(key for key in result.unexpected_keys if not _saved_twice(key, weights))
     if not missing and not unexpected:
         return
@@ -84,6 +85,16 @@ def _check_landed(model: "PeftModel", adapter: Snapshot, name: str) -> None:
         f"the adapter does not fit its base: {'; '.join(problems)}. Set base_model_name_or_path in "
         "adapter_config.json to the model that it was trained on, or save the adapter again."
     )
+
+
+def _biases_of(model: "PeftModel", name: str) -> set[str]:
+    """The biases that an adapter must bring along: their places are the base's, so peft misses none."""
+    from peft import get_peft_model_state_dict
+
+    if getattr(model.peft_config[name], "bias", "none") == "none":
+        return set()
+    saved = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    return {key for key in saved if key.endswith(".bias")}
 
 
 def _saved_twice(key: str, weights: Mapping[str, object]) -> bool:

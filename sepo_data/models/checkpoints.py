@@ -147,6 +147,11 @@ def errors_as(kind: type[SepoError], place: Snapshot) -> Iterator[None]:
         what = first_line(error)
         if "trust_remote_code" in str(error):
             what = "needs code of its own. Read it, and if you trust it pass `trust_remote_code=True`."
+        elif isinstance(error, KeyError):
+            unknown = (
+                f"{what} is missing from its files, or the installed transformers or peft do not know it"
+            )
+            what = f"{unknown}. Save it again, or upgrade them."
         raise kind(f"{place.location}: {what}") from error
 
 
@@ -168,6 +173,8 @@ def open_checkpoint(
             )
     _check_config(base)
     _check_weights(base, WEIGHTS, trust)
+    if base.files.issuperset(WEIGHTS):
+        log.warning("%s holds weights twice: %s is used, the shards of %s are not", base.location, *WEIGHTS)
     with errors_as(ModelError, base):
         config = AutoConfig.from_pretrained(
             base.location, revision=base.commit, trust_remote_code=trust.remote_code
@@ -191,6 +198,8 @@ def _check_config(base: Snapshot) -> None:
     if steps:
         newest = f"{base.location}/checkpoint-{max(steps)}"
         raise ModelError(f"{base.location}: no {CONFIG} in it, only checkpoints. Give {newest}.")
+    for named in sorted(Path(base.location).glob(f"*/{ADAPTER_CONFIG}")):  # peft saves those with a name so
+        raise ModelError(f"{base.location}: no model in it, but an adapter below it. Give {named.parent}.")
     raise ModelError(f"{base.location}: no {CONFIG} in it. Give a folder made by save_pretrained.")
 
 

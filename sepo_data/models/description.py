@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..annotated.manifest import ModelFacts
-from ..errors import ModelError, TokenizerError
+from ..errors import ModelError, TokenizerError, differences
 from .checkpoints import (
     CONFIG,
     NO_TRUST,
@@ -106,6 +106,7 @@ def describe_pair(
     for checkpoint in checkpoints:
         check_quantised(checkpoint)
     _check_base(*checkpoints)
+    _check_configs(*checkpoints)
     tokenizer = _common_tokenizer(*checkpoints)
     contexts = [_max_context(checkpoint.config) for checkpoint in checkpoints]
     limit = min((context for context in contexts if context is not None), default=None)
@@ -166,6 +167,28 @@ def _check_base(oracle: Checkpoint, ref: Checkpoint) -> None:
             "the oracle is an adapter on %s, the reference is %s: is it what the oracle was trained from?",
             oracle.base.name,
             ref.facts.name,
+        )
+
+
+# what does not change the function that the same weights compute
+_HARMLESS = re.compile(
+    r"^_|name_or_path|version|dtype|architectures|cache|token_id|vocab_size|initializer|init_std|dropout|2label|label2"
+    r"|max_position|n_positions|tie_word|quantization|auto_map|pretraining_tp|chunk_size_feed|output_|return_dict"
+)
+
+
+def _check_configs(oracle: Checkpoint, ref: Checkpoint) -> None:
+    """Warn if the same weights would compute something else: another RoPE, another window, other sizes."""
+    ours, theirs = (checkpoint.config.get_text_config().to_dict() for checkpoint in (oracle, ref))
+    found = [
+        f"{name} {mine!s:.30} and {other!s:.30}"
+        for name, other, mine in differences(theirs, ours)
+        if not _HARMLESS.search(name)
+    ]
+    if found:
+        log.warning(
+            "the config.json of oracle and reference differ: %s: was the oracle trained from this reference?",
+            "; ".join(found[:3]),
         )
 
 

@@ -1,6 +1,7 @@
 """Load the weights of a checkpoint's base, complete and without extras, or refuse them."""
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from ..errors import ModelError
-from .checkpoints import CONFIG, Checkpoint, Snapshot, errors_as
+from .checkpoints import CONFIG, WEIGHTS, Checkpoint, Snapshot, errors_as
+
+log = logging.getLogger("sepo")
 
 
 def load_base(
@@ -46,6 +50,7 @@ def load_base(
     model: PreTrainedModel
     model, info = loaded
     _check_landed(base, info)
+    _check_stored(checkpoint)
     if checkpoint.vocabulary != int(checkpoint.config.get_text_config().vocab_size):
         model.resize_token_embeddings(checkpoint.vocabulary, mean_resizing=False)
     torch.nn.Module.eval(model)
@@ -97,6 +102,33 @@ def _check_landed(base: Snapshot, info: Mapping[str, Any]) -> None:
             f"it holds {unexpected[0]}, for which config.json has no place ({len(unexpected)} such weights)"
         )
         raise ModelError(f"{base.location}: {problem}. Take the config.json that belongs to the weights.")
+
+
+def _check_stored(checkpoint: Checkpoint) -> None:
+    """Refuse weights that are the integers of a quantisation that config.json does not tell of."""
+    base = checkpoint.base
+    if checkpoint.pickled or getattr(checkpoint.config, "quantization_config", None) is not None:
+        return
+    files = {WEIGHTS[0]}
+    if WEIGHTS[0] not in base.files:
+        index = cached_file(base.location, WEIGHTS[1], revision=base.commit)
+        files = set(json.loads(Path(str(index)).read_text(encoding="utf-8"))["weight_map"].values())
+    for file in sorted(files):
+        path = cached_file(base.location, file, revision=base.commit)
+        with safe_open(str(path), "pt") as weights:
+            stored = {key: weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
+        rounded = next((key for key, dtype in stored.items() if _is_rounded(key, dtype)), None)
+        if rounded is None:
+            continue
+        problem = f"{rounded} is stored as {stored[rounded]}, and config.json has no quantization_config"
+        if stored[rounded].startswith("F"):
+            log.warning("%s: %s: the rewards are those of rounded weights", base.location, problem)
+            return
+        raise ModelError(f"{base.location}: {problem}. Give the model in full precision.")
+
+
+def _is_rounded(key: str, dtype: str) -> bool:
+    return key.endswith(".weight") and dtype not in ("F64", "F32", "F16", "BF16")
 
 
 @contextmanager
