@@ -107,6 +107,11 @@ def test_tables_are_split_at_what_their_header_is_split_at(tmp_path: Path, delim
     assert rows(written(tmp_path / "rows.tsv", "\n".join(lines).encode())) == ROWS
 
 
+def test_a_line_that_says_what_excel_splits_at_is_no_header(tmp_path: Path) -> None:
+    lines = ["sep=;", *(";".join(cells) for cells in (ROWS[0], *TABLE))]
+    assert rows(written(tmp_path / "rows.csv", "\r\n".join(lines).encode("utf-8-sig"))) == ROWS
+
+
 def test_a_pattern_means_its_files_in_order_and_arrow_files_are_read(tmp_path: Path) -> None:
     for i in (1, 0):
         written(tmp_path / "part" / f"{i}.jsonl", json.dumps(ROWS[i]).encode())

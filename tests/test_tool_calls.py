@@ -16,7 +16,7 @@ from sepo_data.comparison import compare_annotations
 from sepo_data.sources.arrow_cache import KEPT_AS_JSON
 from sepo_data.sources.conversations import open_chats
 from sepo_data.sources.preferences import open_pairs
-from sepo_data.sources.shapes import ARGUMENTS
+from sepo_data.sources.shapes import ARGUMENTS, CALLED
 from sepo_data.tokens.chats import encode_chats
 from sepo_data.tokens.encoder import response_encoder
 from sepo_data.tokens.pairs import encode_pairs
@@ -204,3 +204,25 @@ def test_an_annotation_has_them_for_everyone_who_reads_it(tmp_path: Path) -> Non
     tokenizer = tiny_tokenizer("byte_bpe", PRINTING)
     for row in annotated.to_list()[1:]:  # nulls of a row of Python may be those of its column
         assert project_row(row, tokenizer).chosen.token_rewards.tolist() == row["chosen_token_rewards"]
+
+
+@pytest.mark.parametrize("roles", [("function_call", "observation"), ("tool_call", "tool_response")])
+@pytest.mark.parametrize("names", [("role", "content"), ("from", "value")])
+def test_calls_in_turns_of_their_own_are_the_assistant_s(
+    tmp_path: Path, roles: tuple[str, str], names: tuple[str, str]
+) -> None:
+    def given(arguments: object) -> Row:
+        text = json.dumps({"name": "f", "arguments": arguments})
+        turns = [("user", "Hi"), (roles[0], text), (roles[1], "4")]
+        sides = {
+            side: [dict(zip(names, ("assistant", side[0]), strict=True))] for side in ("chosen", "rejected")
+        }
+        return {"prompt": [dict(zip(names, turn, strict=True)) for turn in turns], **sides}
+
+    def meant(arguments: object) -> Row:
+        return {**pair_of(arguments), "chosen": [says("c")], "rejected": [says("r")]}
+
+    mixed: list[object] = [{"n": 1}, {"n": "one"}]
+    data = write_jsonl(tmp_path / "rows.jsonl", [given(one) for one in mixed])
+    assert texts(data) == directly([meant(one) for one in mixed])
+    assert open_pairs(data)[0].repairs[CALLED] == 2

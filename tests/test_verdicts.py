@@ -433,7 +433,9 @@ def test_labelled_rows_of_a_prompt_make_a_pair_wherever_they_are(tmp_path: Path)
     assert [one[0].split()[1] for one in found[1:]] == order
 
 
-@pytest.mark.parametrize("words", [("desirable", "undesirable"), ("good", "Bad"), ("true", "false")])
+@pytest.mark.parametrize(
+    "words", [("desirable", "undesirable"), ("Thumbs_Up", "thumbs down"), ("good", "Bad"), ("true", "false")]
+)
 def test_labels_in_words_make_pairs_of_the_rows_of_a_prompt(tmp_path: Path, words: tuple[str, str]) -> None:
     rows = [{"prompt": "Hi", "completion": word.lower(), "label": word} for word in reversed(words)]
     assert pairs(tmp_path, *rows) == [(words[0].lower(), words[1].lower())]

@@ -67,7 +67,8 @@ def check_readable(dataset: str, source: Source, columns: Columns) -> None:
         return
     why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
     seen = f" Its roles are {', '.join(sorted(roles))}; known roles are {_KNOWN}." if roles else ""
-    taken = f"It was read as {_taken_for(source, columns)}; its columns are {', '.join(source.schema.names)}"
+    names = ", ".join(name for name in source.schema.names if name != UNUSABLE)
+    taken = f"It was read as {_taken_for(source, columns)}; its columns are {names}"
     advice = "Name the columns of the pair: `prompt_column`, `chosen_column`, `rejected_column`"
     if rendered:
         advice = (

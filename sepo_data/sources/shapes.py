@@ -22,9 +22,11 @@ ROLES = {
     "user": "user", "human": "user", "prompter": "user", "client": "user",
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant",
     "chatgpt": "assistant", "chatbot": "assistant",
-    "tool": "tool", "observation": "tool",
+    "tool": "tool", "observation": "tool", "tool_response": "tool",
+    "function_call": "assistant", "tool_call": "assistant",
     "system": "system", "developer": "developer",
 }  # fmt: skip
+_CALLING = ("function_call", "tool_call")
 _KEYS = {"from": "role", "value": "content"}
 _MESSAGE_KEYS = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
 _KEYS_OF_DUMPS = (("role", "content"), ("from", "value"), ("type", "text"))
@@ -38,6 +40,7 @@ RENAMED = "conversations whose roles were renamed (human, gpt, model, … to use
 SHAREGPT = "conversations in ShareGPT's from and value, read as role and content"
 JOINED = "conversations with contents in parts, joined to texts"
 PARSED = "conversations read from text"
+CALLED = "conversations with tool calls in turns of their own, read as the assistant's"
 ARGUMENTS = "conversations with arguments of tool calls given as text, read as objects"
 
 
@@ -223,9 +226,21 @@ def _message(item: object, repaired: set[str]) -> Message | Unusable:
             return text
         content = text
         repaired.add(JOINED)
+    if role in _CALLING and (calls := _calls_in(content)):
+        message["tool_calls"], content = calls, None
+        repaired.add(CALLED)
     if message.get("tool_calls"):
         message["tool_calls"] = [_call(call, repaired) for call in message["tool_calls"]]
     return {"role": message.pop("role"), **message, "content": content}
+
+
+def _calls_in(content: object) -> list[object]:
+    """The tool calls in the text of a turn, as LLaMA-Factory and ms-swift write them; none in another text."""
+    held = parsed_or_none(content) if isinstance(content, str) else None
+    calls = held if isinstance(held, list) else [held]
+    if not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+        return []
+    return [{"type": "function", "function": call} for call in calls]
 
 
 def _call(call: object, repaired: set[str]) -> object:

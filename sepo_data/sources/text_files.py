@@ -8,6 +8,7 @@ is read whole.
 """
 
 import csv
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -119,7 +120,9 @@ def _csv_rows(file: DataFile) -> Iterator[dict[str, str | None]]:
     csv.field_size_limit(sys.maxsize)  # some responses are longer than the default of 131,072 characters
     lines = (line for _, line in numbered_lines(file))
     first = next(lines, "")
-    delimiter = _delimiter(first)
+    told = re.fullmatch(r"\ufeff?sep=(.)\s*", first)  # Excel's own line
+    first = next(lines, "") if told else first
+    delimiter = told[1] if told else _delimiter(first)
     spaced = 0 < first.count(delimiter) == first.count(f"{delimiter} ")  # blanks after commas are no text
     reader = csv.reader(chain([first], lines), delimiter=delimiter, skipinitialspace=spaced, strict=True)
     header: list[str] = []

@@ -21,8 +21,8 @@ _OF_TOPICS = ("label", "labels", "choice", "preference")  # next to chosen and r
 _LOWER_IS_BETTER = "rank"
 _FLAGS = {"true": 1, "false": 0}
 _GRADES = {  # KTO's labels of one answer
-    "desirable": 1.0, "good": 1.0, "chosen": 1.0, "accepted": 1.0,
-    "undesirable": 0.0, "bad": 0.0, "rejected": 0.0,
+    "desirable": 1.0, "good": 1.0, "chosen": 1.0, "accepted": 1.0, "thumbs up": 1.0, "like": 1.0,
+    "undesirable": 0.0, "bad": 0.0, "rejected": 0.0, "thumbs down": 0.0, "dislike": 0.0,
 }  # fmt: skip
 _OURS = "chosen_token_rewards"  # an annotated dataset's chosen_reward is no verdict
 _TURNS_ROUND = {  # what names the other one: "not A", "B is worse", "better than B"
@@ -301,7 +301,7 @@ def number(value: object) -> float | None:
 
 def grade(value: object) -> float | None:
     """A score or label of a single answer: as `number`, and words like desirable as 1 or 0."""
-    word = value.strip().lower() if isinstance(value, str) else None
+    word = value.strip().lower().replace("_", " ") if isinstance(value, str) else ""
     return _GRADES[word] if word in _GRADES else number(value)
 
 
