@@ -161,6 +161,13 @@ def test_utf_16_that_is_cut_is_named(tmp_path: Path) -> None:
         rows(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_are_named(tmp_path: Path, encoding: str) -> None:
+    path = written(tmp_path / "rows.jsonl", LINES.decode().encode(encoding))
+    with pytest.raises(PreferenceError, match=r"UTF-32, or UTF-16 without its mark\. Save .* as UTF-8\.$"):
+        rows(path)
+
+
 @pytest.mark.parametrize("name", ["stats.json", "a_stats.json"])
 def test_an_object_beside_the_data_is_no_row_of_it(tmp_path: Path, name: str) -> None:
     written(tmp_path / "prefs" / "pairs.jsonl", LINES)

@@ -226,3 +226,18 @@ def test_calls_in_turns_of_their_own_are_the_assistant_s(
     data = write_jsonl(tmp_path / "rows.jsonl", [given(one) for one in mixed])
     assert texts(data) == directly([meant(one) for one in mixed])
     assert open_pairs(data)[0].repairs[CALLED] == 2
+
+
+def test_calls_stored_as_text_are_read_as_calls(tmp_path: Path) -> None:
+    rows = [pair_of({"n": 1}), pair_of({"n": 2})]
+    stored = json.loads(json.dumps(rows))
+    for row in stored:
+        row["prompt"][1]["tool_calls"] = json.dumps(row["prompt"][1]["tool_calls"])
+    assert texts(write_jsonl(tmp_path / "rows.jsonl", stored)) == directly(rows)
+
+
+def test_a_table_that_datasets_made_of_untyped_messages(tmp_path: Path) -> None:
+    rows = [pair_of({"n": 1}), pair_of({"n": "it's"})]
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    datasets.load_dataset("json", data_files=data, split="train").to_csv(tmp_path / "rows.csv")
+    assert texts(str(tmp_path / "rows.csv")) == directly(rows)

@@ -433,6 +433,13 @@ def test_labelled_rows_of_a_prompt_make_a_pair_wherever_they_are(tmp_path: Path)
     assert [one[0].split()[1] for one in found[1:]] == order
 
 
+def test_answers_whose_fields_mix_types_make_pairs(tmp_path: Path) -> None:
+    answers = [{"content": "good", "score": 2.5}, {"content": "bad", "score": "1", "note": [1]}]
+    more = [{"content": "good", "score": 3, "note": "x"}, {"content": "bad", "score": None}]
+    rows = [{"prompt": "Hi", "completions": one} for one in (answers, more)]
+    assert pairs(tmp_path, *rows) == [("good", "bad"), Reason.ONE_ANSWER]
+
+
 @pytest.mark.parametrize(
     "words", [("desirable", "undesirable"), ("Thumbs_Up", "thumbs down"), ("good", "Bad"), ("true", "false")]
 )

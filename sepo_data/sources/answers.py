@@ -4,6 +4,7 @@ With a list, each row yields its own pairs; with one answer per row, the rows th
 of an answer, above all its score, are kept under their names with ``chosen_`` or ``rejected_`` prepended.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,7 +82,7 @@ def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> Ans
     """Find several scored answers by column names and values; None if there are none."""
     lists = [name for name in ANSWERS if name in names]
     for name in lists:
-        values = [value for value in sampled(source.rows, name) if value]
+        values = [value for value in _sampled(source, name) if value]
         lists_in = [value for value in values if isinstance(value, list)]
         if not values or len(lists_in) < len(values):
             continue
@@ -91,11 +92,11 @@ def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> Ans
             if len(inside) == len(items) and any(one is not None for one in inside) and _are_scores(inside):
                 return AnswerLayout(name, score, True, (), spec.pairs, spec.min_margin)
         for score in ANSWER_SCORES:
-            if score in names and _are_score_lists(score, sampled(source.rows, score)):
+            if score in names and _are_score_lists(score, _sampled(source, score)):
                 return AnswerLayout(name, score, False, (), spec.pairs, spec.min_margin)
         for best in BEST_ANSWERS:
             indices = sampled(source.rows, best) if best in names else []
-            start = _first_index(indices, sampled(source.rows, name)) if indices else None
+            start = _first_index(indices, _sampled(source, name)) if indices else None
             if start is not None:
                 return AnswerLayout(name, best, False, (), spec.pairs, spec.min_margin, start)
     prompts = _shared_columns(spec, names)
@@ -106,6 +107,17 @@ def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> Ans
                 if any(value is not None for value in values) and _are_scores(values):
                     return AnswerLayout(name, score, False, prompts, spec.pairs, spec.min_margin)
     return None
+
+
+def _sampled(source: Source, name: str) -> list[object]:
+    """Values of a column, parsed where they share no type."""
+    rows = ({name: value} for value in sampled(source.rows, name))
+    return [_parsed(row, source.json_columns)[name] for row in rows]
+
+
+def _parsed(row: dict[str, object], json_columns: frozenset[str]) -> dict[str, object]:
+    held = {name: row[name] for name in json_columns.intersection(row)}
+    return {**row, **{name: json.loads(text) for name, text in held.items() if isinstance(text, str)}}
 
 
 def _shared_columns(spec: DatasetSpec, names: Sequence[str]) -> tuple[str, ...]:
@@ -122,7 +134,7 @@ def paired(dataset: str, source: Source, layout: AnswerLayout) -> Source:
     Raises:
         PreferenceError: If no prompt has two answers, or the cache cannot be written.
     """
-    made = made_anew(source, partial(_batches, source.rows, layout), repr(layout))
+    made = made_anew(source, partial(_batches, source, layout), repr(layout))
     if layout.prompts and not made.rows.data.column(UNUSABLE).null_count:
         problem = f"no prompt has two answers in {layout.answers} that differ in {layout.score}"
         raise PreferenceError(f"{dataset}: {problem}, so its rows make no pairs. Take a dataset with pairs.")
@@ -130,11 +142,12 @@ def paired(dataset: str, source: Source, layout: AnswerLayout) -> Source:
 
 
 def _batches(
-    rows: "datasets.Dataset", layout: AnswerLayout, repairs: dict[str, int]
+    source: Source, layout: AnswerLayout, repairs: dict[str, int]
 ) -> Iterator[list[dict[str, object]]]:
-    for groups in _groups(rows, layout):
+    for groups in _groups(source.rows, layout):
         batch: list[dict[str, object]] = []
-        for group in groups:
+        for texts in groups:
+            group = [_parsed(row, source.json_columns) for row in texts]
             answers = _answers(group, layout)
             others = _others(group[0], layout)
             pairs = [] if isinstance(answers, Unusable) else list(_pairs(answers, layout, repairs))

@@ -63,8 +63,11 @@ def find_kind(source: Source, name: str) -> Column | None:
     """The column as texts or conversations; None if it holds neither."""
     kind = source.schema.field(name).type
     if kind_of(kind) == "messages":
+        calls = kind.value_type.get_field_index("tool_calls")
+        dumped_calls = calls >= 0 and is_text(kind.value_type.field(calls).type)
         mixed = kind.value_type.get_field_index("from") >= 0 and kind.value_type.get_field_index("value") >= 0
-        return Column(name, "messages", as_it_is=not mixed and _roles_are_plain(source.rows, name))
+        plain = not (mixed or dumped_calls) and _roles_are_plain(source.rows, name)
+        return Column(name, "messages", as_it_is=plain)
     values = [value for value in sampled(source.rows, name) if value]
     if is_text(kind):
         texts = [str(value) for value in values]

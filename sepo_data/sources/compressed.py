@@ -106,7 +106,11 @@ def _opened(file: DataFile, line: Callable[[], int]) -> Iterator[_Stream]:
     kind, opened = _kind(file)
     try:
         with opened() as stream:
-            wide = stream.read(2) in _UTF_16
+            start = stream.read(4)
+        wide = start[:2] in _UTF_16 and start[2:] != b"\0\0"
+        if b"\0" in start and not wide:
+            problem = "UTF-32, or UTF-16 without its mark. Save the file as UTF-8"
+            raise PreferenceError(f"{file.label}: {problem}.")
         with opened() as stream:
             yield io.BufferedReader(_AsUtf8(stream)) if wide else stream
     except UnicodeDecodeError as error:

@@ -33,6 +33,7 @@ _KEYS_OF_DUMPS = (("role", "content"), ("from", "value"), ("type", "text"))
 _EXCHANGES = (("input", "output"), ("user", "assistant"), ("human", "assistant"), ("prompt", "response"))
 _DUMPED = re.compile(r"""\s*(array\(|["'])?\s*[\[{]""")
 _ARRAY = re.compile(r"array\((.*),\s*dtype=object\)", re.DOTALL)  # NumPy's
+_ADJACENT = re.compile(r"""["']\s+["']""")  # Python would read two texts as one
 _WRAPPERS = ("messages", "conversations", "conversation")
 
 # repairs, as reported to the user
@@ -66,7 +67,7 @@ def parsed(text: str) -> object:
         text = array[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about escapes that Python does not know
-        for spelling in (str, _with_commas):
+        for spelling in (_with_commas, str) if _ADJACENT.search(text) else (str, _with_commas):
             try:
                 return ast.literal_eval(spelling(text))
             except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
@@ -229,13 +230,16 @@ def _message(item: object, repaired: set[str]) -> Message | Unusable:
     if role in _CALLING and (calls := _calls_in(content)):
         message["tool_calls"], content = calls, None
         repaired.add(CALLED)
-    if message.get("tool_calls"):
-        message["tool_calls"] = [_call(call, repaired) for call in message["tool_calls"]]
+    if given := message.get("tool_calls"):
+        held = parsed_or_none(given) if isinstance(given, str) else given
+        if not isinstance(held, list):
+            return Unusable(Reason.NOT_A_CONVERSATION)
+        message["tool_calls"] = [_call(call, repaired) for call in held]
     return {"role": message.pop("role"), **message, "content": content}
 
 
 def _calls_in(content: object) -> list[object]:
-    """The tool calls in the text of a turn, as LLaMA-Factory and ms-swift write them; none in another text."""
+    """The tool calls in the text of a turn, as LLaMA-Factory and ms-swift write them; none in other texts."""
     held = parsed_or_none(content) if isinstance(content, str) else None
     calls = held if isinstance(held, list) else [held]
     if not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
@@ -288,15 +292,16 @@ def _joined(parts: Iterable[object]) -> str | Unusable | None:
 
 
 def _with_commas(text: str) -> str:
-    """Add the commas that NumPy leaves out when it prints a list of objects."""
+    """Add the commas that NumPy leaves out when it prints a list of objects or texts."""
     lines = text.splitlines(keepends=True)
     before = None
     places = []
     for token in tokenize.generate_tokens(iter([*lines, ""]).__next__):
-        if token.type == tokenize.OP and token.string == "{" and before == "}":
+        kind = "text" if token.type == tokenize.STRING else token.string
+        if (before, kind) in (("}", "{"), ("text", "text")):
             places.append(token.start)
         if token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT):
-            before = token.string
+            before = kind
     for line, column in reversed(places):
         lines[line - 1] = lines[line - 1][:column] + "," + lines[line - 1][column:]
     return "".join(lines)
