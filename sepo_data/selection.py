@@ -301,6 +301,7 @@ def _checked(token_rewards: npt.ArrayLike, ratio: float) -> npt.NDArray[np.float
 
 
 def _ranked(rewards: npt.NDArray[np.float64], *, highest: bool) -> npt.NDArray[np.intp]:
+    # Stable, so of equal rewards the earlier token wins. `ranked` in report/rows.js does the same.
     return np.argsort(-rewards if highest else rewards, kind="stable")
 
 

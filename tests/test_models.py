@@ -587,7 +587,7 @@ def wider(weights: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lacking, r"1 places get none, like .*lora_A\.weight"),
+        (lacking, r"1 place without weights, like .*lora_A\.weight"),
         (deeper, r"of its \d+ weights have no place, like .*layers\.7"),
         (wrapped, r"(\d+) of its \1 weights have no place, like .*language_model"),
         (wider, r"q_proj.lora_B\S* has the size \[64, 2\], its place \[32, 2\]"),
@@ -608,7 +608,7 @@ def test_a_missing_weight_is_an_error_where_weights_have_no_address(
 ) -> None:
     adapter = changed_weights(made["first"], tmp_path / "adapter", lacking)
     monkeypatch.setattr(torch.Tensor, "data_ptr", lambda _: 0)  # as on accelerate's meta device
-    with pytest.raises(ModelError, match="1 places get none"):
+    with pytest.raises(ModelError, match="1 place without weights"):
         load(adapter, made["base"])
 
 
@@ -721,7 +721,7 @@ def test_an_adapter_without_the_biases_or_modules_that_it_trained_is_an_error(tm
     base = save_tiny(tmp_path / "base", "qwen2")
     adapter = save_tiny_adapter(tmp_path / "adapter", base, modules_to_save=["lm_head"])
     edit_json(adapter / "adapter_config.json", bias="all")
-    with pytest.raises(ModelError, match=r"6 places get none, like .*k_proj\.bias"):
+    with pytest.raises(ModelError, match=r"6 places without weights, like .*k_proj\.bias"):
         load(adapter, base)
     edit_json(adapter / "adapter_config.json", bias="none")
     load(changed_weights(adapter, tmp_path / "whole", lambda weights: None), base)

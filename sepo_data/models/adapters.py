@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, counted
 from .checkpoints import Snapshot, errors_as
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def _check_landed(model: "PeftModel", adapter: Snapshot, name: str) -> None:
             f"{len(unexpected)} of its {len(weights)} weights have no place, like {unexpected[0]}"
         )
     if missing:
-        problems.append(f"{len(missing)} places get none, like {missing[0].replace(f'.{name}', '')}")
+        places = counted(len(missing), "place")
+        problems.append(f"{places} without weights, like {missing[0].replace(f'.{name}', '')}")
     raise _DoesNotFitError(
         f"the adapter does not fit its base: {'; '.join(problems)}. Set base_model_name_or_path in "
         "adapter_config.json to the model that it was trained on, or save the adapter again."

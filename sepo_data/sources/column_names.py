@@ -24,6 +24,8 @@ _IRREGULAR_SIDES = (
     ("messages", "rejected_messages"),  # ms-swift: the conversation itself is the preferred one
     ("messages", "rejected_response"),
 )
+# Names of a prompt, in no order: two of them in one dataset are refused. Those of texts may also hold a part
+# of the prompt that stands beside it.
 PROMPT_TEXTS = ("question", "instruction", "query", "problem", "input", "inputs", "context")
 PROMPTS = (
     *PROMPT_TEXTS, "context_messages", "history", "trajectory", "messages", "conversations", "conversation",
