@@ -49,11 +49,11 @@ def commands(folder: Path, rows: int, steps: int) -> Iterator[tuple[str, list[st
         yield name, ["sepo_cli.train", "sepo", *data, *batch, *length]
 
 
-def cpu_seconds(tree: Path, command: list[str]) -> float:
-    """CPU time of a process that runs a command of a tree."""
+def cpu_seconds(tree: Path, *arguments: str) -> float:
+    """CPU time of a Python process with one thread that finds the packages of a tree."""
     before = os.times()
     subprocess.run(
-        [sys.executable, "-P", "-m", *command],
+        [sys.executable, "-P", *arguments],
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -85,7 +85,7 @@ def main() -> None:
             ways = {name: commands(folder, options.rows, options.steps) for name, folder in folders.items()}
             for steps in zip(*ways.values(), strict=True):
                 for (name, tree), (what, command) in zip(trees.items(), steps, strict=True):
-                    took[what][name].append(cpu_seconds(tree, command))
+                    took[what][name].append(cpu_seconds(tree, "-m", *command))
                     print(what, name, f"{took[what][name][-1]:.1f} s", flush=True)
         rewards = [
             datasets.load_dataset(str(folder / f"annotated-{options.rows}"), split="train").to_dict()

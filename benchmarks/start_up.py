@@ -10,13 +10,11 @@ imports that no annotation can do without are measured in the same rounds.
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from against import commands, unpack
+from against import commands, cpu_seconds, unpack
 from speed import table, write_json
 
 IMPORTS = {
@@ -25,20 +23,6 @@ IMPORTS = {
         "import datasets, torch; from transformers import LlamaForCausalLM"
     ),
 }
-
-
-def cpu_seconds(tree: Path, *arguments: str) -> float:
-    """Of a Python process that finds the packages of a tree."""
-    before = os.times()
-    subprocess.run(
-        [sys.executable, "-P", *arguments],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def starts(folder: Path) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from .annotated.annotations import Annotation, read_annotations
 from .errors import SchemaError
 from .files import text_sha256
-from .pieces import parsed_message
+from .pieces import parsed_json
 from .projection import overlaps, project
 from .schema import PAIR_COLUMNS, SIDES, Message, Sides
 
@@ -176,7 +176,7 @@ def _texts(value: str | list[Message]) -> str | list[list[object]]:
     """A text, or the role and content of each message: other keys depend on the reader."""
     if isinstance(value, str):
         return value
-    return [[message["role"], message["content"]] for message in map(parsed_message, value)]
+    return [[message["role"], message["content"]] for message in map(parsed_json, value)]
 
 
 def _margins(table: "pa.Table") -> npt.NDArray[np.float64]:

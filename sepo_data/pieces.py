@@ -66,16 +66,16 @@ def as_given(content: Any) -> Any:
     if not isinstance(content, list):
         return content
     return [
-        parsed_message(one)
+        parsed_json(one)
         if isinstance(one, str)
         else one and {key: compact(item) for key, item in one.items()}
         for one in content
     ]
 
 
-def parsed_message(message: Any) -> Any:
-    """A message, which Arrow holds as JSON where the messages of a column share no type."""
-    return json.loads(message) if isinstance(message, str) else message
+def parsed_json(value: Any) -> Any:
+    """A message or another value, which Arrow holds as JSON where those of a column share no type."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def field_text(message: Mapping[str, Any], field: str) -> str:
@@ -105,12 +105,12 @@ def last_message(side: str | Sequence[Mapping[str, object]]) -> int:
 
 def response_text(side: str | Sequence[Mapping[str, Any]]) -> str:
     """The text of a single-text response: the string itself, or the last message's content."""
-    return side if isinstance(side, str) else parsed_message(side[-1])["content"] or ""
+    return side if isinstance(side, str) else parsed_json(side[-1])["content"] or ""
 
 
 def piece_text(side: str | Sequence[Mapping[str, object]], piece: Piece) -> str:
     """The whole text of a piece."""
-    return side if isinstance(side, str) else field_text(parsed_message(side[piece.message]), piece.field)
+    return side if isinstance(side, str) else field_text(parsed_json(side[piece.message]), piece.field)
 
 
 def one_text(

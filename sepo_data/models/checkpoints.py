@@ -311,18 +311,20 @@ def _check_weights(place: Snapshot, weights: tuple[str, ...], trust: Trust) -> N
     )
 
 
+def shards(place: Snapshot, index: str) -> set[str]:
+    """The files that an index of sharded weights names."""
+    path = cached_file(place.location, index, revision=place.commit)
+    return set(map(str, json.loads(Path(str(path)).read_text(encoding="utf-8"))["weight_map"].values()))
+
+
 def _check_index(place: Snapshot, weights: tuple[str, ...]) -> None:
     """The index of sharded weights may name pickles, which would be loaded too."""
-    index = next((name for name in weights if name.endswith(".index.json")), None)
-    if index is None or weights[0] in place.files:
+    if weights[0] in place.files:
         return
     with errors_as(ModelError, place):
-        path = cached_file(place.location, index, revision=place.commit)
-        named = set(json.loads(Path(str(path)).read_text(encoding="utf-8"))["weight_map"].values())
-    if strange := sorted(
-        str(name) for name in named if not re.fullmatch(r"\w[\w.-]*\.safetensors", str(name))
-    ):
+        named = shards(place, weights[1])
+    if strange := sorted(name for name in named if not re.fullmatch(r"\w[\w.-]*\.safetensors", name)):
         raise ModelError(
-            f"{place.location}: {index} names {strange[0]}, which is not a safetensors file next to it. "
+            f"{place.location}: {weights[1]} names {strange[0]}, which is not a safetensors file next to it. "
             "Write the weights with model.save_pretrained(FOLDER)."
         )

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from ..errors import ModelError
-from .checkpoints import CONFIG, WEIGHTS, Checkpoint, Snapshot, errors_as
+from .checkpoints import CONFIG, WEIGHTS, Checkpoint, Snapshot, errors_as, shards
 
 log = logging.getLogger("sepo")
 
@@ -109,11 +109,7 @@ def _check_stored(checkpoint: Checkpoint) -> None:
     base = checkpoint.base
     if checkpoint.pickled or getattr(checkpoint.config, "quantization_config", None) is not None:
         return
-    files = {WEIGHTS[0]}
-    if WEIGHTS[0] not in base.files:
-        index = cached_file(base.location, WEIGHTS[1], revision=base.commit)
-        files = set(json.loads(Path(str(index)).read_text(encoding="utf-8"))["weight_map"].values())
-    for file in sorted(files):
+    for file in [WEIGHTS[0]] if WEIGHTS[0] in base.files else sorted(shards(base, WEIGHTS[1])):
         path = cached_file(base.location, file, revision=base.commit)
         with safe_open(str(path), "pt") as weights:
             stored = {key: weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118

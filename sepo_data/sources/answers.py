@@ -4,7 +4,6 @@ With a list, each row yields its own pairs; with one answer per row, the rows th
 of an answer, above all its score, are kept under their names with ``chosen_`` or ``rejected_`` prepended.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 from ..dataset_spec import DatasetSpec, PairsOf
 from ..errors import PreferenceError
 from ..files import text_sha256
+from ..pieces import parsed_json
 from ..reasons import Reason, Unusable
 from ..schema import Row
 from .column_kinds import ANSWER_KEYS, sampled
@@ -111,13 +111,12 @@ def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> Ans
 
 def _sampled(source: Source, name: str) -> list[object]:
     """Values of a column, parsed where they share no type."""
-    rows = ({name: value} for value in sampled(source.rows, name))
-    return [_parsed(row, source.json_columns)[name] for row in rows]
+    values = sampled(source.rows, name)
+    return [parsed_json(value) for value in values] if name in source.json_columns else list(values)
 
 
 def _parsed(row: dict[str, object], json_columns: frozenset[str]) -> dict[str, object]:
-    held = {name: row[name] for name in json_columns.intersection(row)}
-    return {**row, **{name: json.loads(text) for name, text in held.items() if isinstance(text, str)}}
+    return {**row, **{name: parsed_json(row[name]) for name in json_columns.intersection(row)}}
 
 
 def _shared_columns(spec: DatasetSpec, names: Sequence[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ..errors import PreferenceError
-from ..pieces import parsed_message
+from ..pieces import parsed_json
 from ..reasons import Reason, Unusable
 from ..schema import Message, Row
 from .column_kinds import sampled_rows
@@ -108,7 +108,7 @@ def _taken_for(source: Source, columns: Columns) -> str:
 
 
 def _roles(value: object) -> set[str]:
-    messages = map(parsed_message, value) if isinstance(value, list) else []
+    messages = map(parsed_json, value) if isinstance(value, list) else []
     return {str(message.get("role")) for message in messages if isinstance(message, Mapping)}
 
 
