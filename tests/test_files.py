@@ -79,6 +79,13 @@ JSON_FORMS = {
     "columns, printed": json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]}, indent=4),
     "pandas": json.dumps({name: {str(i): row[name] for i, row in enumerate(ROWS)} for name in ROWS[0]}),
     "pandas, split": json.dumps({"columns": list(ROWS[0]), "index": [0, 1, 2], "data": TABLE}),
+    "pandas, index": json.dumps({str(i): row for i, row in enumerate(ROWS)}),
+    "by id, printed": json.dumps({f"id-{i}": row for i, row in enumerate(ROWS)}, indent=1),
+    "one after the other": "".join(map(json.dumps, ROWS)),
+    "one after the other, printed": "".join(json.dumps(row, indent=2) for row in ROWS),
+    "a comma behind each": ",\n".join(map(json.dumps, ROWS)) + ",\n",
+    "a comma behind each, printed": ",\n".join(json.dumps(row, indent=2) for row in ROWS),
+    "one split": json.dumps({"train": ROWS, "version": 1}),
 }
 
 
@@ -94,10 +101,30 @@ def test_json_is_read_however_it_was_written(tmp_path: Path, form: str) -> None:
         {"messages": [{"role": "user", "content": "a"}]},
         {"prompt": "p", "chosen": "a"},
         {"messages": [{"input": "a", "output": "b"}]},
+        {"chosen": {"text": "a", "score": 1}, "rejected": {"text": "b", "score": 0}},
     ],
 )
 def test_the_only_row_of_a_file_is_a_row(tmp_path: Path, row: dict[str, Any]) -> None:
     assert rows(written(tmp_path / "row.jsonl", json.dumps(row).encode())) == [row]
+
+
+def test_the_splits_in_a_file_are_chosen_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = written(tmp_path / "rows.json", json.dumps({"train": ROWS[:2], "test": ROWS[2:]}).encode())
+    assert rows(path) == ROWS[:2]
+    assert "holds the splits train, test; train is read" in caplog.text
+    assert rows(path, split="test") == ROWS[2:]
+    assert rows(path, split="all") == rows(path, split="train+test") == ROWS
+    with pytest.raises(PreferenceError, match=r'no split "dev"\. Choose with `split`: train, test\.$'):
+        rows(path, split="dev")
+    written(tmp_path / "part" / "rows.json", Path(path).read_bytes())
+    with pytest.raises(PreferenceError, match="holds the splits train, test"):
+        rows(str(tmp_path / "part"))
+
+
+def test_values_in_a_line_that_are_no_rows_are_refused(tmp_path: Path) -> None:
+    for line in (b'{"prompt": "p"} x', b'{"prompt": "p"} [1]', b'{"prompt": "p"},,{"prompt": "q"}'):
+        with pytest.raises(PreferenceError, match=r"line 1: corrupt or truncated JSON \(Extra data\)"):
+            rows(written(tmp_path / "rows.jsonl", line))
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -118,6 +145,10 @@ def test_a_pattern_means_its_files_in_order_and_arrow_files_are_read(tmp_path: P
     assert rows(f"{tmp_path}/part/*.jsonl") == ROWS[:2]
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
     assert rows(str(next((tmp_path / "saved").glob("*.arrow")))) == ROWS
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(f"{tmp_path}/file.arrow", "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert rows(f"{tmp_path}/file.arrow") == ROWS
     with pytest.raises(PreferenceError, match="no such file or folder"):
         rows(f"{tmp_path}/part/*.csv")
 
@@ -128,9 +159,24 @@ def test_a_pattern_means_its_files_in_order_and_arrow_files_are_read(tmp_path: P
 def test_endings_may_be_in_capitals(tmp_path: Path, name: str) -> None:
     content = gzip.compress(LINES) if name.endswith("GZ") else LINES
     assert rows(written(tmp_path / "part" / name, content)) == ROWS
+    assert rows(str(tmp_path / "part")) == rows(f"{tmp_path}/part/*.*") == ROWS
+    written(tmp_path / "part" / "TEST.JSONL", LINES)  # not among the rows of training
     with pytest.raises(PreferenceError, match=r"no data files in it\. .* give a pattern of its files"):
         rows(str(tmp_path / "part"))
-    assert rows(f"{tmp_path}/part/*.*") == ROWS
+
+
+@pytest.mark.parametrize("name", ["B.JSONL", "b.csv", "more/b.jsonlines"])
+def test_files_of_a_folder_that_are_in_no_split_are_named(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    written(tmp_path / "prefs" / "a.jsonl", LINES)
+    (tmp_path / "prefs" / name).parent.mkdir(exist_ok=True)
+    written(tmp_path / "prefs" / name, LINES)
+    written(tmp_path / "prefs" / ".cache" / "c.JSONL", LINES)
+    source = open_source(str(tmp_path / "prefs"))
+    assert list(source.rows) == ROWS
+    assert source.repairs == {f"files left out, in no split of the folder: {name}": 1}
+    assert f"no split of the folder: {name}. Give a pattern" in caplog.text
 
 
 def test_tables_and_parquet_may_end_in_capitals(tmp_path: Path) -> None:
@@ -207,6 +253,20 @@ def test_splits_are_sliced_and_joined(tmp_path: Path, split: str, numbers: list[
     assert [row["prompt"] for row in source.rows] == [f"p{i}" for i in numbers]
     assert source.part == split
     assert source.split in ("train", "all")
+
+
+def test_joined_splits_may_differ_in_the_types_of_a_column(tmp_path: Path) -> None:
+    notes: list[list[Any]] = [[1, 2, 3], ["x", None, {"a": 1}]]  # the second is kept as JSON
+    for split, held in zip(("train", "test"), notes, strict=True):
+        given = [{**row, "note": note} for row, note in zip(ROWS, held, strict=True)]
+        written(tmp_path / "prefs" / f"{split}.jsonl", "\n".join(map(json.dumps, given)).encode())
+    source = open_source(str(tmp_path / "prefs"), DatasetSpec(split="train+test"))
+    assert source.rows["note"][:] == ["1", "2", "3", '"x"', None, '{"a": 1}']
+    assert source.json_columns == {"note"}
+    assert list(source.rows.remove_columns("note")) == ROWS * 2
+    assert list(source.repairs.values()) == [1]
+    first = open_source(str(tmp_path / "prefs"), DatasetSpec(split="train[:1]+test[2:]"))
+    assert first.rows["note"][:] == ["1", '{"a": 1}']
 
 
 def test_a_slice_that_is_none_is_refused(tmp_path: Path) -> None:

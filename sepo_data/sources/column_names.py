@@ -147,6 +147,13 @@ def usual_names(names: Sequence[str]) -> dict[str, str]:
     }
 
 
+def is_usual(name: str) -> bool:
+    """Whether a name is that of a column of prompts, responses or conversations."""
+    usual = {"prompt", *PROMPTS, *COMPLETIONS, *ANSWERS, *CHATS, *CONTEXT}
+    words = _words(name)
+    return "_".join(words) in usual or any(word in words for pair in _BETTER_WORSE for word in pair)
+
+
 def _stem(name: str, tag: str) -> str:
     return "_".join(word for word in _words(name) if word != tag).removesuffix("s")
 

@@ -107,6 +107,8 @@ def _opened(file: DataFile, line: Callable[[], int]) -> Iterator[_Stream]:
     try:
         with opened() as stream:
             start = stream.read(4)
+        if start == b"PAR1":
+            raise PreferenceError(f"{file.label}: it is a parquet file. Give it the ending .parquet.")
         wide = start[:2] in _UTF_16 and start[2:] != b"\0\0"
         if b"\0" in start and not wide:
             problem = "UTF-32, or UTF-16 without its mark. Save the file as UTF-8"

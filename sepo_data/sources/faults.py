@@ -21,6 +21,10 @@ class NoSplitError(PreferenceError):
         self.splits = splits
 
 
+class NoFilesError(PreferenceError):
+    """A folder holds no files that ``datasets`` finds."""
+
+
 def find_corrupt_parquet(files: Sequence[DataFile]) -> None:
     """Read parquet files completely to find a corrupt one.
 

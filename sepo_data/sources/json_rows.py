@@ -1,22 +1,29 @@
-"""Rows of JSON files: one object per line, an array, objects over several lines, or one object of columns."""
+"""Rows of JSON files: one object per line, an array, objects over several lines, or one object of all."""
 
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import PreferenceError
+from .column_names import is_usual
 from .compressed import DataFile, begins_with, numbered_lines, pieces
 
-_HOLDS_ROWS = ("data", "rows", "train", "examples", "instances", "records", "items")
+_HOLDS_ROWS = ("data", "rows", "examples", "instances", "records", "items", "results")
+_SPLITS = re.compile(r"(train|test|dev|val|valid|validation|eval)(_\w+)?")
 _DECODER = json.JSONDecoder()
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _MESSAGE = ({"role", "content"}, {"from", "value"})
 
 
-def json_rows(file: DataFile) -> Iterator[dict[str, object]]:
+def json_rows(file: DataFile, split: str | None = None) -> Iterator[dict[str, object]]:
     """The rows of a file; a file that is a single object is read whole.
+
+    Args:
+        file: The file.
+        split: One of `splits_in` it, if it holds several.
 
     Raises:
         PreferenceError: Naming the file and the line that cannot be read.
@@ -26,7 +33,11 @@ def json_rows(file: DataFile) -> Iterator[dict[str, object]]:
     second = next(values, None)
     if first is not None and second is None:
         place, value = first
-        rows = _rows_in(value)
+        splits = _splits(value)
+        if split not in splits and len(splits) > 1:
+            problem = f"holds the splits {', '.join(splits)}"
+            raise PreferenceError(f"{file.label}: {problem}. Give this file alone, and choose with `split`.")
+        rows = value[split or splits[0]] if splits and isinstance(value, dict) else _rows_in(value)
         values = iter([first]) if rows is None else ((f"item {i}", row) for i, row in enumerate(rows, 1))
     else:
         values = chain(filter(None, (first, second)), values)
@@ -39,6 +50,25 @@ def json_rows(file: DataFile) -> Iterator[dict[str, object]]:
         yield row
 
 
+def splits_in(file: DataFile) -> list[str]:
+    """The splits of a file that is a single object with a list of rows for each; none in other files."""
+    values = _values(file)
+    first = next(values, None)
+    return [] if first is None or next(values, None) is not None else _splits(first[1])
+
+
+def _splits(value: object) -> list[str]:
+    if not isinstance(value, dict):
+        return []
+    return [name for name, rows in value.items() if _SPLITS.fullmatch(name) and _are_rows(rows)]
+
+
+def _are_rows(value: object) -> TypeGuard[list[dict[str, object]]]:
+    if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
+        return False
+    return not _is_conversation(value)
+
+
 def _values(file: DataFile) -> Iterator[tuple[str, object]]:
     """The JSON values of a file, and where each starts."""
     if begins_with(file, b"["):
@@ -48,12 +78,14 @@ def _values(file: DataFile) -> Iterator[tuple[str, object]]:
     for number, line in lines:
         if not line or line.isspace():
             continue
-        if line.rstrip().endswith(("{", "[", ",")):  # the object continues on the next lines
+        if line.rstrip().endswith(("{", "[", ",")) and not _is_whole(line):  # it continues on the next lines
             for text in _objects(chain([line], (line for _, line in lines))):
-                yield f"line {number}", _parsed(text.rstrip(), file, number)
+                for value in _parsed(text.rstrip(), file, number):
+                    yield f"line {number}", value
                 number += text.count("\n")
         else:
-            yield f"line {number}", _parsed(line.rstrip("\r\n"), file, number)
+            for value in _parsed(line.rstrip("\r\n"), file, number):
+                yield f"line {number}", value
 
 
 def _items(file: DataFile) -> Iterator[tuple[str, object]]:
@@ -101,12 +133,27 @@ def _objects(lines: Iterator[str]) -> Iterator[str]:
     """The texts of objects that open and close in the first column of a line."""
     held: list[str] = []
     for line in lines:
-        held.append(line)
+        ended, begun = _between(line)
+        held.append(ended)
         if line.startswith("}"):
             yield "".join(held)
-            held = []
+            held = [begun] if begun else []
     if "".join(held).strip():
         yield "".join(held)
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line is an object with a comma behind it."""
+    try:
+        return isinstance(json.loads(line.rstrip().removesuffix(",")), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _between(line: str) -> tuple[str, str]:
+    """A line in two if an object ends and the next begins in it."""
+    found = re.match(r"\},?[ \t]*(?=\{\s*$)", line)
+    return (line[: found.end()], line[found.end() :]) if found else (line, "")
 
 
 def _rows_in(value: object) -> Iterable[object] | None:
@@ -121,9 +168,11 @@ def _rows_in(value: object) -> Iterable[object] | None:
     lists = [items for items in value.values() if isinstance(items, list)]
     if {"columns", "data"} <= value.keys() and len(lists) >= 2:  # pandas, orient="split"
         return (dict(zip(value["columns"], row, strict=False)) for row in value["data"])
-    for name in _HOLDS_ROWS:
-        if isinstance(rows := value.get(name), list) and rows and all(isinstance(row, dict) for row in rows):
-            return rows
+    held = [rows for name in _HOLDS_ROWS if _are_rows(rows := value.get(name))]
+    if len(held) == 1:
+        return held[0]
+    if _are_by_id(value):
+        return list(value.values())
     if all(isinstance(items, dict) and "0" in items for items in value.values()):  # pandas' own
         value = {name: list(items.values()) for name, items in value.items()}
     elif len(lists) != len(value) or any(_is_conversation(items) for items in lists):
@@ -133,15 +182,41 @@ def _rows_in(value: object) -> Iterable[object] | None:
     return (dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True))
 
 
-def _is_conversation(items: list[object]) -> bool:
+def _are_by_id(value: dict[str, object]) -> bool:
+    """Whether an object's values are rows, under a name for each that is no column's."""
+    rows = [row for row in value.values() if isinstance(row, dict)]
+    alike = len(rows) == len(value) and all(row.keys() & rows[0].keys() for row in rows)
+    return alike and not any(map(is_usual, value)) and any(map(is_usual, rows[0]))
+
+
+def _is_conversation(items: list[Any]) -> bool:
     return any(isinstance(item, dict) and any(keys <= item.keys() for keys in _MESSAGE) for item in items)
 
 
-def _parsed(text: str, file: DataFile, first_line: int) -> Any:
+def _parsed(text: str, file: DataFile, first_line: int) -> list[object]:
+    """The value in a text; several, if they follow one another with a comma, a blank or nothing between."""
     try:
-        return json.loads(text)
+        return [json.loads(text)]
     except (ValueError, RecursionError) as error:
+        with suppress(ValueError, RecursionError):
+            return list(_objects_in(text))
         raise _corrupt(file, first_line, error) from error
+
+
+def _objects_in(text: str) -> Iterator[dict[str, object]]:
+    """Objects that follow one another.
+
+    Raises:
+        ValueError: If the text holds anything else.
+    """
+    at = _blank(text, 0)
+    while at < len(text):
+        value, end = _DECODER.raw_decode(text, at)
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        yield value
+        end = _blank(text, end)
+        at = _blank(text, end + 1) if text.startswith(",", end) else end
 
 
 def _corrupt(file: DataFile, first_line: int, error: Exception) -> PreferenceError:

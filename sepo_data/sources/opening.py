@@ -4,6 +4,7 @@
 formats; ``text_files`` reads JSON and CSV. Pairs are found in ``preferences``.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,16 +15,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import HubError, PreferenceError, first_line
 from ..files import name_of, paths_outside
-from ..schema import SPLIT_NAME
+from ..schema import MANIFEST_NAME, SPLIT_NAME
 from .arrow_cache import CachedRows
 from .compressed import DataFile
-from .faults import NoSplitError
+from .faults import NoFilesError, NoSplitError
 from .prepared import downloaded, prepared_rows
-from .text_files import SUFFIXES, digest_of, is_text_file, read_text_files, suffix_of
+from .text_files import SUFFIXES, digest_of, is_text_file, read_text_files, splits_of, suffix_of
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+_OTHER_SPLIT = re.compile(r"(?<![a-z])(test|dev|val|valid|validation|eval)(?![a-z])", re.IGNORECASE)
+_ABOUT_DATA = {
+    "config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json",
+    MANIFEST_NAME,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -142,12 +151,15 @@ def find_on_hub(name: str, config: str | None, split: str, revision: str | None)
 
 def _open_files(paths: Sequence[Path], name: Path, dataset: str, config: str | None, split: str) -> Source:
     _refuse_config(config, dataset)
-    _check_split(split, ["train"], dataset)
+    held = splits_of(DataFile(dataset, paths[0])) if len(paths) == 1 and is_text_file(paths[0].name) else []
+    _check_split(split, held or ["train"], dataset)
+    if len(held) > 1:
+        log.warning("%s: it holds the splits %s; %s is read", dataset, ", ".join(held), split)
     files = {dataset if path == name else str(path): str(path) for path in paths}
     digest = digest_of([DataFile(path.name, path) for path in paths])
     endings = {suffix_of(path.name) for path in paths}
     if all(is_text_file(path.name) for path in paths):
-        read = _rows_of(None, split, dataset, files, digest)
+        read = read_text_files(downloaded(files, dataset), split if len(held) > 1 else None)
     elif endings == {".parquet"}:
         found = [escape(str(path.resolve())) for path in paths]
         builder = _builder("parquet", dataset, None, None, data_files={split: found})
@@ -165,17 +177,27 @@ def _open_files(paths: Sequence[Path], name: Path, dataset: str, config: str | N
 
 
 def _arrow(paths: Sequence[Path], dataset: str) -> "datasets.Dataset":
-    """Rows of Arrow files, as ``save_to_disk`` or the cache of ``datasets`` writes them."""
+    """Rows of Arrow files: streams, as ``datasets`` writes them, or Arrow's file format."""
     import datasets
+    import pyarrow as pa
+
+    def rows_of(path: Path) -> datasets.Dataset:
+        with pa.memory_map(str(path)) as file:
+            if file.read(6) != b"ARROW1":
+                return datasets.Dataset.from_file(str(path))
+        return datasets.Dataset(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
 
     with _one_line(dataset):
-        return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in paths])
+        return datasets.concatenate_datasets(list(map(rows_of, paths)))
 
 
 def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Source:
     from huggingface_hub.repocard import metadata_load
 
     root = path.resolve()
+    readme = root / "README.md"
+    with _one_line(str(readme)):
+        card = (metadata_load(readme) if readme.exists() else None) or {}
     if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
         _refuse_config(config, dataset)
         read = CachedRows(_saved_to_disk(root, dataset, split), {}, frozenset())
@@ -186,17 +208,46 @@ def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> So
         if set("*?[") & set(str(root)):
             problem = "*, ? and [ in the path of a folder are read as patterns"
             raise PreferenceError(f"{dataset}: {problem}. Rename it, or give its files.")
-        builder = _builder(str(root), dataset, config, None)
+        try:
+            builder = _builder(str(root), dataset, config, None)
+        except NoFilesError:  # `datasets` finds small letters only
+            there = _readable_files(root)
+            if not there or any(_OTHER_SPLIT.search(path.stem) for path in there):
+                raise
+            return _open_files(there, root, dataset, config, split)
         files = _files_of(builder, split, dataset, f"{root}/")
         digest = _digest_in(root, files.values())
         read = _rows_of(builder, split, dataset, files, digest)
-    readme = root / "README.md"
-    with _one_line(str(readme)):
-        card = (metadata_load(readme) if readme.exists() else None) or {}
+        if "configs" not in card:
+            read = read._replace(repairs={**_left_out(root, builder, dataset), **read.repairs})
     revision = f"sha256:{digest}"
     return Source(
         read.rows, name_of(root), split, revision, config, card, False, read.repairs, read.json_columns
     )
+
+
+def _readable_files(root: Path) -> list[Path]:
+    """The files in a folder that can be read, without hidden ones and those about the data."""
+    found = []
+    for path in sorted(root.rglob("*")):
+        hidden = any(part.startswith((".", "__")) for part in path.relative_to(root).parts)
+        readable = is_text_file(path.name) or suffix_of(path.name) in (".parquet", ".arrow")
+        if path.is_file() and readable and not hidden and path.name not in _ABOUT_DATA:
+            found.append(path)
+    return found
+
+
+def _left_out(root: Path, builder: Any, dataset: str) -> dict[str, int]:
+    """For `Source.repairs`: files in no split, above all those of another format, which is logged."""
+    used = {str(url) for urls in builder.config.data_files.values() for url in urls}
+    names = [str(path.relative_to(root)) for path in _readable_files(root) if str(path) not in used]
+    if not names:
+        return {}
+    what = f"files left out, in no split of the folder: {', '.join(names)}"
+    log.warning(
+        "%s: %s. Give a pattern of files, like %s/*.jsonl, to choose", dataset, what, dataset.rstrip("/")
+    )
+    return {what: len(names)}
 
 
 def _digest_in(root: Path, files: Iterable[str]) -> str:
@@ -221,7 +272,7 @@ def _builder(path: str, dataset: str, config: str | None, revision: str | None, 
     try:
         return datasets.load_dataset_builder(path, name=config, revision=revision, **options)
     except FileNotFoundError as error:
-        raise PreferenceError(
+        raise NoFilesError(
             f"{dataset}: no data files in it. Put .parquet, .jsonl or .csv files there, or give a pattern of "
             f"its files, like {dataset.rstrip('/')}/*.jsonlines."
         ) from error

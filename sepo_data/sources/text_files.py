@@ -19,7 +19,7 @@ from ..errors import PreferenceError
 from ..files import file_sha256, text_sha256
 from .arrow_cache import CachedRows, cached_rows
 from .compressed import DataFile, numbered_lines, plain_name, without_ending
-from .json_rows import json_rows
+from .json_rows import json_rows, splits_in
 
 LONE_SURROGATES = "lone surrogates replaced"
 SUFFIXES = (
@@ -31,7 +31,7 @@ SUFFIXES = (
     ".tsv",
 )  # each also compressed, or in capitals
 
-_READER_VERSION = 5  # raise it when the readers give other rows for the same file: cache files carry it
+_READER_VERSION = 6  # raise it when the readers give other rows for the same file: cache files carry it
 _BATCH_ROWS = 1000
 
 
@@ -53,18 +53,29 @@ def digest_of(files: Sequence[DataFile]) -> str:
     return text_sha256("".join(lines))
 
 
-def read_text_files(files: Sequence[DataFile]) -> CachedRows:
+def read_text_files(files: Sequence[DataFile], split: str | None = None) -> CachedRows:
     """Convert the files to Arrow once; the cache is that of ``datasets``, by the files' digest.
+
+    Args:
+        files: The files.
+        split: One of the splits in a file of JSON, see `json_rows.splits_in`.
 
     Raises:
         PreferenceError: Naming the file and the line or column that cannot be read.
     """
     kind = suffix_of(plain_name(files[0]))[1:]
-    name = f"{kind}-{_READER_VERSION}-{digest_of(files)}"
-    return cached_rows(name, files[0].label, partial(_batches, files))
+    name = f"{kind}-{_READER_VERSION}-{digest_of(files)}{f'-{split}' if split else ''}"
+    return cached_rows(name, files[0].label, partial(_batches, files, split))
 
 
-def _batches(files: Sequence[DataFile], repairs: dict[str, int]) -> Iterator[list[dict[str, object]]]:
+def splits_of(file: DataFile) -> list[str]:
+    """The splits in a file of JSON that holds several; none in others."""
+    return [] if _is_table(file) else splits_in(file)
+
+
+def _batches(
+    files: Sequence[DataFile], split: str | None, repairs: dict[str, int]
+) -> Iterator[list[dict[str, object]]]:
     """Batches of rows; repairs are counted in ``repairs``."""
     apart = _apart(files)
     if apart:
@@ -73,13 +84,17 @@ def _batches(files: Sequence[DataFile], repairs: dict[str, int]) -> Iterator[lis
     for file in files:
         if Path(file.label).name in apart:
             continue
-        rows = _rows(file)
+        rows = _rows(file, split)
         while batch := [_repaired_row(row, repairs) for row in islice(rows, _BATCH_ROWS)]:
             yield batch
 
 
-def _rows(file: DataFile) -> Iterator[Mapping[str, object]]:
-    return _csv_rows(file) if suffix_of(plain_name(file)) in (".csv", ".tsv") else json_rows(file)
+def _rows(file: DataFile, split: str | None = None) -> Iterator[Mapping[str, object]]:
+    return _csv_rows(file) if _is_table(file) else json_rows(file, split)
+
+
+def _is_table(file: DataFile) -> bool:
+    return suffix_of(plain_name(file)) in (".csv", ".tsv")
 
 
 def _apart(files: Sequence[DataFile]) -> set[str]:
