@@ -1,6 +1,6 @@
 """Annotation compared with the authors' way, TRL's precomputed references and the arithmetic floor.
 
-    python benchmarks/annotation_speed.py [--pairs 16] [--rounds 3] [--json FILE] [--figure FILE.svg]
+    python benchmarks/annotation_speed.py [--pairs 16] [--rounds 3] [--head 90%] [--json FILE] [--figure FILE]
     python benchmarks/annotation_speed.py --device cuda --dtype bfloat16 --pairs 512
 
 All ways score the same random pairs under the same two random models, interleaved in one process.
@@ -30,18 +30,18 @@ from typing import Any
 import numpy as np
 import torch
 from speed import (
-    CPU_SHAPES,
-    CUDA_SHAPES,
     HH,
     ULTRAFEEDBACK,
     Lengths,
     RandomPair,
     Shape,
+    add_head,
     draw,
     in_turn,
     padded_work,
     random_model,
     random_pairs,
+    shapes,
     table,
     unpadded_work,
     useful_work,
@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    add_head(parser)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
@@ -176,7 +177,7 @@ def main() -> None:
         torch.set_float32_matmul_precision("high")
     place = where(options.device, dtype)
     results: list[dict[str, Any]] = []
-    for shape in CPU_SHAPES if options.device == "cpu" else CUDA_SHAPES:
+    for shape in shapes(options.device, options.head):
         for lengths in (ULTRAFEEDBACK, HH):
             results.append(measure(shape, lengths, options.pairs, options.rounds, options.device, dtype))
             print(report(results[-1:]), flush=True)

@@ -1,5 +1,6 @@
 """Shared by the speed benchmarks: shapes, lengths, counted arithmetic, interleaved rounds, the figure."""
 
+import argparse
 import ctypes
 import gc
 import json
@@ -43,6 +44,17 @@ CUDA_SHAPES = (
 )
 
 LONGEST = 1536
+
+
+def add_head(parser: argparse.ArgumentParser) -> None:
+    """Let the caller measure the shapes of one head only."""
+    heads = [shape.head for shape in CPU_SHAPES + CUDA_SHAPES]
+    parser.add_argument("--head", choices=heads, help="default: all of the device")
+
+
+def shapes(device: str, head: str | None) -> list[Shape]:
+    """The shapes to measure on a device, or the one with this head."""
+    return [shape for shape in (CPU_SHAPES if device == "cpu" else CUDA_SHAPES) if head in (None, shape.head)]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A training step of SePO compared with TRL's DPO and SimPO steps and the authors' SePO step.
 
-    python benchmarks/training_speed.py [--pairs 16] [--rounds 2] [--json FILE] [--figure FILE.svg]
+    python benchmarks/training_speed.py [--pairs 16] [--rounds 2] [--head 90%] [--json FILE] [--figure FILE]
     python benchmarks/training_speed.py --device cuda --dtype bfloat16 --pairs 64
 
 Forward and backward passes over the same random pairs, interleaved in one process, without an optimizer.
@@ -30,18 +30,18 @@ import numpy as np
 import psutil
 import torch
 from speed import (
-    CPU_SHAPES,
-    CUDA_SHAPES,
     ULTRAFEEDBACK,
     Ids,
     Lengths,
     RandomPair,
     Shape,
+    add_head,
     draw,
     in_turn,
     padded_work,
     random_model,
     random_pairs,
+    shapes,
     table,
     unpadded_work,
     useful_work,
@@ -255,6 +255,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    add_head(parser)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
@@ -263,7 +264,7 @@ def main() -> None:
         torch.set_float32_matmul_precision("high")
     place = where(options.device, dtype)
     results: list[dict[str, Any]] = []
-    for shape in CPU_SHAPES if options.device == "cpu" else CUDA_SHAPES:
+    for shape in shapes(options.device, options.head):
         for lengths, micro in ((ULTRAFEEDBACK, 4), (ULTRAFEEDBACK, 1)):
             results.append(
                 measure(shape, lengths, micro, options.pairs, options.rounds, options.device, dtype)
