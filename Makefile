@@ -47,7 +47,7 @@ newest:
 	.newest/bin/python -m pytest $(TESTS)
 
 # Let other trainers, each in an environment of its own, read what `sepo export` writes, and compare losses.
-peers: $(INSTALLED) .peers/llama-factory .peers/ms-swift .peers/tinker
+peers: $(INSTALLED) .peers/llama-factory .peers/ms-swift .peers/tinker .peers/axolotl
 	$(BIN)/python -m pytest -m 'slow or not slow' -s tests/peers tests/test_exports.py
 
 .peers/llama-factory:
@@ -57,6 +57,13 @@ peers: $(INSTALLED) .peers/llama-factory .peers/ms-swift .peers/tinker
 .peers/ms-swift:
 	$(PYTHON) -m venv $@
 	$@/bin/pip install --quiet ms-swift==4.6.0 || (rm -rf $@; false)
+
+# Only what reads data: its other dependencies are kernels for GPUs, clouds and services, in pinned versions.
+.peers/axolotl:
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet $$(grep '^torch==' constraints.txt) transformers==5.16.1 datasets==4.8.4 trl==1.9.0 peft==0.20.0 \
+		accelerate==1.13.0 pydantic==2.12.5 posthog==6.7.11 addict colorama fire numba requests || (rm -rf $@; false)
+	$@/bin/pip install --quiet --no-deps axolotl==0.19.0 || (rm -rf $@; false)
 
 .peers/tinker:
 	$(PYTHON) -m venv $@
