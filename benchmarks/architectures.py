@@ -87,6 +87,7 @@ _STATED: dict[str, dict[str, Any]] = {  # fields without a usable default
     },
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "gemma3n_text": {"activation_sparsity_pattern": [0.95, 0.0], "intermediate_size": [48, 48]},
+    "llama4_text": {"no_rope_layers": [1, 0]},  # those without RoPE scale attention by the place
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "xlstm": {"hidden_size": 128, "embedding_dim": 128, "num_blocks": 2},  # what it rounds its sizes up to
     "qwen4_exp_text": {

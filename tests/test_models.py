@@ -29,6 +29,7 @@ from peft import (
 from safetensors.torch import load_file, save_file
 from test_logprobs import plain_logps, some_tokens
 from tiny_models import save_tiny, save_tiny_adapter, tiny_model, tiny_tokenizer
+from torch.nn.functional import dropout
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -41,7 +42,8 @@ from sepo_data.annotated.manifest import ModelFacts
 from sepo_data.errors import HubError, ModelError, SettingsError, TokenizerError
 from sepo_data.models import description, loading
 from sepo_data.models.description import describe_pair
-from sepo_data.models.loading import BATCH_TOKENS_CPU, Loading, ModelPair, Scorer, load_pair
+from sepo_data.models.loading import BATCH_TOKENS_CPU, Loading, ModelPair, Scorer, load_pair, scorers
+from sepo_data.models.weights import load_base
 
 SEQUENCES = some_tokens(30, 12, 21)
 
@@ -423,6 +425,21 @@ def test_a_model_that_reads_ahead_is_an_error(made: dict[str, Path], tmp_path: P
     bert.save_pretrained(str(tmp_path))
     with pytest.raises(ModelError, match="a bert model does not predict each token from those before"):
         load(tmp_path, made["other"])
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_model_whose_numbers_are_random_does_not_count_as_one_that_reads_ahead(
+    sequential: bool, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_dropout(*args: Any, **kwargs: Any) -> Any:
+        model: Any = load_base(*args, **kwargs)
+        model.model.norm.register_forward_hook(lambda module, args, out: dropout(out, 0.5, training=True))
+        return model
+
+    monkeypatch.setattr(loading, "load_base", with_dropout)
+    facts = describe_pair(str(made["base"]), str(made["other"]))
+    with pytest.raises(ModelError, match=r"base: two forward passes of the same text differ by \d.* nats"):
+        next(scorers(facts, Loading(device="cpu"), in_turn=sequential))
 
 
 def test_different_vocabularies_are_an_error_that_names_a_token(made: dict[str, Path], copy: Path) -> None:

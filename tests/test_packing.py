@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from test_logprobs import OUT_OF_MEMORY, LittleMemory, Tokens, plain_logps
 from tiny_models import FAMILIES, VOCABULARY, save_tiny, save_tiny_adapter, tiny_model
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sepo_data.models import logprobs
@@ -176,17 +178,21 @@ def test_a_head_in_parts_gives_the_same_log_probs(family: str) -> None:
 Attention = Callable[..., tuple[torch.Tensor, None]]
 
 
-def neighbours_seen(*args: Any, sepo_layout: Layout, **kwargs: Any) -> tuple[torch.Tensor, None]:
+def neighbours_seen(
+    module: Any, query: Any, key: Any, value: Any, layout: Layout, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
     """One causal row of all packed tokens."""
-    everything = torch.arange(sepo_layout.back.numel())
-    return packed_attention(*args, sepo_layout=Layout((everything[None],), everything), **kwargs)
+    everything = torch.arange(layout.back.numel())
+    return packed_attention(module, query, key, value, Layout((everything[None],), everything), **kwargs)
 
 
-def back_mixed_up(*args: Any, sepo_layout: Layout, **kwargs: Any) -> tuple[torch.Tensor, None]:
+def back_mixed_up(
+    module: Any, query: Any, key: Any, value: Any, layout: Layout, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
     """Swap the attention of two tokens."""
-    back = sepo_layout.back.clone()
+    back = layout.back.clone()
     back[[3, 4]] = back[[4, 3]]
-    return packed_attention(*args, sepo_layout=replace(sepo_layout, back=back), **kwargs)
+    return packed_attention(module, query, key, value, replace(layout, back=back), **kwargs)
 
 
 def window_too_wide(
@@ -275,23 +281,32 @@ def test_a_window_matters_only_to_sequences_that_are_longer() -> None:
 
 _STATE = {"hidden_size": 32, "num_hidden_layers": 2}
 _ATTENTION = {"intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+_WINDOWS = {"local_attention": 8, "global_attn_every_n_layers": 2, "max_position_embeddings": 64}
+_LLAMA4 = {"head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 2, "no_rope_layers": [1, 0]}
 OTHERS: dict[str, dict[str, Any]] = {
     "mamba": {**_STATE, "state_size": 4},
     "lfm2": {**_STATE, **_ATTENTION, "layer_types": ["conv", "full_attention"]},
     "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 64},
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64},
-    "stablelm": {**_STATE, **_ATTENTION},
+    "modernbert-decoder": {**_STATE, **_ATTENTION, **_WINDOWS, "pad_token_id": 0},
+    "stablelm": {**_STATE, **_ATTENTION, "use_parallel_residual": True, "qk_layernorm": True},
     "nemotron": {**_STATE, **_ATTENTION},
+    "llama4_text": {**_STATE, **_ATTENTION, **_LLAMA4},
 }
 
 
-@pytest.mark.parametrize("family", OTHERS)
-def test_a_model_that_packing_does_not_suit_gets_right_log_probs(family: str) -> None:
+def other_model(family: str, **changes: Any) -> PreTrainedModel:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, vocab_size=VOCABULARY, initializer_range=0.3, **OTHERS[family])
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    sizes = {"vocab_size": VOCABULARY, "initializer_range": 0.3, **OTHERS[family], **changes}
+    config = AutoConfig.for_model(family, **sizes)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     torch.nn.Module.eval(model)
-    tokens = sequences(*MIXED)
+    return model
+
+
+@pytest.mark.parametrize("family", ["mamba", "lfm2", "gptj", "mpt"])
+def test_a_model_that_packing_does_not_suit_gets_right_log_probs(family: str) -> None:
+    model, tokens = other_model(family), sequences(*MIXED)
     plain = [plain_logps(model, item) for item in tokens]
     packed = prepare(model, 64)
     assert not packed or family == "gptj"  # which transformers 5.24 can pack
@@ -299,17 +314,49 @@ def test_a_model_that_packing_does_not_suit_gets_right_log_probs(family: str) ->
         np.testing.assert_allclose(logps, expected, atol=1e-4, rtol=0)
 
 
-def test_a_head_that_is_called_decoder_is_not_taken_for_the_layers() -> None:
-    torch.manual_seed(0)
-    windows = {"local_attention": 8, "global_attn_every_n_layers": 2}
-    size = {**_STATE, **_ATTENTION, **windows, "max_position_embeddings": 64, "pad_token_id": 0}
-    config = AutoConfig.for_model("modernbert-decoder", vocab_size=VOCABULARY, initializer_range=0.3, **size)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    torch.nn.Module.eval(model)
-    tokens = sequences(*MIXED)
+# modernbert calls its head decoder; layers of stablelm and nemotron pass no unknown keyword on
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("modernbert-decoder", {}),
+        ("stablelm", {}),
+        ("nemotron", {}),
+        ("llama4_text", {"attn_temperature_tuning": False}),
+    ],
+)
+def test_a_model_whose_layers_pass_on_little_is_packed(family: str, changes: dict[str, Any]) -> None:
+    model, tokens = other_model(family, **changes), sequences(*MIXED)
     plain = [plain_logps(model, item) for item in tokens]
+    right = gradient(model, [plain_batch(model, item) for item in tokens])
     assert prepare(model, 64)
     for logps, expected in zip(token_logps(model, tokens, batch_tokens=1000), plain, strict=True):
+        np.testing.assert_allclose(logps, expected, atol=1e-4, rtol=0)
+    model.train()
+    again = partial(checkpoint, use_reentrant=False)  # layers run a second time in the backward pass
+    model._set_gradient_checkpointing(gradient_checkpointing_func=again)
+    found = gradient(model, [batch_logps(model, pack([tokens[:2], tokens[2:4]], padding=0.0))])
+    found += gradient(model, [batch_logps(model, pack([[item] for item in tokens[4:]], padding=0.0))])
+    assert float((found - right).norm() / right.norm()) < 1e-5
+
+
+def plain_batch(model: PreTrainedModel, item: Tokens) -> torch.Tensor:
+    """Log-probs of one sequence from a plain forward pass, with gradients."""
+    ids = torch.from_numpy(item.input_ids)
+    logits: torch.Tensor = model(input_ids=ids[None, :-1], use_cache=False).logits[0]
+    return logits.float().log_softmax(-1)[item.positions - 1, ids[item.positions]]
+
+
+def gradient(model: PreTrainedModel, logps: list[torch.Tensor]) -> torch.Tensor:
+    found = torch.autograd.grad(torch.cat(logps).sum(), list(model.parameters()), allow_unused=True)
+    return torch.cat([one.flatten() for one in found if one is not None])
+
+
+def test_attention_that_looks_at_the_place_in_the_batch_is_not_packed() -> None:
+    # from place 200 on Llama 4 scales it; no row is that long, and neither is what is tried by default
+    model, tokens = other_model("llama4_text", floor_scale=200), sequences(*MIXED)
+    plain = [plain_logps(model, item) for item in tokens]
+    assert not prepare(model, 64)
+    for logps, expected in zip(token_logps(model, tokens * 3, batch_tokens=1000), plain * 3, strict=True):
         np.testing.assert_allclose(logps, expected, atol=1e-4, rtol=0)
 
 

@@ -26,7 +26,7 @@ from .logprobs import Logps, token_logps
 from .packing import TokenSequence
 from .packing_check import prepare
 from .placement import device_map, scoring_device
-from .self_check import checked_logps
+from .self_check import checked_logps, not_reproducible
 from .weights import load_base
 
 BATCH_TOKENS_CPU = 2048  # larger batches are no faster; smaller ones split pairs that share a prompt
@@ -176,7 +176,7 @@ def scorers(facts: PairFacts, how: Loading, *, in_turn: bool) -> Iterator[tuple[
     ref_probe = _load_alone(ref, how).probe()  # fails before hours of scoring, not after
     scorer = _load_alone(oracle, how)
     probe = scorer.probe()
-    _check_causal(oracle, probe)
+    _check_causal(oracle, scorer, probe)
     if torch.equal(probe, ref_probe):
         raise same_model(facts.oracle, facts.ref)
     prepare(scorer.model, how.longest, [scorer.active])
@@ -200,8 +200,8 @@ def load_pair(facts: PairFacts, how: Loading) -> ModelPair:
     shared = _load_shared(oracle, ref, how) if oracle.shares_base(ref) else None
     pair = ModelPair(*(shared or (_load_alone(oracle, how), _load_alone(ref, how))))
     probes = [scorer.probe() for scorer in pair]
-    for checkpoint, probe in zip(facts.checkpoints, probes, strict=True):
-        _check_causal(checkpoint, probe)
+    for checkpoint, scorer, probe in zip(facts.checkpoints, pair, probes, strict=True):
+        _check_causal(checkpoint, scorer, probe)
     if torch.equal(*probes):  # other folders with the same weights, or an untrained adapter
         raise same_model(facts.oracle, facts.ref)
     if pair.oracle.model is pair.ref.model:
@@ -220,7 +220,7 @@ def load_scorer(checkpoint: Checkpoint, how: Loading) -> Scorer:
         SettingsError: If there is no such device.
     """
     scorer = _load_alone(checkpoint, how)
-    _check_causal(checkpoint, scorer.probe())
+    _check_causal(checkpoint, scorer, scorer.probe())
     prepare(scorer.model, how.longest, [scorer.active])
     return scorer
 
@@ -285,6 +285,12 @@ def is_causal(probe: Tensor) -> bool:
     return not change[:-1].max() > PROBE_LEAK * change[-1]  # true for NaN, which is reported while scoring
 
 
-def _check_causal(checkpoint: Checkpoint, probe: Tensor) -> None:
-    if not is_causal(probe):
-        raise not_causal(checkpoint.base, checkpoint.config.model_type)
+def _check_causal(checkpoint: Checkpoint, scorer: Scorer, probe: Tensor) -> None:
+    if is_causal(probe):
+        return
+    again = scorer.probe()
+    leak, noise = ((one - probe[0])[:-1].abs().max() for one in (probe[1], again[0]))
+    if noise > leak / 2:  # what differs is not what the last token leaks
+        off = float((again.log_softmax(-1) - probe.log_softmax(-1)).abs().max())
+        raise ModelError(f"{checkpoint.base.location}: {not_reproducible(off)}")
+    raise not_causal(checkpoint.base, checkpoint.config.model_type)

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import ModelError
 from .batching import batch_size, grouped, halves, row_padding, smaller_budget
-from .packing import Packed, TokenSequence, bare_model, is_packed, pack
+from .packing import Packed, TokenSequence, bare_model, is_packed, pack, within
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -151,15 +151,12 @@ def batch_logps(
         places = layout.back[packed.predicting]  # (N,)
         inputs: dict[str, object] = {"input_ids": packed.input_ids[rows]}
         return _label_logps(logits_at(model, bare, inputs, places), packed.labels)
-    inputs = {
-        "input_ids": packed.input_ids[None],
-        "position_ids": packed.position_ids[None],
-        "sepo_layout": layout,
-    }
+    inputs = {"input_ids": packed.input_ids[None], "position_ids": packed.position_ids[None]}
     head_rows = max(1, head_elements // int(bare.config.get_text_config().vocab_size))
-    if packed.labels.numel() <= head_rows:
-        return _label_logps(logits_at(model, bare, inputs, packed.predicting), packed.labels)
-    return _logps_in_parts(model, bare, inputs, packed, head_rows)
+    with within(layout):
+        if packed.labels.numel() <= head_rows:
+            return _label_logps(logits_at(model, bare, inputs, packed.predicting), packed.labels)
+        return _logps_in_parts(model, bare, inputs, packed, head_rows)
 
 
 def logits_at(model: nn.Module, bare: "PreTrainedModel", inputs: dict[str, object], places: Tensor) -> Tensor:

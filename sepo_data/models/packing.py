@@ -2,12 +2,15 @@
 
 Linear layers see a single row of tokens. For attention, ordinary causal rows of prompt and
 response are gathered from it and scattered back, so the usual kernels compute it, forward
-and backward, on every device. It is registered with transformers' attention interface;
-`packing_check.prepare` decides whether a model can use it.
+and backward, on every device. It is registered with transformers' attention interface, and the rows with
+its mask interface: every layer passes on its mask. `packing_check.prepare` decides whether a model can
+use it.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,6 +30,7 @@ Ids = npt.NDArray[np.integer]
 
 PACKED_ATTENTION = "sepo_packed"
 _KNOWN = ("s_aux", "position_ids")  # tensors that a layer may pass to its attention
+_LAYOUT: ContextVar["Layout | None"] = ContextVar("_LAYOUT", default=None)
 
 
 class TokenSequence(Protocol):
@@ -176,14 +180,28 @@ def is_packed(model: "PreTrainedModel") -> bool:
     return bool(model.config.get_text_config()._attn_implementation == PACKED_ATTENTION)
 
 
+@contextmanager
+def within(layout: Layout) -> Iterator[None]:
+    """Let the models that are called meanwhile attend within these rows, in a later backward pass too."""
+    before = _LAYOUT.set(layout)
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(before)
+
+
+def _mask(*_: object, **__: object) -> Layout | None:
+    """The mask that a model gives its layers, which keep it for gradient checkpointing."""
+    return _LAYOUT.get()
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Layout | Tensor | None,
     *,
-    sepo_layout: Layout,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -196,8 +214,7 @@ def packed_attention(
         query: ``(1, H, T, D)``.
         key: ``(1, H_kv, T, D)``.
         value: As key.
-        attention_mask: None, since transformers makes no mask for an implementation that it does not know.
-        sepo_layout: The rows.
+        attention_mask: The rows.
         scaling: Factor of the scores.
         dropout: Dropout probability of the attention weights.
         sliding_window: The number of tokens that a token attends to, itself included.
@@ -208,14 +225,15 @@ def packed_attention(
         ``(1, T, H, D)``, and no weights.
 
     Raises:
-        TypeError: If the layer passes an unknown tensor, which might be a mask.
+        TypeError: If the layer passes no rows, or an unknown tensor, which might be a mask.
     """
-    assert attention_mask is None
+    if not isinstance(attention_mask, Layout):
+        raise TypeError("a layer passes on no mask, or one of its own")
     tensors = [name for name, value in kwargs.items() if isinstance(value, Tensor)]
     if unknown := [name for name in tensors if name not in _KNOWN]:
         raise TypeError(f"packed attention does not know {unknown[0]}")
     attended = []
-    for rows in sepo_layout.rows:
+    for rows in attention_mask.rows:
         row_query, row_key, row_value = (_gathered(states, rows) for states in (query, key, value))
         banded = sliding_window is not None and sliding_window < rows.shape[1]
         if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
@@ -228,7 +246,7 @@ def packed_attention(
             mask = _causal_mask(rows.shape[1], sliding_window, query.device) if banded else None
             out = _kernel_attention(row_query, row_key, row_value, mask, scaling, dropout)
         attended.append(out.flatten(0, 1))  # (B * L, H, D)
-    return torch.cat(attended)[sepo_layout.back.to(query.device)][None], None
+    return torch.cat(attended)[attention_mask.back.to(query.device)][None], None
 
 
 def _bias(length: int, window: int | None, query: Tensor) -> Tensor:
@@ -284,3 +302,4 @@ def _causal_mask(length: int, window: int | None, device: torch.device) -> Tenso
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, _mask)

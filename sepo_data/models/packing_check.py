@@ -79,7 +79,8 @@ def _difference(model: PreTrainedModel, longest: int, roles: Sequence[Role]) -> 
         bare.set_attn_implementation(PACKED_ATTENTION)
         # few logits at a time, to notice a head that cannot be run in parts
         few = PROMPT * int(bare.config.get_text_config().vocab_size)
-        packed = [_logps(model, role, groups, row_padding(model), few) for role in roles]
+        many = groups * _repetitions(model, groups)
+        packed = [_logps(model, role, many, row_padding(model), few)[-exact[0].numel() :] for role in roles]
         with roles[0]():
             off = _furthest(model, exact, plain, packed)
         if off:
@@ -108,6 +109,15 @@ def _groups(model: PreTrainedModel, longest: int) -> list[list[_Sequence]]:
         return [_Sequence(ids, np.arange(PROMPT, ids.size)) for ids in responses]
 
     return [group(SHORT, long - PROMPT), group(SHORT), group(2, SHORT, 3), group(long - PROMPT)]
+
+
+def _repetitions(model: PreTrainedModel, groups: list[list[_Sequence]]) -> int:
+    """How often to repeat groups until the last are beyond the place in a batch that Llama 4 looks at.
+
+    It scales attention by the place in the batch, whatever the position in the row, from this place on.
+    """
+    place = getattr(model.config.get_text_config(), "floor_scale", None) or 0
+    return 1 - -place // pack(groups, padding=0.0).input_ids.numel()
 
 
 def _bounds(config: dict[str, object]) -> Iterator[int]:

@@ -77,16 +77,20 @@ def checked_logps(
             difference shows only after other rows were scored.
     """
     few = spread(scorer.model, [tokens_to_read(sequence) for sequence in sequences])
-    right = _plain_logps(scorer, [sequences[i] for i in few])
+    alone = [sequences[i] for i in few]
+    right = _plain_logps(scorer, alone)
     with scorer.active():
         most = limit(scorer.model)
     while True:
-        off = max(float(np.abs(found[i] - one).max()) for i, one in zip(few, right, strict=True))
+        off = _furthest([found[i] for i in few], right)
         if off <= most:
             longest = max(few, key=lambda i: tokens_to_read(sequences[i]))
             _check_causal(scorer, sequences[longest], right[few.index(longest)], most)
             return found, off
         name = type(bare_model(scorer.model)).__name__
+        noise = off if scorer.alone else _furthest(_plain_logps(scorer, alone), right)
+        if not noise <= most:
+            raise ScoringError(f"{name}: {not_reproducible(noise)}")
         if not first:
             raise ScoringError(
                 f"{name}: log-probs of a late row were {off:.2g} nats off in its batch, though the first "
@@ -95,19 +99,27 @@ def checked_logps(
         if is_packed(scorer.model):
             bare_model(scorer.model).set_attn_implementation(usual_attention(scorer.model))
             log.warning("%s: batches are padded, because log-probs of a row were %.2g nats off", name, off)
-        elif not scorer.alone:
+        else:
             scorer.alone = True
             log.warning(
                 "%s: sequences are computed one at a time, because a row was %.2g nats off in a batch",
                 name,
                 off,
             )
-        else:
-            raise ScoringError(
-                f"{name}: the same tokens get log-probs that differ by {off:.2g} nats each time. Turn off "
-                "randomness in the model, or use another model."
-            )
         found = again()
+
+
+def not_reproducible(off: float) -> str:
+    """What to say of a model whose log-probs differ by so many nats each time."""
+    return (
+        f"two forward passes of the same text differ by {off:.2g} nats. Turn off what is random in the model "
+        "(dropout, routing, hashing), or use another model."
+    )
+
+
+def _furthest(found: Sequence[Logps], right: Sequence[Logps]) -> float:
+    """The largest difference."""
+    return max(float(np.abs(one - other).max()) for one, other in zip(found, right, strict=True))
 
 
 def spread(model: PreTrainedModel, lengths: Sequence[int]) -> list[int]:
