@@ -1,6 +1,7 @@
 """Tests of what a chat template gets besides the messages: tools, keywords, a system text."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tiny_pair import save_pair, write_jsonl
 from tiny_tokenizers import CHATML, tiny_tokenizer
 from trl import data_utils
 
-from sepo_data import AnnotateSettings, PreferenceError, annotate, load_annotated, project_row
+from sepo_data import AnnotateSettings, PreferenceError, TokenizerError, annotate, load_annotated, project_row
 from sepo_data.annotated.manifest import read_manifest
 from sepo_data.dataset_spec import DatasetSpec
 from sepo_data.projected.pairs import project_rows
@@ -20,7 +21,10 @@ from sepo_data.settings import ProjectionSettings
 from sepo_data.sources.context import NO_CONTEXT, Context, ContextColumns
 from sepo_data.sources.conversations import open_chats
 from sepo_data.sources.preferences import Pair, open_pairs
+from sepo_data.tokens import pairs as tokens_pairs
 from sepo_data.tokens.encoder import response_encoder
+from sepo_data.tokens.pairs import encode_pairs
+from sepo_data.tokens.probing import Conversation
 from sepo_data.tokens.rendered import RenderedChat
 
 TEMPLATE = (
@@ -132,6 +136,39 @@ def test_conversations_are_given_them_too(tmp_path: Path) -> None:
     chat = columns.read(source.rows[0])
     assert not isinstance(chat, Unusable)
     assert (chat.context.system, chat.context.tools) == ("Be kind.", [TOOL])
+
+
+def losing(**lost: Any) -> Any:
+    """`Conversation.rendered` that loses something of the context."""
+    given = Conversation.rendered
+    return lambda self, *args, **options: given(
+        replace(self, context=replace(self.context, **lost)), *args, **options
+    )
+
+
+KEYWORDS = [{"chat_template_kwargs": {"thoughtful": one}} for one in (True, False)]
+PROMPT_ALONE = (tokens_pairs, "repr", lambda key: repr(key[0]))  # a prompt is rendered once for all contexts
+
+
+@pytest.mark.parametrize(
+    ("fault", "columns"),
+    [
+        ((Conversation, "rendered", losing(template_kwargs={})), KEYWORDS),
+        ((Conversation, "rendered", losing(tools=None)), [{**KEYWORDS[1], "tools": [TOOL]}]),
+        ((ContextColumns, "read", lambda *_: NO_CONTEXT), [{"system": "Be kind."}]),
+        (PROMPT_ALONE, KEYWORDS),
+    ],
+)
+def test_a_run_that_loses_what_a_row_gives_its_template_stops(
+    fault: Any, columns: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, found = opened(tmp_path, *(pair_row(**one) for one in columns))
+    encoder = response_encoder(tiny_tokenizer("byte_bpe", TEMPLATE))
+    encode_pairs(rows, found, encoder, 1000, 0, len(rows))
+    where, name, planted = fault
+    monkeypatch.setattr(where, name, planted, raising=False)
+    with pytest.raises(TokenizerError, match=rf"row {len(rows) - 1}: the prompt .* not the one for its"):
+        encode_pairs(rows, found, encoder, 1000, 0, len(rows))
 
 
 def test_an_annotated_dataset_holds_what_its_prompts_used(tmp_path: Path) -> None:

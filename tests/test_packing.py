@@ -203,6 +203,11 @@ def window_too_wide(
     return packed_attention(*args, sliding_window=wider, **kwargs)
 
 
+def window_ignored(*args: Any, sliding_window: int | None = None, **kwargs: Any) -> tuple[torch.Tensor, None]:
+    """Every token before, however wide the window."""
+    return packed_attention(*args, **kwargs)
+
+
 def cap_dropped(*args: Any, softcap: float | None = None, **kwargs: Any) -> tuple[torch.Tensor, None]:
     """Scores without their soft cap."""
     return packed_attention(*args, **kwargs)
@@ -229,6 +234,8 @@ def attention(function: Attention) -> Iterator[None]:
         (back_mixed_up, "llama"),
         (window_too_wide, "mistral"),
         (window_too_wide, "gemma3_text"),
+        (window_ignored, "mistral"),
+        (window_ignored, "gpt_oss"),
         (cap_dropped, "gemma2"),
         (scale_dropped, "gemma2"),
     ],

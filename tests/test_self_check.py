@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from test_logprobs import Tokens, plain_logps
-from test_packing import MIXED, attention, neighbours_seen, sequences, window_too_wide
+from test_packing import MIXED, attention, neighbours_seen, sequences, window_ignored, window_too_wide
 from tiny_models import tiny_model
 from tiny_pair import pairs, save_pair, write_jsonl
 from transformers import PreTrainedModel
@@ -60,7 +60,10 @@ def test_right_batches_are_kept_and_the_difference_is_reported() -> None:
     assert_plain(found, tiny_model(), tokens)
 
 
-@pytest.mark.parametrize(("wrong", "family"), [(neighbours_seen, "llama"), (window_too_wide, "mistral")])
+@pytest.mark.parametrize(
+    ("wrong", "family"),
+    [(neighbours_seen, "llama"), (window_too_wide, "mistral"), (window_ignored, "gemma3_text")],
+)
 def test_attention_that_goes_wrong_on_the_run_s_rows_is_replaced(
     wrong: Any, family: str, caplog: pytest.LogCaptureFixture
 ) -> None:

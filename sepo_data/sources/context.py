@@ -72,9 +72,9 @@ class ContextColumns:
         if not (system or tools or keywords):
             return NO_CONTEXT
         try:
-            tools, keywords = _parsed(tools), _parsed(keywords)
+            tools, keywords = parsed(tools), parsed(keywords)
             if isinstance(tools, list):
-                tools = [_parsed(tool) if isinstance(tool, str) else tool for tool in tools]
+                tools = [parsed(tool) if isinstance(tool, str) else tool for tool in tools]
         except ValueError:
             return Unusable(Reason.CONTEXT_NOT_JSON)
         keywords = keywords or {}
@@ -133,7 +133,7 @@ def context_columns(dataset: str, schema: "pa.Schema", spec: DatasetSpec) -> Con
     return ContextColumns(**found)
 
 
-def _parsed(value: object) -> object:
+def parsed(value: object) -> object:
     """Text parsed as JSON; other values without the nulls that only the column's type adds."""
     if isinstance(value, str):
         return json.loads(value) if value.strip() else None

@@ -13,6 +13,7 @@ from ..reasons import Drops, Unusable
 from ..schema import Message, Sides
 from ..settings import Reasoning
 from ..sources.preferences import Pair, PairColumns
+from .context_check import Encoded, check_context
 from .encoder import ResponseEncoder
 from .encoding import EncodedResponse, encode_responses
 from .rendered import RenderedChat
@@ -102,6 +103,12 @@ def encode_pairs(
             pairs.append(EncodedPair(*ends, row=row, pair=pair))
             left_out += sum(chat.left_out > 0 for chat in both)
             as_system += both.chosen.as_system
+    own_rows = table.take(pa.array([item.row - lo for item in pairs], pa.int64()))
+    contexts = own_rows.select([column for _, column in columns.context.items()]).to_pylist()
+    rendered = (
+        Encoded(item.row, row, item.pair, item.chosen) for item, row in zip(pairs, contexts, strict=True)
+    )
+    check_context(encoder, columns.context, rendered)
     written_out = sum(encoder.control.search(side.text) is not None for item in pairs for side in item)
     counts = {
         WRITTEN_OUT: written_out,
@@ -113,9 +120,7 @@ def encode_pairs(
     }
     return EncodedPairs(
         pairs=pairs,
-        rows=table.take(pa.array([item.row - lo for item in pairs], pa.int64())).rename_columns(
-            {column: name for name, column in columns.context.items()}
-        ),
+        rows=own_rows.rename_columns({column: name for name, column in columns.context.items()}),
         dropped=dropped,
         counts={what: count for what, count in counts.items() if count},
     )
