@@ -25,7 +25,6 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
-REAL = HERE / "real.json"
 RESAMPLES = 2000
 COLOURS = [
     "#0072B2",
@@ -169,27 +168,6 @@ def table(arms: Sequence[Arm], against: Arm, targets: Sequence[float]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def real_arms(path: Path) -> dict[str, dict[str, Interval | float]]:
-    """By arm of `real.py`: KL, accuracy and margin on the held-out pairs, and their differences from SePO."""
-    margins, kls = defaultdict(list), defaultdict(list)
-    for run in sorted(json.loads(path.read_text())["runs"], key=lambda run: run["seed"]):
-        margins[run["arm"]].append(run["margins"])
-        kls[run["arm"]].append(run["kl"])
-    margin = {arm: np.array(values) for arm, values in margins.items()}
-    accuracy = {arm: (np.sign(values) + 1) / 2 for arm, values in margin.items()}
-    return {
-        arm: {
-            "seeds": len(kls[arm]),
-            "pairs": margin[arm].shape[1],
-            "kl": float(np.mean(kls[arm])),
-            "accuracy": interval(accuracy[arm]),
-            "gap": interval(accuracy[arm] - accuracy["SePO"]),
-            "margin": interval(margin[arm]),
-        }
-        for arm in margin
-    }
-
-
 def figure(arms: Sequence[Arm], path: Path, limit: float, gold: str) -> None:
     """Plot gold against KL for each arm: the mean over its seeds, with intervals."""
     plt.rcParams |= {"svg.hashsalt": "sepo", "svg.fonttype": "none", "font.size": 9}
@@ -287,9 +265,7 @@ def main() -> None:
             continue
         missing = [name for name in names if name not in answered]
         template = templates.get_template(f"{page}.md.j2")
-        text = template.render(
-            q=answered, missing=missing, plan=plan, gap=gap, kept=kept, real=real_arms(REAL), **found
-        )
+        text = template.render(q=answered, missing=missing, plan=plan, gap=gap, kept=kept, **found)
         (chosen.docs / f"{page}.md").write_text(text, encoding="utf-8")
 
 
