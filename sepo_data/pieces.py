@@ -73,6 +73,18 @@ def as_given(content: Any) -> Any:
     ]
 
 
+def keys_differ(values: list[Any]) -> bool:
+    """Whether objects at one place have different keys, which those of an Arrow type never have."""
+    objects = [one for one in values if isinstance(one, dict)]
+    if any(one.keys() != objects[0].keys() for one in objects):
+        return True
+    inside = ([one[key] for one in objects] for key in (objects[0] if objects else ()))
+    return any(
+        keys_differ([item for value in found for item in (value if isinstance(value, list) else [value])])
+        for found in inside
+    )
+
+
 def parsed_json(value: Any) -> Any:
     """A message or another value, which Arrow holds as JSON where those of a column share no type."""
     return json.loads(value) if isinstance(value, str) else value

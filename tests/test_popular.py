@@ -1,6 +1,7 @@
 """Tests of docs/datasets.md: every dataset of its tables, in its columns, with the command that it names."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -325,6 +326,51 @@ PREFERENCES: dict[str, Any] = {
         "full_rejected": BAD,
         "answer": "…",
     },
+    "allenai/multipref": {
+        "comparison_id": "…",
+        "prompt_id": "…",
+        "text": ASKED,
+        "completion_a": BAD,
+        "completion_b": GOOD,
+        "model_a": "m",
+        "model_b": "n",
+        "source": "…",
+        "overall_pref": "B-is-slightly-better",
+        "helpful_pref": "Tie",
+    },
+    "OpenRLHF/preference_700K": {**WHOLE, "chosen_score": math.nan, "rejected_score": math.nan},
+    "stanfordnlp/SHP-2": {
+        "post_id": "…",
+        "domain": "…",
+        "history": ASKED,
+        "human_ref_A": GOOD,
+        "human_ref_B": BAD,
+        "score_A": 9,
+        "score_B": 2,
+        "labels": 1,
+        "seconds_difference": 1.0,
+        "score_ratio": 4.5,
+    },
+    "lmarena-ai/search-arena-24k": {
+        "model_a": "m",
+        "model_b": "n",
+        "winner": "model_b",
+        "messages_a": WHOLE["rejected"],
+        "messages_b": WHOLE["chosen"],
+        "turn": 1,
+    },
+    "nvidia/HelpSteer3, edit quality": {
+        "domain": "…",
+        "context": [USER],
+        "original_response": "…",
+        "good_edited_response": GOOD,
+        "bad_edited_response": BAD,
+    },
+    "PKU-Alignment/processed-hh-rlhf": {
+        "context": [{"role": "human", "text": ASKED}],
+        "chosen": {"role": "assistant", "text": GOOD},
+        "rejected": {"role": "assistant", "text": BAD},
+    },
     "allenai/reward-bench": {
         "prompt": ASKED,
         "chosen": GOOD,
@@ -366,9 +412,10 @@ def written(folder: Path, name: str, rows: Any) -> tuple[str, DatasetSpec]:
     assert re.findall(r"`([^`]+)`", LISTED[name]["columns"]) == list(rows[0])
     said = LISTED[name]["options"].strip(" `").split()
     options = dict(zip(said[::2], said[1::2], strict=True))
-    assert options.keys() <= {"--ignore-columns", "--split", "--config-name"}
+    assert options.keys() <= {"--ignore-columns", "--split", "--config-name", "--prompt-column"}
     ignored = tuple(options.get("--ignore-columns", "").split(","))
-    return write_jsonl(folder / "rows.jsonl", rows), DatasetSpec(ignore_columns=ignored)
+    spec = DatasetSpec(ignore_columns=ignored, prompt_column=options.get("--prompt-column"))
+    return write_jsonl(folder / "rows.jsonl", rows), spec
 
 
 def text(content: Any) -> Any:

@@ -61,6 +61,8 @@ WHOLE: dict[str, Any] = {
     "ShareGPT": renamed,
     "other roles": lambda *ms: [{**m, "role": {"user": "Human"}.get(m["role"], "model")} for m in ms],
     "parts": in_parts,
+    "texts": lambda *ms: [{"role": m["role"], "text": m["content"]} for m in ms],
+    "speakers": lambda *ms: [{"speaker": m["role"], "text": m["content"]} for m in ms],
     "JSON": lambda *ms: json.dumps(ms, indent=1),
     "Python": lambda *ms: str(list(ms)),
     "NumPy": lambda *ms: str(np.array(ms, dtype=object)),
@@ -283,6 +285,22 @@ def test_a_message_with_an_image_is_dropped(tmp_path: Path) -> None:
     seen = {"role": "user", "content": [{"type": "text", "text": "What?"}, {"type": "image", "text": None}]}
     rows = [{"prompt": [message], "chosen": [A], "rejected": [B]} for message in (in_parts(HI)[0], seen)]
     assert pairs(tmp_path, *rows) == [PAIR, Reason.NOT_TEXT_PART]
+
+
+@pytest.mark.parametrize(
+    ("content", "role", "advice"),
+    [
+        ([{"type": "image", "text": None}], "assistant", "take the other parts out of the messages"),
+        ({"answer": "a"}, "assistant", "Give each message a content that is text"),
+        ("a", "answer", "Its roles are answer, user; .* Give the messages the roles user and assistant"),
+    ],
+)
+def test_rows_that_cannot_be_read_name_their_columns_and_what_to_change(
+    tmp_path: Path, content: Any, role: str, advice: str
+) -> None:
+    sides = {side: [{"role": role, "content": content}] for side in ("chosen", "rejected")}
+    with pytest.raises(PreferenceError, match=f"its columns are prompt, chosen, rejected.*{advice}"):
+        opened(tmp_path, {"prompt": [HI], **sides})
 
 
 def test_other_columns_and_row_numbers_stay_and_repairs_are_counted(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sepo_data.comparison import compare_annotations
 from sepo_data.sources.arrow_cache import KEPT_AS_JSON
 from sepo_data.sources.conversations import open_chats
 from sepo_data.sources.preferences import open_pairs
-from sepo_data.sources.shapes import ARGUMENTS, CALLED
+from sepo_data.sources.shapes import ARGUMENTS, CALLED, RESULTS
 from sepo_data.tokens.chats import encode_chats
 from sepo_data.tokens.encoder import response_encoder
 from sepo_data.tokens.pairs import encode_pairs
@@ -202,8 +202,37 @@ def test_an_annotation_has_them_for_everyone_who_reads_it(tmp_path: Path) -> Non
     assert compare_annotations(annotated, annotated).pairs == 3
     assert texts(str(tmp_path / "out")) == directly(rows)
     tokenizer = tiny_tokenizer("byte_bpe", PRINTING)
-    for row in annotated.to_list()[1:]:  # nulls of a row of Python may be those of its column
+    for row in annotated.to_list():
         assert project_row(row, tokenizer).chosen.token_rewards.tolist() == row["chosen_token_rewards"]
+
+
+def test_a_row_of_python_has_the_nulls_of_its_json_and_not_those_of_its_type(tmp_path: Path) -> None:
+    tiny = save_pair(tmp_path / "models", template=PRINTING)
+    for name, arguments in (("json", [{"n": 1, "m": None}]), ("type", [{"n": 1}, {"m": 2}])):
+        rows = list(map(pair_of, arguments))
+        annotate(write_jsonl(tmp_path / "rows.jsonl", rows), *tiny, AnnotateSettings(tmp_path / name))
+        annotated = load_annotated(str(tmp_path / name))["train"]
+        tokenizer = tiny_tokenizer("byte_bpe", PRINTING)
+        found = [tokenizer.decode(project_row(row, tokenizer).chosen.input_ids) for row in annotated]
+        assert found == [text.removesuffix("\n") for text in directly(rows)]
+
+
+@pytest.mark.parametrize(
+    "result", [{"n": 1, "m": None}, [{"n": 1}, {"m": 2}], {"text": "4", "unit": "C"}, {}]
+)
+def test_a_result_given_as_an_object_is_its_json(tmp_path: Path, result: object) -> None:
+    rows = [pair_of({"n": 1}), pair_of({"n": 2})]
+    rows[0]["prompt"][2]["content"] = result
+    source, _ = open_pairs(write_jsonl(tmp_path / "rows.jsonl", rows))
+    assert source.repairs[RESULTS] == 1
+    rows[0]["prompt"][2]["content"] = json.dumps(result)
+    assert texts(str(tmp_path / "rows.jsonl")) == directly(rows)
+
+
+def test_a_result_given_in_parts_is_their_text(tmp_path: Path) -> None:
+    rows = [pair_of({"n": 1})]
+    rows[0]["prompt"][2]["content"] = [{"type": "text", "text": "4"}]
+    assert texts(write_jsonl(tmp_path / "rows.jsonl", rows)) == directly([pair_of({"n": 1})])
 
 
 @pytest.mark.parametrize("roles", [("function_call", "observation"), ("tool_call", "tool_response")])

@@ -1,10 +1,13 @@
 """Tests of columns that decide which response is better, and of pairs made of several answers."""
 
+import math
 import random
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tiny_pair import write_jsonl
 
@@ -43,7 +46,7 @@ def pairs(folder: Path, *rows: Row, **options: Any) -> list[Any]:
     ]
 
 
-def ab(first: str, second: str, names: tuple[str, str] = ("response_a", "response_b"), **more: Any) -> Row:
+def ab(first: Any, second: Any, names: tuple[str, str] = ("response_a", "response_b"), **more: Any) -> Row:
     return {"prompt": "Hi", names[0]: first, names[1]: second, **more}
 
 
@@ -119,6 +122,35 @@ VERDICTS: list[tuple[tuple[str, str], Row, Row, Row]] = [
         {"winner_model_a": "False", "winner_model_b": "True"},
         {"winner_model_a": "False", "winner_model_b": "False"},
     ),
+    (
+        ("completion_a", "completion_b"),
+        {"overall_pref": "A-is-slightly-better"},
+        {"overall_pref": "B-is-clearly-better"},
+        {"overall_pref": "Tie"},
+    ),
+    (("left_answer", "right_answer"), {"winner": "left"}, {"winner": "right"}, {"winner": "it's a tie"}),
+    (("reply_first", "reply_second"), {"better": "first"}, {"better": "second"}, {"better": "neutral"}),
+    (("response_a", "response_b"), {"winner": "first"}, {"winner": "second"}, {"winner": "both_bad"}),
+    (("response_a", "response_b"), {"winner": "A"}, {"winner": "B"}, {"winner": "N/A"}),
+    (
+        ("response_a", "response_b"),
+        {"verdict": "Response A is a better answer"},
+        {"verdict": "the second is a better answer"},
+        {"verdict": "a tie"},
+    ),
+    (
+        ("answer_1", "answer_2"),
+        {"votes_1": 9, "votes_2": "3"},
+        {"votes_1": 1, "votes_2": "3"},
+        {"votes_1": 1, "votes_2": "n/a"},
+    ),
+    (("response_a", "response_b"), {"scores": [9, 3]}, {"scores": [1, 3]}, {"scores": [3, 3]}),
+    (
+        ("response_a", "response_b"),
+        {"ratings": {"a": 9, "b": 3}},
+        {"ratings": {"a": 1, "b": 3}},
+        {"ratings": {"a": None, "b": 3}},
+    ),
     (("answer_a", "answer_b"), {"judgment": "A>>B"}, {"judgment": "B>A"}, {"judgment": "A=B"}),
     (("response_A", "response_B"), {"preferred": "A"}, {"preferred": "B"}, {"preferred": "neither"}),
 ]
@@ -161,12 +193,16 @@ def test_whole_conversations_with_a_verdict_are_compared_too(tmp_path: Path) -> 
     ("more", "message"),
     [
         ({}, "response_a and response_b are two responses, and no column says which is better"),
-        ({"winner": "gpt-4"}, "\"winner\" may say .* its values are 'gpt-4'. Pass `ignore_columns=winner`"),
+        (
+            {"winner": "gpt-4"},
+            "\"winner\" may say .* its values are 'gpt-4'. Make it a, b or tie, .* `ignore_columns=winner`",
+        ),
         ({"labels": 1}, '"labels" may say which'),
         ({"label": -1}, '"label" may say which'),
         ({"preference": "not b"}, '"preference" may say which'),
         ({"preference": "B is worse"}, '"preference" may say which'),
         ({"preference": "better than b"}, '"preference" may say which'),
+        ({"preference": "this is a good answer"}, '"preference" may say which'),
         (
             {"winner": "a", "preference": "b"},
             "winner and preference contradict .* `ignore_columns=preference`",
@@ -176,6 +212,29 @@ def test_whole_conversations_with_a_verdict_are_compared_too(tmp_path: Path) -> 
 def test_a_verdict_that_cannot_be_read_is_refused_by_name(tmp_path: Path, more: Row, message: str) -> None:
     with pytest.raises(PreferenceError, match=message):
         opened(tmp_path, ab("x", "y", **more))
+
+
+def test_objects_with_their_scores_are_compared_by_them(tmp_path: Path) -> None:
+    good, bad = {"text": "good", "score": 5}, {"text": "bad", "score": 1}
+    rows = [ab(good, bad), ab(bad, good), ab(good, {**bad, "score": 5})]
+    assert pairs(tmp_path, *rows) == [("good", "bad")] * 2 + [Reason.TIE]
+    named = [
+        {"prompt": "Hi", "chosen": one, "rejected": two}
+        for one, two in ((good, bad), (good, bad), (bad, good))
+    ]
+    source, columns = opened(tmp_path, *named)
+    assert [columns.read(row) for row in source.rows][1:] == [GOOD_BAD, Unusable(Reason.VERDICT_DISAGREES)]
+    assert source.pairs_from is None  # the names say which is chosen
+
+
+@pytest.mark.parametrize(
+    "names", [("response_1", "response_2", "response_3"), ("answer_a", "answer_b", "answer_c")]
+)
+def test_more_than_two_responses_are_refused(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    row = {"prompt": "Hi", **dict(zip(names, ("good", "bad", "best"), strict=True)), "winner": names[0][-1]}
+    with pytest.raises(PreferenceError, match=f"{', '.join(names)} are more than two responses"):
+        opened(tmp_path, row)
+    assert pairs(tmp_path, row, ignore_columns=names[2:]) == [("good", "bad")]
 
 
 def test_helpful_and_safe_are_two_verdicts_unless_they_agree(tmp_path: Path) -> None:
@@ -200,7 +259,14 @@ def chosen(**more: Any) -> Row:
 
 @pytest.mark.parametrize(
     "names",
-    ["score_chosen score_rejected", "chosen-rating rejected-rating", "chosen_avg_rating rejected_avg_rating"],
+    [
+        "score_chosen score_rejected",
+        "chosen-rating rejected-rating",
+        "chosen_avg_rating rejected_avg_rating",
+        "chosenScore rejectedScore",
+        "chosen_rm_score rejected_rm_score",
+        "upvotes_chosen upvotes_rejected",
+    ],
 )
 def test_scores_confirm_the_pair_or_drop_it(tmp_path: Path, names: str) -> None:
     first, second = names.split()
@@ -210,6 +276,28 @@ def test_scores_confirm_the_pair_or_drop_it(tmp_path: Path, names: str) -> None:
     assert pairs(tmp_path, *rows) == [good, good, Reason.TIE, Reason.VERDICT_DISAGREES, good]
     assert pairs(tmp_path, *rows, min_margin=1)[:2] == [good, Reason.SMALL_MARGIN]
     assert pairs(tmp_path, *rows, ignore_columns=(first,)) == [good] * 5
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, "N/A", "nan", ""])
+def test_a_missing_score_confirms_nothing_and_hides_no_other(tmp_path: Path, missing: object) -> None:
+    rows = [chosen(chosen_score=one, rejected_score=2) for one in (5, 1, missing)]
+    good = ("good", "bad")
+    assert pairs(tmp_path, *rows) == [good, Reason.VERDICT_DISAGREES, good]
+
+
+def test_scores_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
+    row = chosen(chosen_score="8/10", rejected_score="9/10")
+    ignored = {"ignore_columns": ("chosen_score", "rejected_score")}
+    with pytest.raises(
+        PreferenceError,
+        match=r"its values are '8/10', '9/10'\. .* `ignore_columns=chosen_score,rejected_score`",
+    ):
+        opened(tmp_path, row)
+    assert pairs(tmp_path, row, **ignored) == [("good", "bad")]
+    with pytest.raises(PreferenceError, match=r'"ratings" holds two scores, and nothing says whose each is'):
+        opened(tmp_path, chosen(ratings=[1, 5]))
+    assert pairs(tmp_path, chosen(ratings=[1, 5], generations=["bad", "good"])) == [("good", "bad")]
+    assert pairs(tmp_path, chosen(scores={"chosen": 5, "rejected": 1})) == [("good", "bad")]
 
 
 def test_scores_that_prefer_the_rejected_ones_are_refused(tmp_path: Path) -> None:
@@ -233,7 +321,9 @@ def test_flags_written_as_text_are_flags(tmp_path: Path) -> None:
     for yes, no in (("True", "False"), ("true", "false"), ("1", "0")):
         rows = [chosen(is_tie=no), chosen(is_tie=yes)]
         assert pairs(tmp_path, *rows) == [("good", "bad"), Reason.TIE]
-    with pytest.raises(PreferenceError, match=r"\"tie\" may say .* 'no', 'yes'. Pass `ignore_columns=tie`"):
+    with pytest.raises(
+        PreferenceError, match=r"\"tie\" may say .* 'no', 'yes'. Make it true or false, or pass"
+    ):
         opened(tmp_path, chosen(tie="no"), chosen(tie="yes"))
 
 
@@ -271,6 +361,8 @@ def test_a_margin_next_to_the_pair_is_looked_at(tmp_path: Path) -> None:
             ("better", "worse"),
             ("winning_response", "losing_response"),
             ("positive_answer", "negative_answer"),
+            ("best_response", "worst_response"),
+            ("y_w", "y_l"),
         ),
     ],
 )
@@ -317,6 +409,44 @@ def test_what_belongs_to_the_prompt_and_is_not_read_is_refused_by_name(
     assert pairs(tmp_path, chosen(**{name: None})) == [("good", "bad")]
 
 
+def test_files_of_images_are_refused_whatever_their_column_is_called(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([chosen(shot={"bytes": b"png", "path": None})])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(PreferenceError, match='"shot" holds files of images'):
+        open_pairs(str(tmp_path / "rows.parquet"))
+    source, columns = open_pairs(str(tmp_path / "rows.parquet"), DatasetSpec(ignore_columns=("shot",)))
+    assert columns.read(source.rows[0]) == GOOD_BAD
+
+
+def test_prompts_with_the_place_of_an_image_are_refused(tmp_path: Path) -> None:
+    row = {**chosen(), "prompt": "<image>\nWhat is it?"}
+    with pytest.raises(PreferenceError, match='"prompt" holds <image>'):
+        opened(tmp_path, row)
+    assert pairs(tmp_path, {**row, "images": ["x"]}, ignore_columns=("images",)) == [("good", "bad")]
+
+
+def test_responses_that_alone_are_rendered_are_refused(tmp_path: Path) -> None:
+    row = {**chosen(), "chosen": "<|im_start|>assistant\ngood", "rejected": "<|im_start|>assistant\nbad"}
+    with pytest.raises(PreferenceError, match=r'"chosen" are rendered .* those of the prompt are not'):
+        opened(tmp_path, row)
+    rendered = "<|im_start|>user\nHi<|im_end|>\n"
+    assert pairs(tmp_path, {**row, "prompt": rendered}) == [(row["chosen"], row["rejected"])]
+
+
+def test_a_prompt_that_one_response_repeats_is_refused(tmp_path: Path) -> None:
+    asked = "What is the capital?"
+    row = {"prompt": asked, "chosen": f"{asked} good", "rejected": "bad"}
+    with pytest.raises(PreferenceError, match='"chosen" begin with those of "prompt", the other ones do not'):
+        opened(tmp_path, row)
+
+
+def test_an_empty_prompt_column_is_none(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "Hi"}
+    sides = {side: [asked, {"role": "assistant", "content": text}] for side, text in
+             (("chosen", "good"), ("rejected", "bad"))}  # fmt: skip
+    assert pairs(tmp_path, {"prompt": None, **sides}) == [("good", "bad")]
+
+
 # Several answers --------------------------------------------------------------------------------------------
 
 SCORED = [{"response": text, "overall_score": score, "model": text[:1]} for text, score in
@@ -348,6 +478,10 @@ def test_other_pairs_are_made_when_asked_for_and_ties_are_counted(tmp_path: Path
         {"responses": ["bad", "good"], "scores": [0.1, 0.9]},
         {"generations": ["bad", "good"], "ratings": ["1", "5"]},
         {"completions": ["bad", "good"], "ranks": [2, 1]},
+        {"answers": [{"text": "bad", "upvotes": 1}, {"text": "good", "upvotes": 9}]},
+        {"responses": ["bad", "good", "unrated"], "scores": [1, 9, math.nan]},
+        {"responses": '["bad", "good"]', "scores": "[1, 9]"},
+        {"completions": "[{'response': 'bad', 'score': 1}, {'response': 'good', 'score': 9}]"},
         {"completions": [{"rank": i, "completion": [{"role": "assistant", "content": text}]}
                          for i, text in enumerate(("good", "bad"))]},
     ],
@@ -441,16 +575,47 @@ def test_answers_whose_fields_mix_types_make_pairs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("desirable", "undesirable"), ("Thumbs_Up", "thumbs down"), ("good", "Bad"), ("true", "false")]
+    "words",
+    [
+        ("desirable", "undesirable"),
+        ("Thumbs_Up", "thumbs down"),
+        ("good", "Bad"),
+        ("true", "false"),
+        ("👍", "👎"),
+    ],
 )
 def test_labels_in_words_make_pairs_of_the_rows_of_a_prompt(tmp_path: Path, words: tuple[str, str]) -> None:
     rows = [{"prompt": "Hi", "completion": word.lower(), "label": word} for word in reversed(words)]
     assert pairs(tmp_path, *rows) == [(words[0].lower(), words[1].lower())]
 
 
+def test_labels_that_cannot_be_read_are_shown_with_what_can(tmp_path: Path) -> None:
+    rows = [{"prompt": "Hi", "completion": word, "label": word} for word in ("great", "bad")]
+    message = (
+        '"label" may say how good "completion" is, .* \'great\'. Make them numbers, true and false, or words'
+    )
+    with pytest.raises(PreferenceError, match=message):
+        opened(tmp_path, *rows)
+
+
+def test_the_steps_of_an_answer_are_no_answers(tmp_path: Path) -> None:
+    row = {"prompt": "Hi", "completions": ["good", "bad"], "labels": [True, False]}
+    with pytest.raises(PreferenceError, match="are the steps of one answer, as TRL has them"):
+        opened(tmp_path, row)
+    assert pairs(tmp_path, {**row, "labels": [1, 0]}) == [("good", "bad")]
+
+
 def test_labelled_rows_without_a_second_answer_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PreferenceError, match="no prompt has two answers in completion that differ in label"):
         opened(tmp_path, {"prompt": "Hi", "completion": "good", "label": True})
+
+
+@pytest.mark.parametrize("name", ["train", "weight"])
+def test_pairs_marked_as_not_to_be_trained_on_are_dropped(tmp_path: Path, name: str) -> None:
+    rows = [chosen(**{name: mark}) for mark in (1, 0, None)]
+    good = ("good", "bad")
+    assert pairs(tmp_path, *rows) == [good, Reason.NOT_FOR_TRAINING, good]
+    assert pairs(tmp_path, *rows, ignore_columns=(name,)) == [good] * 3
 
 
 # Fine-tuning ------------------------------------------------------------------------------------------------

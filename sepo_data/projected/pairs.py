@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ..annotated.annotations import Annotation, group_values, read_annotations
 from ..errors import PreferenceError, SchemaError
-from ..pieces import Piece, as_given
+from ..pieces import Piece, as_given, keys_differ
 from ..projection import Bounds, Spans, partition, project, project_mask
 from ..reasons import Drops, Reason, Unusable
 from ..rules.weights import weigh_tokens
@@ -293,8 +293,8 @@ def _one_row(row: Mapping[str, object]) -> pa.Table:
 
 
 def _content(content: object) -> pa.Array:
-    """A text, or messages, which may share no type."""
-    given = as_given(content)
+    """A text, or messages, which may share no type; those read from JSON have the nulls that were written."""
+    given = content if isinstance(content, list) and keys_differ(content) else as_given(content)
     return column_array([given], json_messages()) if isinstance(given, list) else pa.array([given])
 
 

@@ -12,22 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..dataset_spec import DatasetSpec, PairsOf
 from ..errors import PreferenceError
 from ..files import text_sha256
-from ..pieces import parsed_json
 from ..reasons import Reason, Unusable
 from ..schema import Row
-from .column_kinds import ANSWER_KEYS, sampled
-from .column_names import ANSWER_SCORES, ANSWERS, BEST_ANSWERS, COMPLETIONS, CONTEXT, PROMPTS
+from .answer_layouts import AnswerLayout, value_of
+from .column_kinds import ANSWER_KEYS
 from .mending import UNUSABLE, made_anew
 from .opening import Source
-from .verdicts import grade, number
+from .scores import grade
 
 if TYPE_CHECKING:
     import datasets
 
-_ORDERS = ("ranking", "rankings")  # the rank of each answer, or the numbers of the answers from best to worst
 TIES = "pairs of answers with equal scores, left out"
 SMALL = "pairs of answers with a margin below the smallest one allowed, left out"
 _BATCH_ROWS = 1000
@@ -48,83 +45,8 @@ class Answer:
     about: dict[str, object]
 
 
-@dataclass(frozen=True)
-class AnswerLayout:
-    """Where a source keeps several answers to a prompt.
-
-    Attributes:
-        answers: Column with the list of answers, or with the one answer of a row.
-        score: Column of the scores, or the key of the score in the objects of ``answers``.
-        inside: Whether ``score`` is such a key.
-        prompts: Columns that the rows of one prompt share; empty if each row has all of its answers.
-        pairs: Which answers make pairs.
-        min_margin: Minimum difference in score.
-        best_from: If ``score`` holds the index of the best answer: where indices start, 0 or 1.
-    """
-
-    answers: str
-    score: str
-    inside: bool
-    prompts: tuple[str, ...]
-    pairs: PairsOf
-    min_margin: float | None
-    best_from: int | None = None
-
-    @property
-    def words(self) -> str:
-        """Description for the manifest."""
-        of = f"{self.answers} of one prompt" if self.prompts else self.answers
-        least = "" if self.min_margin is None else f", from a margin of {self.min_margin:g}"
-        return f"{self.pairs} of {of}, by {self.score}{least}"
-
-
-def find_answers(source: Source, spec: DatasetSpec, names: Sequence[str]) -> AnswerLayout | None:
-    """Find several scored answers by column names and values; None if there are none."""
-    lists = [name for name in ANSWERS if name in names]
-    for name in lists:
-        values = [value for value in _sampled(source, name) if value]
-        lists_in = [value for value in values if isinstance(value, list)]
-        if not values or len(lists_in) < len(values):
-            continue
-        items = [item for value in lists_in for item in value if item]
-        for score in ANSWER_SCORES:
-            inside = [item.get(score) for item in items if isinstance(item, Mapping)]
-            if len(inside) == len(items) and any(one is not None for one in inside) and _are_scores(inside):
-                return AnswerLayout(name, score, True, (), spec.pairs, spec.min_margin)
-        for score in ANSWER_SCORES:
-            if score in names and _are_score_lists(score, _sampled(source, score)):
-                return AnswerLayout(name, score, False, (), spec.pairs, spec.min_margin)
-        for best in BEST_ANSWERS:
-            indices = sampled(source.rows, best) if best in names else []
-            start = _first_index(indices, _sampled(source, name)) if indices else None
-            if start is not None:
-                return AnswerLayout(name, best, False, (), spec.pairs, spec.min_margin, start)
-    prompts = _shared_columns(spec, names)
-    for name in COMPLETIONS:
-        if name in names and prompts:
-            for score in ANSWER_SCORES:
-                values = sampled(source.rows, score) if score in names else []
-                if any(value is not None for value in values) and _are_scores(values):
-                    return AnswerLayout(name, score, False, prompts, spec.pairs, spec.min_margin)
-    return None
-
-
-def _sampled(source: Source, name: str) -> list[object]:
-    """Values of a column, parsed where they share no type."""
-    values = sampled(source.rows, name)
-    return [parsed_json(value) for value in values] if name in source.json_columns else list(values)
-
-
-def _parsed(row: dict[str, object], json_columns: frozenset[str]) -> dict[str, object]:
-    return {**row, **{name: parsed_json(row[name]) for name in json_columns.intersection(row)}}
-
-
-def _shared_columns(spec: DatasetSpec, names: Sequence[str]) -> tuple[str, ...]:
-    """Columns of the prompt, in which the rows of one prompt are equal; none without a prompt."""
-    asked = ("prompt", *PROMPTS, spec.prompt_column)
-    prompts = [name for name in names if name in asked and name not in COMPLETIONS]
-    context = (*CONTEXT, spec.system_column, spec.tools_column)
-    return (*prompts, *(name for name in names if name in context and name not in prompts)) if prompts else ()
+def _parsed(row: dict[str, object], columns: frozenset[str]) -> dict[str, object]:
+    return {**row, **{name: value_of(row[name]) for name in columns.intersection(row)}}
 
 
 def paired(dataset: str, source: Source, layout: AnswerLayout) -> Source:
@@ -146,7 +68,7 @@ def _batches(
     for groups in _groups(source.rows, layout):
         batch: list[dict[str, object]] = []
         for texts in groups:
-            group = [_parsed(row, source.json_columns) for row in texts]
+            group = [_parsed(row, source.json_columns | layout.from_text) for row in texts]
             answers = _answers(group, layout)
             others = _others(group[0], layout)
             pairs = [] if isinstance(answers, Unusable) else list(_pairs(answers, layout, repairs))
@@ -261,31 +183,3 @@ def _others(row: Mapping[str, object], layout: AnswerLayout) -> dict[str, object
         return {name: row[name] for name in layout.prompts}
     left_out = (layout.answers,) if layout.inside else (layout.answers, layout.score)
     return {name: value for name, value in row.items() if name not in left_out}
-
-
-def _first_index(indices: Sequence[object], answers: Sequence[object]) -> int | None:
-    """Whether the indices of the best answer start at 0 or 1; None if neither fits, or both do."""
-    both = [
-        (index, texts) for index, texts in zip(indices, answers, strict=True) if index is not None and texts
-    ]
-    known = [(index, len(texts)) for index, texts in both if type(index) is int and isinstance(texts, list)]
-    if not known or len(known) < len(both):
-        return None
-    fits = [all(start <= index < start + size for index, size in known) for start in (0, 1)]
-    return fits.index(True) if sum(fits) == 1 else None
-
-
-def _is_order(ranks: object) -> bool:
-    """Whether a list means one thing as ranks and another as the numbers of answers in order."""
-    known = [rank for rank in map(number, ranks if isinstance(ranks, list) else []) if rank is not None]
-    order = [sorted(known).index(rank) for rank in known]
-    return len(set(order)) == len(order) and any(order[place] != i for i, place in enumerate(order))
-
-
-def _are_scores(values: Sequence[object]) -> bool:
-    return all(value is None or grade(value) is not None for value in values)
-
-
-def _are_score_lists(name: str, values: Sequence[object]) -> bool:
-    are_lists = all(value is None or (isinstance(value, list) and _are_scores(value)) for value in values)
-    return are_lists and not (name in _ORDERS and any(map(_is_order, values)))

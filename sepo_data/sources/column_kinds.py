@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeGuard, TypeVar
 
+from ..pieces import compact
 from ..reasons import Reason, Unusable
 from ..schema import Message, Row, is_text
 from .opening import Source
@@ -50,7 +51,7 @@ class Column:
         if self.as_it_is or not value:
             return value or None
         if self.kind == "messages":
-            return conversation(value, repaired)
+            return conversation(compact(value), repaired)
         if self.kind == "turns":
             return _turns(value)
         if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
 """Common names for the columns of pairs and conversations, besides prompt, chosen, rejected and messages."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 Tags = tuple[str, str]  # what tells the names of two responses apart
 
@@ -16,11 +16,23 @@ _BETTER_WORSE = (  # words that tell two columns apart, and say which of them is
     ("win", "lose"),
     ("positive", "negative"),
     ("good", "bad"),
+    ("best", "worst"),
+    ("selected", "rejected"),
+    ("preferred", "unpreferred"),
 )
-_NEED_A_NOUN = ("winner", "win", "positive", "good")  # alone: perhaps a verdict, or a retrieval dataset's
+_NEED_A_NOUN = (
+    "winner",
+    "win",
+    "positive",
+    "good",
+    "best",
+    "selected",
+)  # alone: perhaps a verdict, or a retrieval dataset's
 _IRREGULAR_SIDES = (
     ("preferred_output", "non_preferred_output"),  # OpenAI's DPO files
     ("response_j", "response_k"),  # stack-exchange-paired: j is the better one
+    ("good_edited_response", "bad_edited_response"),  # HelpSteer3's edits
+    ("y_w", "y_l"),  # as papers write them
     ("messages", "rejected_messages"),  # ms-swift: the conversation itself is the preferred one
     ("messages", "rejected_response"),
 )
@@ -28,7 +40,8 @@ _IRREGULAR_SIDES = (
 # of the prompt that stands beside it.
 PROMPT_TEXTS = ("question", "instruction", "query", "problem", "input", "inputs", "context")
 PROMPTS = (
-    *PROMPT_TEXTS, "context_messages", "history", "trajectory", "messages", "conversations", "conversation",
+    *PROMPT_TEXTS, "user_prompt", "context_messages", "history", "trajectory", "messages", "conversations",
+    "conversation",
 )  # fmt: skip
 COMPLETIONS = (
     "completion", "response", "output", "solution", "generated_solution", "answer", "target", "targets",
@@ -45,15 +58,22 @@ ANSWERS = (
 )  # of one prompt
 # Scores, in order of precedence: of one of several answers to a prompt, and of the two
 # responses of a row, there without the word that tells the two apart.
+_MORE_SCORES = (
+    *(f"{whose}_{what}" for what in ("score", "rating", "reward") for whose in (
+        "rm", "reward_model", "pm", "judge", "llm", "gpt_4", "human", "preference", "quality", "overall",
+        "average", "avg", "mean", "total", "final", "weighted", "armorm")),
+    "reward_score", "armorm", "votes", "upvotes", "likes", "elo",
+)  # fmt: skip
 ANSWER_SCORES = (
     "overall_score", "score", "scores", "rating", "ratings", "quality", "reward", "rewards", "rm_scores",
-    "fine-grained_score", "pm_score", "helpfulness", "label", "labels", "kto_tag", "rank", "ranks", "ranking",
-    "rankings",
+    "fine-grained_score", "pm_score", "helpfulness", *_MORE_SCORES, "label", "labels", "kto_tag", "rank",
+    "ranks", "ranking", "rankings",
 )  # fmt: skip
 RESPONSE_SCORES = (
-    "score", "rating", "avg_rating", "overall_score", "quality", "helpfulness", "reward", "winner_model",
-    "winner", "label", "rank",
+    "score", "rating", "avg_rating", "overall_score", "quality", "helpfulness", "reward", *_MORE_SCORES,
+    "winner_model", "winner", "label", "rank", "ranking",
 )  # fmt: skip
+SCORE_COLUMNS = {"score", "scores", "rating", "ratings", "reward", "rewards", "rank", "ranks"}  # of both
 BEST_ANSWERS = (  # the index of the best one
     "best", "best_index", "best_response", "chosen_index", "chosen", "choice", "label", "preferred",
 )  # fmt: skip
@@ -65,7 +85,7 @@ LOOSE_VERDICTS = (  # not worth a refusal where another column decides
 )  # fmt: skip
 VERDICTS = (
     "winner", "better_response_id", "safer_response_id", "preference", "overall_preference",
-    "preference_strength", "labels", "label", "choice", "verdict", "status", *LOOSE_VERDICTS,
+    "overall_pref", "preference_strength", "labels", "label", "choice", "verdict", "status", *LOOSE_VERDICTS,
 )  # fmt: skip
 CHATS = ("messages", "conversations", "conversation")
 SYSTEMS = ("system", "system_prompt", "system_message")
@@ -75,7 +95,8 @@ _RESPONSES = {
     "response", "answer", "completion", "output", "conversation", "human_ref", "text", "generation", "reply",
     "summary", "candidate", "assistant", "message", "conv",
 }  # fmt: skip
-_TAGS: tuple[Tags, ...] = (("a", "b"), ("0", "1"), ("1", "2"))
+_TAGS: tuple[Tags, ...] = (("a", "b"), ("0", "1"), ("1", "2"), ("first", "second"), ("left", "right"))
+_THIRD = {"b": "c", "1": "2", "2": "3", "second": "third"}
 
 
 def tags_of(first: str, second: str) -> Tags | None:
@@ -119,10 +140,34 @@ def sides_by_name(names: Sequence[str]) -> tuple[str, str] | None:
     return next((pair for pair in _IRREGULAR_SIDES if set(pair) <= set(names)), None)
 
 
-def score_of(words: Iterable[str]) -> str:
-    """The score in the name of a response's score column: ``rating`` in ``conv_a_rating``."""
-    found = list(words)
-    return "_".join(found[1:] if found[0].removesuffix("s") in _RESPONSES and len(found) > 1 else found)
+def third_response(names: Sequence[str], pair: tuple[str, str], tags: Tags) -> str | None:
+    """A third response next to two: ``response_c`` next to ``response_a`` and ``response_b``."""
+    third = _THIRD.get(tags[1])
+    words = [third if word == tags[1] else word for word in _words(pair[1])]
+    return next((name for name in names if third and _words(name) == words), None)
+
+
+def is_ordered(tags: Tags) -> bool:
+    """Whether two words, in either order, say which response is the first: ``b`` and ``a``."""
+    return tuple(sorted(tags)) in _TAGS
+
+
+def counterpart(name: str, tags: Tags, names: Sequence[str]) -> str | None:
+    """The same column of the other response: ``score_rejected`` for ``score_chosen``; None without one."""
+    words = _words(name)
+    other = [tags[1] if word == tags[0] else word for word in words]
+    return next((found for found in names if words != other == _words(found)), None)
+
+
+def score_of(name: str, tag: str) -> str:
+    """The score in the name of a response's score column.
+
+    Example:
+        >>> score_of("conv_A_rating", "a"), score_of("label_0", "0")
+        ('rating', 'label')
+    """
+    words = [word for word in _words(name) if word != tag]
+    return "_".join([word for word in words if word.removesuffix("s") not in _RESPONSES] or words)
 
 
 def belongs_behind(prompts: Sequence[str]) -> bool:

@@ -18,12 +18,13 @@ from .context import NO_COLUMNS, NO_CONTEXT, Context, ContextColumns, context_co
 from .endings import NOWHERE, EndColumns, end_columns
 from .marks import check_texts_alone, training_marks
 from .mending import mended, reason_of, with_usual_names
+from .messages import invalid_reason, is_blank, unsaid_reason
 from .opening import Source
-from .preferences import PairColumns, invalid_reason, is_blank, open_pairs, unsaid_reason
+from .preferences import PairColumns, open_pairs
 from .reading import check_readable
+from .scores import grade
 from .shapes import holds_dumps, is_trained
 from .splits import open_source
-from .verdicts import grade
 
 
 @dataclass(frozen=True)

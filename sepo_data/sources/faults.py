@@ -1,6 +1,7 @@
 """Why a dataset does not open: it has no such split, or one of its files is corrupt."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,3 +41,12 @@ def find_corrupt_parquet(files: Sequence[DataFile]) -> None:
         except (pa.ArrowException, OSError) as error:
             problem = f"corrupt or truncated parquet ({first_line(error)})"
             raise PreferenceError(f"{label}: {problem}. Copy or download it again.") from error
+
+
+@contextmanager
+def one_line(place: str) -> Iterator[None]:
+    """Turn whatever another library raises into one line that names the place."""
+    try:
+        yield
+    except Exception as error:
+        raise PreferenceError(f"{place}: cannot be read: {first_line(error)}") from error

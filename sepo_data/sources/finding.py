@@ -6,7 +6,8 @@ from dataclasses import replace
 from ..dataset_spec import DatasetSpec
 from ..errors import PreferenceError
 from ..schema import PAIR_COLUMNS
-from .answers import find_answers, paired
+from .answer_layouts import find_answers
+from .answers import paired
 from .column_kinds import Column, find_kind, sampled, sampled_rows
 from .column_names import (
     ANSWERS,
@@ -16,8 +17,9 @@ from .column_names import (
     response_pairs,
     sides_by_name,
     tags_of,
+    third_response,
 )
-from .marks import check_whole_prompt
+from .marks import check_markup, check_whole_prompt
 from .opening import Source
 from .pair_layouts import PairLayout
 from .verdicts import Verdict, find_verdict
@@ -32,11 +34,19 @@ def with_pairs(dataset: str, source: Source, spec: DatasetSpec) -> Source:
     Raises:
         PreferenceError: If no prompt has two answers.
     """
-    names = [name for name in source.schema.names if name not in spec.ignore_columns]
+    names = _names(source, spec)
     if spec.chosen_column or spec.rejected_column or sides_by_name(names):
         return source
-    answers = find_answers(source, spec, names)
+    answers = find_answers(dataset, source, spec, names)
     return source if answers is None else paired(dataset, source, answers)
+
+
+def _names(source: Source, spec: DatasetSpec) -> list[str]:
+    """The columns to look at: an empty prompt is none."""
+    empty = {field.name for field in source.schema if str(field.type) == "null"}.intersection(
+        ("prompt", *PROMPTS)
+    )
+    return [name for name in source.schema.names if name not in {*spec.ignore_columns, *empty}]
 
 
 def find_pair(dataset: str, source: Source, spec: DatasetSpec) -> tuple[PairLayout, Verdict | None]:
@@ -49,7 +59,7 @@ def find_pair(dataset: str, source: Source, spec: DatasetSpec) -> tuple[PairLayo
     Raises:
         PreferenceError: If there is no pair, or a column holds neither texts nor messages.
     """
-    names = [name for name in source.schema.names if name not in spec.ignore_columns]
+    names = _names(source, spec)
     sides, tags, decides, decisive = _find_sides(dataset, source, spec, names)
     chosen, rejected = (_readable(dataset, source, name) for name in sides)
     prompt, more = _find_prompt(dataset, source, spec, names, (chosen, rejected))
@@ -57,6 +67,8 @@ def find_pair(dataset: str, source: Source, spec: DatasetSpec) -> tuple[PairLayo
     if len(set(used)) < len(used):
         raise PreferenceError(f"{dataset}: prompt, chosen and rejected must be three columns, not {used}.")
     layout = _settled(dataset, source, PairLayout(prompt, chosen, rejected, more))
+    if layout.prompt is not None:
+        check_markup(dataset, source, spec, layout.prompt, (layout.chosen, layout.rejected))
     if prompt is not None and spec.prompt_column is None:
         check_whole_prompt(dataset, source, prompt, [name for name in names if name not in used])
     if layout.prompt is not None and {column.kind for column in layout.columns} == {"text"}:
@@ -64,9 +76,10 @@ def find_pair(dataset: str, source: Source, spec: DatasetSpec) -> tuple[PairLayo
         transcripts = not repeated and all(_is_whole(source, side) for side in (chosen, rejected))
         layout = replace(layout, repeats_prompt=repeated, transcripts=transcripts)
     others = [name for name in names if name not in sides]
-    found = decisive or find_verdict(dataset, source, others, tags, decides=decides)
+    found = decisive or find_verdict(dataset, source, others, sides, tags, decides=decides)
     verdict = _checked(dataset, source, spec, found, sides, decides=decides)
-    return (replace(layout, verdict=verdict), None) if decides else (layout, verdict)
+    inside = verdict is not None and not set(verdict.columns).isdisjoint(sides)
+    return (replace(layout, verdict=verdict), None) if decides or inside else (layout, verdict)
 
 
 def _find_sides(
@@ -80,6 +93,7 @@ def _find_sides(
     if unnamed and usual is None:
         for first, second, tags in response_pairs(names):
             if find_kind(source, first) is not None and find_kind(source, second) is not None:
+                _refuse_third(dataset, names, (first, second), tags)
                 return (first, second), tags, True, None
         for name in ANSWERS:
             if name in names and any(isinstance(value, list) for value in sampled(source.rows, name)):
@@ -94,8 +108,15 @@ def _find_sides(
     if named_tags is None:
         return sides, ("chosen", "rejected"), False, None
     others = [name for name in names if name not in sides]
-    decisive = find_verdict(dataset, source, others, named_tags, decides=True)
+    decisive = find_verdict(dataset, source, others, sides, named_tags, decides=True)
     return sides, named_tags, decisive is not None, decisive
+
+
+def _refuse_third(dataset: str, names: Sequence[str], pair: tuple[str, str], tags: Tags) -> None:
+    if third := third_response(names, pair, tags):
+        problem = f"{', '.join((*pair, third))} are more than two responses"
+        advice = "Put them into a list responses, with one of their scores, or pass `ignore_columns` with all"
+        raise PreferenceError(f"{dataset}: {problem}. {advice} but two.")
 
 
 def _are_names(source: Source, sides: tuple[str, str], names: Sequence[str]) -> bool:
@@ -188,15 +209,21 @@ def _repeat_prompt(dataset: str, source: Source, layout: PairLayout) -> bool:
         for column in columns
     ]
     given = [row for row in zip(*texts, strict=True) if all(row) and len(row[0].strip()) >= _EVIDENT]
-    begin = [all(side.startswith(prompt.rstrip()) for side in sides) for prompt, *sides in given]
-    if not given or sum(begin) >= 0.9 * len(begin):
+    begin = [[side.startswith(prompt.rstrip()) for side in sides] for prompt, *sides in given]
+    most, least = 0.9 * len(given), 0.1 * len(given)
+    if not given or sum(map(all, begin)) >= most:
         return bool(given)
+    counts = [sum(one) for one in zip(*begin, strict=True)]
+    if max(counts) >= most and min(counts) <= least:
+        name = (layout.chosen if counts[0] >= most else layout.rejected).name
+        problem = f'the texts of "{name}" begin with those of "{layout.prompt.name}", the other ones do not'
+        raise PreferenceError(f"{dataset}: {problem}. Take them out.")
     hold = [
         rejected.startswith(chosen[: chosen.find(prompt.strip()) + len(prompt.strip())])
         for prompt, chosen, rejected in given
         if prompt.strip() in chosen
     ]
-    if sum(hold) >= 0.9 * len(given) and not all(_is_whole(source, side) for side in columns[1:]):
+    if sum(hold) >= most and not all(_is_whole(source, side) for side in columns[1:]):
         problem = f'"{layout.chosen.name}" and "{layout.rejected.name}" hold "{layout.prompt.name}" again'
         raise PreferenceError(f"{dataset}: {problem}, after other text. Take it out of them.")
     return False

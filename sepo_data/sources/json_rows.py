@@ -10,12 +10,12 @@ from typing import Any, TypeGuard
 from ..errors import PreferenceError
 from .column_names import is_usual
 from .compressed import DataFile, begins_with, numbered_lines, pieces
+from .shapes import MESSAGE_KEYS
 
 _HOLDS_ROWS = ("data", "rows", "examples", "instances", "records", "items", "results")
 _SPLITS = re.compile(r"(train|test|dev|val|valid|validation|eval)(_\w+)?")
 _DECODER = json.JSONDecoder()
 _BLANKS = re.compile(r"[ \t\r\n]*")
-_MESSAGE = ({"role", "content"}, {"from", "value"})
 
 
 def json_rows(file: DataFile, split: str | None = None) -> Iterator[dict[str, object]]:
@@ -190,7 +190,7 @@ def _are_by_id(value: dict[str, object]) -> bool:
 
 
 def _is_conversation(items: list[Any]) -> bool:
-    return any(isinstance(item, dict) and any(keys <= item.keys() for keys in _MESSAGE) for item in items)
+    return any(isinstance(item, dict) and any(keys <= item.keys() for keys in MESSAGE_KEYS) for item in items)
 
 
 def _parsed(text: str, file: DataFile, first_line: int) -> list[object]:

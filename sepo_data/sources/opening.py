@@ -6,8 +6,7 @@ formats; ``text_files`` reads JSON and CSV. Pairs are found in ``preferences``.
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
@@ -18,8 +17,8 @@ from ..files import name_of, paths_outside
 from ..schema import MANIFEST_NAME, SPLIT_NAME
 from .arrow_cache import CachedRows
 from .compressed import DataFile
-from .faults import NoFilesError, NoSplitError
-from .prepared import downloaded, prepared_rows
+from .faults import NoFilesError, NoSplitError, one_line
+from .prepared import arrow_rows, downloaded, prepared_rows
 from .text_files import SUFFIXES, digest_of, is_text_file, read_text_files, splits_of, suffix_of
 
 if TYPE_CHECKING:
@@ -165,7 +164,7 @@ def _open_files(paths: Sequence[Path], name: Path, dataset: str, config: str | N
         builder = _builder("parquet", dataset, None, None, data_files={split: found})
         read = _rows_of(builder, split, dataset, files, digest)
     elif endings == {".arrow"}:
-        read = CachedRows(_arrow(paths, dataset), {}, frozenset())
+        read = CachedRows(arrow_rows(paths, dataset), {}, frozenset())
     else:
         problem = f'files that end in "{", ".join(sorted(endings))}" are not read'
         known = ", ".join((".parquet", ".arrow", *SUFFIXES))
@@ -176,27 +175,12 @@ def _open_files(paths: Sequence[Path], name: Path, dataset: str, config: str | N
     )
 
 
-def _arrow(paths: Sequence[Path], dataset: str) -> "datasets.Dataset":
-    """Rows of Arrow files: streams, as ``datasets`` writes them, or Arrow's file format."""
-    import datasets
-    import pyarrow as pa
-
-    def rows_of(path: Path) -> datasets.Dataset:
-        with pa.memory_map(str(path)) as file:
-            if file.read(6) != b"ARROW1":
-                return datasets.Dataset.from_file(str(path))
-        return datasets.Dataset(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
-
-    with _one_line(dataset):
-        return datasets.concatenate_datasets(list(map(rows_of, paths)))
-
-
 def _open_folder(path: Path, dataset: str, config: str | None, split: str) -> Source:
     from huggingface_hub.repocard import metadata_load
 
     root = path.resolve()
     readme = root / "README.md"
-    with _one_line(str(readme)):
+    with one_line(str(readme)):
         card = (metadata_load(readme) if readme.exists() else None) or {}
     if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
         _refuse_config(config, dataset)
@@ -257,7 +241,7 @@ def _digest_in(root: Path, files: Iterable[str]) -> str:
 def _saved_to_disk(root: Path, dataset: str, split: str) -> "datasets.Dataset":
     import datasets
 
-    with _one_line(dataset):
+    with one_line(dataset):
         saved = datasets.load_from_disk(str(root))
     if isinstance(saved, datasets.Dataset):
         saved = {str(saved.split or "train"): saved}
@@ -277,7 +261,7 @@ def _builder(path: str, dataset: str, config: str | None, revision: str | None, 
             f"its files, like {dataset.rstrip('/')}/*.jsonlines."
         ) from error
     except ValueError as error:
-        with _one_line(dataset):
+        with one_line(dataset):
             configs = datasets.get_dataset_config_names(path, revision=revision)
         if config in configs or (config is None and len(configs) < 2):
             raise PreferenceError(f"{dataset}: cannot be read: {first_line(error)}") from error
@@ -326,12 +310,3 @@ def _check_inside(files: Iterable[str], prefix: str, dataset: str) -> None:
 def _refuse_config(config: str | None, dataset: str) -> None:
     if config is not None:
         raise PreferenceError(f'{dataset}: it has no configs. Leave out the config "{config}".')
-
-
-@contextmanager
-def _one_line(place: str) -> Iterator[None]:
-    """Turn whatever another library raises into one line that names the place."""
-    try:
-        yield
-    except Exception as error:
-        raise PreferenceError(f"{place}: cannot be read: {first_line(error)}") from error

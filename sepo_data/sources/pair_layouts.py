@@ -54,7 +54,7 @@ class PairLayout:
     @property
     def decided_by(self) -> str | None:
         """Which columns decide the better response, for the manifest."""
-        if self.verdict is None:
+        if self.verdict is None or not self.verdict.decides:
             return None
         least = "" if self.verdict.min_margin is None else f", from a margin of {self.verdict.min_margin:g}"
         return f"{self.chosen.name} and {self.rejected.name}, by {self.verdict.words}{least}"

@@ -5,13 +5,13 @@ Formats are detected from the column types: the prompt in a separate column or p
 conversations. No tokens, no models, and no character of a text is changed.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..dataset_spec import DEFAULT_SPEC, DatasetSpec
 from ..errors import PreferenceError
-from ..pieces import REASONING_FIELDS, TOOL_CALLS, as_given, compact
+from ..pieces import TOOL_CALLS, as_given, compact
 from ..reasons import Reason, Unusable
 from ..schema import PAIR_COLUMNS, Message, Row, Sides, json_messages
 from .arrow_cache import merged_type
@@ -26,11 +26,13 @@ from .context import (
 )
 from .endings import NOWHERE, UNCUT, EndColumns, end_columns
 from .finding import HUMAN, find_pair, with_pairs
-from .marks import check_texts_alone
+from .marks import check_texts_alone, training_marks
 from .mending import mended, reason_of, with_usual_names
+from .messages import SAYS, invalid_reason, is_blank, says, unsaid_reason
 from .opening import Source
 from .reading import check_readable
 from .remote import check_roles, open_remote, with_all_rows
+from .scores import grade
 from .shapes import holds_dumps
 from .splits import open_source
 from .verdicts import Verdict
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_SAYS = ("content", *REASONING_FIELDS, TOOL_CALLS)
 _ASSISTANT = "\n\nAssistant:"
 
 
@@ -77,6 +78,7 @@ class PairColumns:
     context: ContextColumns = NO_COLUMNS
     ends: EndColumns = NOWHERE
     verdict: Verdict | None = None
+    marks: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,6 +102,8 @@ class PairColumns:
         """
         if unusable := reason_of(row):
             return unusable
+        if any(grade(row[name]) == 0 for name in self.marks):
+            return Unusable(Reason.NOT_FOR_TRAINING)
         if self.verdict is not None and (unusable := self.verdict.judge(self.verdict.margin(row))):
             return unusable
         chosen, rejected = as_given(row[self.chosen]), as_given(row[self.rejected])
@@ -163,7 +167,8 @@ def open_pairs(
     context = context_columns(dataset, source.schema, spec)
     ends = end_columns(dataset, source.schema, spec)
     prompt = layout.prompt.name if layout.prompt is not None else None
-    columns = PairColumns(prompt, layout.chosen.name, layout.rejected.name, context, ends, verdict)
+    marks = training_marks(dataset, source, spec, ("train", "weight"))
+    columns = PairColumns(prompt, layout.chosen.name, layout.rejected.name, context, ends, verdict, marks)
     if not layout.as_it_is:
         origins = {"prompt": prompt, "chosen": columns.chosen, "rejected": columns.rejected}
         used = [column.name for column in layout.columns]
@@ -278,17 +283,7 @@ def _shared(chosen: list[Message], rejected: list[Message]) -> int:
 
 def _roles_and_texts(messages: list[Message]) -> list[Message]:
     """Messages reduced to role, texts and tool calls."""
-    return [{key: value for key, value in compact(m).items() if key in ("role", *_SAYS)} for m in messages]
-
-
-def is_blank(value: object) -> bool:
-    """Whether a text, a list or an object is empty; white space alone is no response."""
-    return not (value.strip() if isinstance(value, str) else value)
-
-
-def says(message: Message) -> bool:
-    """Whether an assistant message has any content, tool calls included."""
-    return not all(is_blank(message.get(key)) for key in (*_SAYS, "function_call"))
+    return [{key: value for key, value in compact(m).items() if key in ("role", *SAYS)} for m in messages]
 
 
 def _joined(explicit: list[Message], turns: list[Message]) -> list[Message] | None:
@@ -305,25 +300,3 @@ def _joined(explicit: list[Message], turns: list[Message]) -> list[Message] | No
 
 def _comparable(messages: list[Message]) -> list[Message]:
     return [{**compact(one), "content": (one["content"] or "").strip()} for one in messages]
-
-
-def invalid_reason(message: Message | None) -> Reason | None:
-    """Why a message is unusable; None if it is usable."""
-    if not message or not message["role"]:
-        return Reason.ROLE_MISSING
-    if message["content"] is None and message["role"] == "assistant" and len(compact(message)) > 1:
-        return None  # a turn that only calls tools
-    return None if isinstance(message["content"], str) else Reason.CONTENT_NOT_TEXT
-
-
-def unsaid_reason(messages: Sequence[Message]) -> Reason | None:
-    """Why the assistant's messages cannot be scored; None if they can."""
-    for message in messages:
-        if message["role"] == "assistant":
-            if message.get("function_call"):
-                return Reason.FUNCTION_CALL
-            if not says(message):
-                return Reason.EMPTY_RESPONSE
-            if not all(isinstance(message.get(key) or "", str) for key in REASONING_FIELDS):
-                return Reason.CONTENT_NOT_TEXT
-    return None

@@ -1,5 +1,6 @@
 """Files that ``datasets`` converts to Arrow: parquet, and whatever else it reads."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from ..errors import HubError, PreferenceError, first_line
 from ..files import text_sha256
 from .arrow_cache import CachedRows
 from .compressed import DataFile
-from .faults import find_corrupt_parquet
+from .faults import find_corrupt_parquet, one_line
 from .parquet_types import mixed_rows, settle_types
 
 if TYPE_CHECKING:
@@ -40,6 +41,21 @@ def prepared_rows(
                 return mixed
             left_out = settle_types(builder, there)
     return CachedRows(_prepared(builder, split, dataset, files, digest), left_out, frozenset())
+
+
+def arrow_rows(paths: Sequence[Path], dataset: str) -> "datasets.Dataset":
+    """Rows of Arrow files: streams, as ``datasets`` writes them, or Arrow's file format."""
+    import datasets
+    import pyarrow as pa
+
+    def rows_of(path: Path) -> datasets.Dataset:
+        with pa.memory_map(str(path)) as file:
+            if file.read(6) != b"ARROW1":
+                return datasets.Dataset.from_file(str(path))
+        return datasets.Dataset(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+
+    with one_line(dataset):
+        return datasets.concatenate_datasets(list(map(rows_of, paths)))
 
 
 def downloaded(files: dict[str, str], dataset: str) -> list[DataFile]:

@@ -17,6 +17,15 @@ from .shapes import OF_A_TEMPLATE
 SHOWN_ROWS = 3
 _SHOWN_CHARACTERS = 60
 _KNOWN = "system, developer, user, assistant and tool"
+_ADVICE = {  # where more than the names of columns is wrong
+    Reason.NOT_TEXT_PART: "Only texts are read: take the other parts out of the messages",
+    Reason.CONTENT_NOT_TEXT: "Give each message a content that is text",
+    Reason.LAST_NOT_ASSISTANT: "Give the messages the roles user and assistant, the last one assistant",
+    Reason.NO_COMMON_PROMPT: (
+        "Name the prompt's column with `prompt_column`; in transcripts, begin turns with \\n\\nHuman: and "
+        "\\n\\nAssistant:"
+    ),
+}
 
 # problems of the columns rather than of a single row
 _OF_COLUMNS = {
@@ -67,9 +76,12 @@ def check_readable(dataset: str, source: Source, columns: Columns) -> None:
         return
     why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
     seen = f" Its roles are {', '.join(sorted(roles))}; known roles are {_KNOWN}." if roles else ""
-    names = ", ".join(name for name in source.schema.names if name != UNUSABLE)
+    given = dict.fromkeys(filter(None, (*source.origins.values(), *source.schema.names)))
+    names = ", ".join(name for name in given if name != UNUSABLE)
     taken = f"It was read as {_taken_for(source, columns)}; its columns are {names}"
     advice = "Name the columns of the pair: `prompt_column`, `chosen_column`, `rejected_column`"
+    most = reasons.most_common(1)[0][0]
+    advice = advice if most is Reason.NO_COMMON_PROMPT and roles else _ADVICE.get(most, advice)
     if rendered:
         advice = (
             "Its texts are rendered with a chat template: give lists of messages, or the prompt in a "

@@ -27,8 +27,10 @@ ROLES = {
     "system": "system", "developer": "developer",
 }  # fmt: skip
 _CALLING = ("function_call", "tool_call")
-_KEYS = {"from": "role", "value": "content"}
-_MESSAGE_KEYS = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+_KEYS = {"from": "role", "speaker": "role", "value": "content", "text": "content"}
+MESSAGE_KEYS = (
+    {"role", "content"}, {"role", "tool_calls"}, {"from", "value"}, {"role", "text"}, {"speaker", "text"},
+)  # fmt: skip
 _KEYS_OF_DUMPS = (("role", "content"), ("from", "value"), ("type", "text"))
 _EXCHANGES = (("input", "output"), ("user", "assistant"), ("human", "assistant"), ("prompt", "response"))
 _DUMPED = re.compile(r"""\s*(array\(|["'])?\s*[\[{]""")
@@ -39,6 +41,8 @@ _WRAPPERS = ("messages", "conversations", "conversation")
 # repairs, as reported to the user
 RENAMED = "conversations whose roles were renamed (human, gpt, model, … to user and assistant)"
 SHAREGPT = "conversations in ShareGPT's from and value, read as role and content"
+SPOKEN = "conversations with a text or a speaker in each message, read as content and role"
+RESULTS = "conversations with results of tools given as objects, read as their JSON"
 JOINED = "conversations with contents in parts, joined to texts"
 PARSED = "conversations read from text"
 CALLED = "conversations with tool calls in turns of their own, read as the assistant's"
@@ -199,7 +203,7 @@ def is_message(value: object) -> bool:
         value = parsed_or_none(value)
     if _exchange(value) is not None:
         return True
-    return isinstance(value, Mapping) and any(keys <= value.keys() for keys in _MESSAGE_KEYS)
+    return isinstance(value, Mapping) and any(keys <= value.keys() for keys in MESSAGE_KEYS)
 
 
 def _message(item: object, repaired: set[str]) -> Message | Unusable:
@@ -207,12 +211,7 @@ def _message(item: object, repaired: set[str]) -> Message | Unusable:
         item = parsed_or_none(item)
     if not isinstance(item, Mapping):
         return Unusable(Reason.ROLE_MISSING)
-    message = {key: found for key, found in item.items() if key not in _KEYS or found is not None}
-    if message.get("role") is None and message.get("from") is not None:
-        message = {
-            _KEYS.get(key, key): found for key, found in item.items() if key not in ("role", "content")
-        }
-        repaired.add(SHAREGPT)
+    message = _with_usual_keys(item, repaired)
     role = message.get("role")
     if not role or not isinstance(role, str):
         return Unusable(Reason.ROLE_MISSING)
@@ -221,7 +220,10 @@ def _message(item: object, repaired: set[str]) -> Message | Unusable:
         message["role"] = plain
         repaired.add(RENAMED)
     content = message.get("content")
-    if isinstance(content, list | Mapping):
+    if plain == "tool" and isinstance(content, list | Mapping) and not _are_texts(content):
+        content = json.dumps(content, ensure_ascii=False)
+        repaired.add(RESULTS)
+    elif isinstance(content, list | Mapping):
         text = _joined([content] if isinstance(content, Mapping) else content)
         if isinstance(text, Unusable):
             return text
@@ -236,6 +238,24 @@ def _message(item: object, repaired: set[str]) -> Message | Unusable:
             return Unusable(Reason.NOT_A_CONVERSATION)
         message["tool_calls"] = [_call(call, repaired) for call in held]
     return {"role": message.pop("role"), **message, "content": content}
+
+
+def _with_usual_keys(item: Mapping[str, object], repaired: set[str]) -> Message:
+    """A message with role and content, under whatever names they are."""
+    message = {key: found for key, found in item.items() if key not in _KEYS or found is not None}
+    for usual in ("role", "content"):
+        other = next((key for key in message if _KEYS.get(key) == usual), None)
+        if message.get(usual) is None and other is not None and not message.get("tool_calls"):
+            message[usual] = message.pop(other)
+            repaired.add(SHAREGPT if other in ("from", "value") else SPOKEN)
+    return message
+
+
+def _are_texts(content: list[object] | Mapping[str, object]) -> bool:
+    """Whether a content is parts that are texts and nothing else."""
+    parts = [content] if isinstance(content, Mapping) else content
+    keys = (part.keys() if isinstance(part, Mapping) else None for part in parts if not isinstance(part, str))
+    return all(found is not None and {"text"} <= found <= {"type", "text"} for found in keys)
 
 
 def _calls_in(content: object) -> list[object]:

@@ -4,7 +4,6 @@ A column with a known name is used, or the dataset is refused naming it: ignorin
 reversed pairs and keep ties.
 """
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,18 +12,16 @@ from ..errors import PreferenceError
 from ..reasons import Reason, Unusable
 from ..schema import Row
 from .column_kinds import sampled, sampled_rows
-from .column_names import LOOSE_VERDICTS, MARGINS, RESPONSE_SCORES, TIES, VERDICTS, Tags, score_of
+from .column_names import LOOSE_VERDICTS, MARGINS, SCORE_COLUMNS, TIES, VERDICTS, Tags, is_ordered
 from .opening import Source
+from .scores import Scores, find_scores, holds_two, is_missing, number, shown
 
 _SIGNED = ("overall_preference", "preference_strength")  # HelpSteer: from -3, the first is better, to 3
 _OF_TOPICS = ("label", "labels", "choice", "preference")  # next to chosen and rejected, perhaps a topic
-_LOWER_IS_BETTER = "rank"
-_FLAGS = {"true": 1, "false": 0}
-_GRADES = {  # KTO's labels of one answer
-    "desirable": 1.0, "good": 1.0, "chosen": 1.0, "accepted": 1.0, "thumbs up": 1.0, "like": 1.0,
-    "undesirable": 0.0, "bad": 0.0, "rejected": 0.0, "thumbs down": 0.0, "dislike": 0.0,
-}  # fmt: skip
 _OURS = "chosen_token_rewards"  # an annotated dataset's chosen_reward is no verdict
+_ARTICLE = re.compile(  # "is a better answer", unlike "response a is" and "a is better"
+    r"(?<=\w)(?<!model)(?<!response)(?<!answer)(?<!completion)(?<!assistant)(?<!output)(?<!option) a (?=\w)"
+)
 _TURNS_ROUND = {  # what names the other one: "not A", "B is worse", "better than B"
     "not", "worse", "worst", "lose", "loses", "lost", "loser", "losing", "rejected", "bad", "than", "over",
 }  # fmt: skip
@@ -38,7 +35,7 @@ class Verdict:
         tags: The words in which the names of the two differ: ``a`` and ``b``, ``chosen`` and ``rejected``.
         column: Column with the answer as a word, an index or a signed number.
         how: How ``column`` is read, a key of ``_READERS``.
-        scores: Score columns, one per response.
+        scores: Where the scores of the two are.
         models: Columns with the models' names, one per response, if ``column`` holds the name of one.
         min_margin: Minimum difference in score.
         decides: Whether it decides which is chosen, or only confirms what the names say.
@@ -47,7 +44,7 @@ class Verdict:
     tags: Tags
     column: str | None = None
     how: str | None = None
-    scores: tuple[str, str] | None = None
+    scores: Scores | None = None
     models: tuple[str, str] | None = None
     min_margin: float | None = None
     decides: bool = True
@@ -55,16 +52,17 @@ class Verdict:
     @property
     def columns(self) -> tuple[str, ...]:
         """All of its columns."""
-        return (*((self.column,) if self.column else ()), *(self.scores or ()), *(self.models or ()))
+        scores = self.scores.columns if self.scores else ()
+        return (*((self.column,) if self.column else ()), *scores, *(self.models or ()))
 
     @property
     def words(self) -> str:
         """Its name in messages."""
-        return self.column or " and ".join(self.scores or ())
+        return self.column or (self.scores.words if self.scores else "")
 
     def margin(self, row: Row) -> float | None:
         """How much better the first response is, negative if the second is better; None if unknown."""
-        by_score = self._difference(row)
+        by_score = self.scores.difference(row) if self.scores else None
         if self.column is None:
             return by_score
         verdict = self.says(row)
@@ -88,24 +86,17 @@ class Verdict:
             return Unusable(Reason.VERDICT_DISAGREES)
         return Unusable(Reason.SMALL_MARGIN) if abs(margin) < (self.min_margin or 0) else None
 
-    def _difference(self, row: Row) -> float | None:
-        if self.scores is None:
-            return None
-        first, second = (number(row[name]) for name in self.scores)
-        if first is None or second is None:
-            return None
-        return second - first if _LOWER_IS_BETTER in self.scores[0].lower() else first - second
-
 
 def find_verdict(
-    dataset: str, source: Source, names: Sequence[str], tags: Tags, *, decides: bool
+    dataset: str, source: Source, names: Sequence[str], sides: tuple[str, str], tags: Tags, *, decides: bool
 ) -> Verdict | None:
     """Find the columns that say which response is better.
 
     Args:
         dataset: Its name in messages.
         source: Its rows.
-        names: Columns to consider.
+        names: Columns to consider, besides those of the responses.
+        sides: The columns of the two responses.
         tags: The words in which the names of the two responses differ.
         decides: Whether the verdict has to decide which response is chosen.
 
@@ -114,7 +105,7 @@ def find_verdict(
     """
     if _OURS in names:
         return None
-    scores = _score_columns(source, names, tags)
+    scores, unread = find_scores(source, names, sides, tags)
     found: list[Verdict] = []
     for name in VERDICTS:
         values = _values(source, name) if name in names else []
@@ -127,38 +118,37 @@ def find_verdict(
         if how is not None:
             found.append(Verdict(tags, name, how, scores, models))
         elif _stops(name, values, decides=decides, decided=bool(found)):
-            shown = ", ".join(sorted({repr(value) for value in values})[:3])
-            problem = f'column "{name}" may say which response is better, and its values are {shown}'
-            raise PreferenceError(f"{dataset}: {problem}. Pass `ignore_columns={name}` to ignore it.")
+            odd = [value for value in values if _by_word(value, tags) is None] or values
+            known = "true or false" if name in TIES else f"{tags[0]}, {tags[1]} or tie"
+            _refuse(dataset, f'column "{name}"', (name,), odd, known)
+    if unread is not None and not (decides and found):
+        places, odd = unread
+        _refuse(dataset, f"each of {places.words}", places.columns, odd, "a number")
+    if not decides:
+        _check_owned(dataset, source, names)
     if len(found) > 1:
         _check_agree(dataset, source, found)
     return found[0] if found else (Verdict(tags, scores=scores) if scores else None)
 
 
-def _score_columns(source: Source, names: Sequence[str], tags: Tags) -> tuple[str, str] | None:
-    import pyarrow as pa
+def _refuse(dataset: str, what: str, names: Sequence[str], values: list[object], known: str) -> None:
+    problem = f"{what} may say which response is better, and its values are {shown(values)}"
+    ignore = f"`ignore_columns={','.join(names)}`"
+    raise PreferenceError(f"{dataset}: {problem}. Make it {known}, or pass {ignore} to ignore it.")
 
-    by_stem = {}
-    for name in names:
-        parts = re.split(r"[_\-. ]", name.lower())
-        if tags[0] in parts and not pa.types.is_nested(source.schema.field(name).type):
-            by_stem[score_of(part for part in parts if part != tags[0])] = name
-    lower = {name.lower(): name for name in names}
-    for stem in RESPONSE_SCORES:
-        if stem in by_stem:
-            pattern = rf"(?<![a-z0-9]){tags[0]}(?![a-z0-9])"
-            other = lower.get(re.sub(pattern, tags[1], by_stem[stem].lower()))
-            if other and all(
-                number(value) is not None
-                for name in (by_stem[stem], other)
-                for value in _values(source, name)
-            ):
-                return by_stem[stem], other
-    return None
+
+def _check_owned(dataset: str, source: Source, names: Sequence[str]) -> None:
+    """Refuse lists of two scores next to chosen and rejected, unless they are those of a list of answers."""
+    pairs = [name for name in names if holds_two(source, name)]
+    for name in pairs:
+        if name in SCORE_COLUMNS and set(pairs) <= SCORE_COLUMNS:
+            problem = f'column "{name}" holds two scores, and nothing says whose each is'
+            advice = "Put them into columns chosen_score and rejected_score"
+            raise PreferenceError(f"{dataset}: {problem}. {advice}, or pass `ignore_columns={name}`.")
 
 
 def _values(source: Source, name: str) -> list[object]:
-    return [value for value in sampled(source.rows, name) if value is not None]
+    return [value for value in sampled(source.rows, name) if not is_missing(value)]
 
 
 def _how(
@@ -166,7 +156,7 @@ def _how(
     name: str,
     values: list[object],
     tags: Tags,
-    scores: tuple[str, str] | None,
+    scores: Scores | None,
     *,
     decides: bool,
 ) -> str | None:
@@ -182,12 +172,12 @@ def _how(
     return "words" if all(_by_word(value, tags) is not None for value in values) else None
 
 
-def _label_means(source: Source, name: str, tags: Tags, scores: tuple[str, str] | None) -> str | None:
+def _label_means(source: Source, name: str, tags: Tags, scores: Scores | None) -> str | None:
     """Whether a label of 1 means the first or the second response, inferred from the scores of the row."""
     if scores is None:
         return "index" if set(tags) == {"0", "1"} else None
-    rows = sampled_rows(source.rows.select_columns([name, *scores]))
-    gaps = [(row[name], Verdict(tags, scores=scores).margin(row)) for row in rows if row[name] is not None]
+    rows = sampled_rows(source.rows.select_columns([name, *scores.columns]))
+    gaps = [(row[name], scores.difference(row)) for row in rows if row[name] is not None]
     for how in ("one is a", "index"):
         margins = [(_READERS[how](label, tags), gap) for label, gap in gaps if gap]
         if margins and all((verdict or 0) * gap > 0 for verdict, gap in margins):
@@ -235,14 +225,14 @@ def _are_flags(values: Sequence[object]) -> bool:
 
 def _word(value: object) -> str | None:
     """``tie`` for any way to say so, else the value in lower case."""
-    text = str(value).strip(" \"'").lower()
-    tie = text.startswith(("tie", "both", "equal", "draw", "same", "neither", "no preference"))
-    return "tie" if tie or "both" in text.split() else text
+    text = str(value).strip(" \"'").lower().replace("_", " ")
+    tie = text.startswith(("tie", "both", "equal", "draw", "same", "neither", "neutral", "no preference"))
+    return "tie" if tie or "both" in text.split() or re.search(r"\ban? (tie|draw)$", text) else text
 
 
 def _by_word(value: object, tags: Tags) -> float | None:
     """1 for the first, -1 for the second, 0 for neither; None if the value says none of these."""
-    if value is None or isinstance(value, bool):
+    if isinstance(value, bool) or is_missing(value):
         return None
     text = _word(int(value) if isinstance(value, float) and value.is_integer() else value)
     if text == "tie":
@@ -252,20 +242,20 @@ def _by_word(value: object, tags: Tags) -> float | None:
     order = re.search(r"([a-z0-9])\s*(>+|<+|=+)\s*([a-z0-9])", text or "")
     if order and {order[1], order[3]} == set(tags):
         return {">": 1.0, "<": -1.0, "=": 0.0}[order[2][0]] * (1 if order[1] == tags[0] else -1)
-    parts = re.findall(r"[a-z0-9]+", text or "")
+    parts = re.findall(r"[a-z0-9]+", _ARTICLE.sub(" ", text or ""))
     if _TURNS_ROUND.difference(tags).intersection(parts) or re.match(r"-\d", text or ""):
         return None
-    for names in _names_of(tags):
-        hits = [name in parts for name in names]
-        if hits[0] != hits[1]:
-            return 1.0 if hits[0] else -1.0
-    return None
+    hits = [[name in parts for name in names] for names in _names_of(tags)]
+    first, second = (any(one) for one in zip(*hits, strict=True))
+    return None if first == second else 1.0 if first else -1.0
 
 
 def _names_of(tags: Tags) -> tuple[Tags, ...]:
     """What the two are called: response_1 is model_a's."""
-    letters = ("a", "b") if tags[0] < tags[1] else ("b", "a")
-    return (tags, letters) if tags[0].isdecimal() else (tags,)
+    names = [("a", "b"), ("first", "second")] if tags[0].isdecimal() else [("first", "second")]
+    if not is_ordered(tags):
+        return (tags,)
+    return (tags, *(pair if tags[0] < tags[1] else (pair[1], pair[0]) for pair in names))
 
 
 def _signed(value: object, tags: Tags) -> float | None:
@@ -286,23 +276,6 @@ def _index(value: object, tags: Tags) -> float | None:
 def _no_tie(value: object, tags: Tags) -> float | None:
     flag = number(value)
     return None if flag is None else 0.0 if flag else 1.0
-
-
-def number(value: object) -> float | None:
-    """A value as a number, true and false as 1 and 0, also where it is text; None if it is none."""
-    if isinstance(value, str):
-        try:
-            value = _FLAGS[value.strip().lower()] if value.strip().lower() in _FLAGS else float(value)
-        except ValueError:
-            return None
-    found = float(value) if isinstance(value, int | float) else math.nan
-    return None if math.isnan(found) else found
-
-
-def grade(value: object) -> float | None:
-    """A score or label of a single answer: as `number`, and words like desirable as 1 or 0."""
-    word = value.strip().lower().replace("_", " ") if isinstance(value, str) else ""
-    return _GRADES[word] if word in _GRADES else number(value)
 
 
 _READERS: dict[str, Callable[[object, Tags], float | None]] = {
