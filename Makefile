@@ -29,7 +29,7 @@ torture: $(INSTALLED)
 # Lines of the packages that the tests run; subprocesses are not counted.
 coverage: $(INSTALLED)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[coverage]'
-	$(BIN)/python -m pytest --cov --cov-report term:skip-covered --cov-report html:out/coverage
+	$(BIN)/python -m pytest -n 3 --cov --cov-report term:skip-covered --cov-report html:out/coverage $(TESTS)
 
 # The tests with the lowest versions that pyproject.toml declares, and with the newest on the index. Both use
 # the torch of constraints.txt: other builds bring gigabytes of CUDA libraries, so its lower bound is not tested.

@@ -7,6 +7,7 @@ from sepo_data.exports.settings import ExportSettings
 from sepo_data.exports.targets import TEXT_TARGETS, TOKEN_TARGETS, WEIGHTED_TARGETS
 
 from .common import importing
+from .ending import saved
 from .options import command, option, panel
 from .shared import (
     DATA_REVISION,
@@ -72,5 +73,5 @@ def main(dataset: str, settings: ExportSettings) -> None:
         f"{counted(report.records, 'record')} of {counted(report.rows, 'row')}"
         f"{'; ' if dropped else ''}{dropped}"
     )
-    click.echo(f"train from {report.data} as {report.output / 'README.md'} says")
-    click.echo(report.output)
+    click.echo("\n".join(saved(report.output, None)))
+    click.echo(f"next: train from {report.data} as {report.output / 'README.md'} says")

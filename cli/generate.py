@@ -6,6 +6,7 @@ from sepo_data.errors import counted
 from sepo_data.generation.settings import GenerateSettings
 
 from .common import importing
+from .ending import saved
 from .options import COUNT, FILE, SHARE, command, option, panel
 from .shared import ALLOW_PICKLE, DEVICE, DTYPE, TRUST_REMOTE_CODE, chat_template, limit, seed
 
@@ -90,4 +91,4 @@ def main(model: str, settings: GenerateSettings) -> None:
 
         count = generate(model, settings, on_chunk=show)
     click.echo(f"{counted(count, 'question')} answered")
-    click.echo(settings.output)
+    click.echo("\n".join(saved(settings.output, None)))

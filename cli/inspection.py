@@ -27,7 +27,7 @@ if TYPE_CHECKING:
             metavar="POLICY",
         ),
         max_length(
-            "With --tokenizer: maximum tokens of prompt and response together. Default: the policy's.",
+            "With --tokenizer: maximum tokens of prompt and response; at most the policy's context.",
             least=1,
         ),
         TRUST_REMOTE_CODE,

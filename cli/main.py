@@ -26,7 +26,7 @@ def main() -> None:
 
 @command("merge", [click.RichArgument(["output"], type=FOLDER, metavar="DIR")], [JSON])
 def merge(output: Path, as_json: bool) -> None:
-    """Assemble the dataset from the shards in OUTPUT, if the last worker did not."""
+    """Assemble the dataset in DIR from its shards, if the last worker did not."""
     from sepo_data.annotation import Report
     from sepo_data.runs.merging import merge_run
 
@@ -48,7 +48,7 @@ def merge(output: Path, as_json: bool) -> None:
     [JSON],
 )
 def push(folder: Path, repository: str, private: bool, no_report: bool, as_json: bool) -> None:
-    """Push the annotated dataset or the trained model in FOLDER to the Hub, in one commit."""
+    """Push the annotated dataset or trained model in DIR to the Hub, in one commit."""
     from sepo_data import push_annotated
     from sepo_data.hub.errors import page_of
     from sepo_data.schema import MANIFEST_NAME

@@ -26,7 +26,7 @@ def describe_report(report: Report) -> list[str]:
     """Counts and the oracle's health."""
     if report.manifest is None:
         return [
-            f"this shard is done; {counted(report.missing, 'chunk')} of others missing. "
+            f"this shard is done; other shards have to score {counted(report.missing, 'more chunk')}. "
             "The last worker assembles the dataset"
         ]
     manifest, counts = report.manifest, report.manifest.counts

@@ -56,6 +56,14 @@ TRAINING_FIELDS = {
     "--eval-steps", "--logging-steps", "--gradient-checkpointing", "--report-to", "--optim",
     "--deepspeed", "--fsdp", "--run-name", "--max-grad-norm", "--save-total-limit",
 }  # fmt: skip
+# models that a stage of training does not take, and why
+NOT_TAKEN = {
+    ("dpo", "--ref"): "The reference is the model that training starts from: leave it out.",
+    ("dpo", "--ref-model"): "The reference is the model that training starts from: leave it out.",
+    ("sepo", "--oracle"): "The oracle's rewards are in the dataset: leave it out.",
+    ("sepo", "--ref"): "The loss needs no reference: leave it out.",
+    ("sepo", "--ref-model"): "The loss needs no reference: leave it out.",
+}
 STAGES = {"reference": "sft", "ref": "sft", "oracle": "dpo", "policy": "sepo", "rm": "dpo", "simpo": "sepo"}
 
 
@@ -65,7 +73,7 @@ def explained(error: click.UsageError) -> str:
         return _no_command(error)
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         return f"No such option {error.option_name}. {_meant(error.option_name, error.ctx)}".rstrip()
-    return str(error.format_message())
+    return " ".join(error.format_message().split())  # click lists choices in lines of their own
 
 
 def _no_command(error: NoSuchCommand) -> str:
@@ -84,13 +92,15 @@ def _meant(typed: str, context: click.Context) -> str:
         return "Runs resume by themselves: leave it out."
     if given in REPLACING:
         return "Nothing is overwritten: choose another --output, or delete that folder."
+    if advice := NOT_TAKEN.get((str(context.command.name), given)):
+        return advice
+    if given in TRAINING_FIELDS and "--set" in flags:
+        return f"Pass it as --set {given.removeprefix('--').replace('-', '_')}=VALUE."
     named = [name for name in OTHER_NAMES.get(given, []) if name.split()[0] in flags]
     begun = [flag for flag in flags if flag.startswith(given) and len(given) > 3]
     for found in (given in flags and [given], named, begun, get_close_matches(given, flags, cutoff=0.75)):
         if found:
             return f"Did you mean {found[0]}?"
-    if given in TRAINING_FIELDS and "--set" in flags:
-        return f"Pass it as --set {given.removeprefix('--').replace('-', '_')}=VALUE."
     if elsewhere := sorted({*_having(given, context.find_root())}):
         return f"That is an option of {' and of '.join(elsewhere[:2])}."
     return ""

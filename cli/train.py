@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import rich_click as click
@@ -145,6 +146,8 @@ PAIR_WEIGHT = option(
 
 
 @click.group("train", cls=Group)
+@click.command_panel("Stages", commands=["sft", "dpo", "sepo"])
+@click.version_option(version("sepo"), prog_name="sepo")
 def main() -> None:
     """Train reference (sft), oracle (dpo) and policy (sepo).
 

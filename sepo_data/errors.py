@@ -126,17 +126,52 @@ def differences(theirs: object, ours: object, name: str = "") -> Iterator[tuple[
         yield name, theirs, ours
 
 
+# what has a hash or a commit in the records of runs, by the name that it has there
+_INPUTS = {
+    "source": "dataset",
+    "dataset": "dataset",
+    "oracle": "oracle",
+    "ref": "reference",
+    "model": "model",
+    "questions": "question file",
+    "tokenizer_sha256": "tokenizer",
+    "chat_template_sha256": "chat template",
+}
+# facts of a dataset that have another name as settings
+_SOURCE_SETTINGS = {"rows": "limit", "part": "split", "config": "config_name"}
+
+
 def described_differences(theirs: object, ours: object) -> str:
-    """Where two records differ, as text: settings in backticks, facts by their dotted name."""
-    return "; ".join(
-        f"{_setting(name)} {a!r}, this run has {b!r}" for name, a, b in differences(theirs, ours)
-    )
+    """Where two records differ, as text: settings in backticks, datasets and models without their hashes.
+
+    Example:
+        >>> old = {"source": {"revision": "12ab", "rows": 8}, "settings": {"dtype": "float32"}}
+        >>> new = {"source": {"revision": "34cd", "rows": 9}, "settings": {"dtype": "bfloat16"}}
+        >>> described_differences(old, new)
+        "`dtype` 'float32', this run has 'bfloat16'; another dataset, or another version of it"
+    """
+    found = list(differences(theirs, ours))
+    inputs = dict.fromkeys(filter(None, (_input(name) for name, _, _ in found)))
+    settings = [
+        f"{_setting(name)} {a!r}, this run has {b!r}"
+        for name, a, b in found
+        if _input(name) is None and _INPUTS.get(name.partition(".")[0]) not in inputs
+    ]
+    return "; ".join([*settings, *(f"another {one}, or another version of it" for one in inputs)])
+
+
+def _input(name: str) -> str | None:
+    return _INPUTS.get(name.removeprefix("settings.").removesuffix(".revision"))
 
 
 def _setting(name: str) -> str:
     section, _, rest = name.partition(".")
     if rest.startswith("set."):
         return f"`training_arguments.{rest.removeprefix('set.')}`"
+    if rest.startswith("columns."):
+        return f"`{rest.removeprefix('columns.')}_column`"
+    if section == "source":
+        return f"`{_SOURCE_SETTINGS.get(rest, rest)}`"
     if section in ("settings", "training") or "." not in name:
         return f"`{rest or name}`"
     return name

@@ -192,6 +192,8 @@ class AnnotateSettings(DatasetSpec):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"`{name}` must be at least 1, got {value}.")
+        if self.private and self.push_to_hub is None:
+            raise SettingsError("`private` is for a repository. Pass `push_to_hub` with it.")
         if self.selection.rule not in PER_RESPONSE or self.selection.ratio_by or self.selection.tokens:
             raise SettingsError(
                 f"annotation selects by {', '.join(PER_RESPONSE)}, among all tokens. Annotate by one of "

@@ -174,8 +174,12 @@ def _compared(
 
 def _describe(made: Manifest, oracle: str | None, ref: str | None, trust: Trust) -> PairFacts:
     """The models, with a warning if they differ from those that made the dataset."""
-    oracle, oracle_revision = _where("oracle", made.oracle, oracle)
-    ref, ref_revision = _where("ref", made.ref, ref)
+    given = {"oracle": (made.oracle, oracle), "ref": (made.ref, ref)}
+    if local := [role for role, (facts, name) in given.items() if name is None and _is_local(facts)]:
+        names = " and ".join(f"{given[role][0].name} as `{role}`" for role in local)
+        raise SettingsError(f"the dataset's models were folders, so pass them: {names}.")
+    oracle, oracle_revision = _where(made.oracle, oracle)
+    ref, ref_revision = _where(made.ref, ref)
     pair = describe_pair(oracle, ref, oracle_revision=oracle_revision, ref_revision=ref_revision, trust=trust)
     for role, was, now in (("oracle", made.oracle, pair.oracle), ("ref", made.ref, pair.ref)):
         if (now.revision, now.base) != (was.revision, was.base):
@@ -183,13 +187,13 @@ def _describe(made: Manifest, oracle: str | None, ref: str | None, trust: Trust)
     return pair
 
 
-def _where(role: str, facts: ModelFacts, given: str | None) -> tuple[str, str | None]:
+def _is_local(facts: ModelFacts) -> bool:
+    return facts.revision.startswith("sha256:")
+
+
+def _where(facts: ModelFacts, given: str | None) -> tuple[str, str | None]:
     """Name and revision of a model, from the user or from the manifest."""
-    if given is not None:
-        return given, None
-    if facts.revision.startswith("sha256:"):
-        raise SettingsError(f"the dataset's {role} was a folder ({facts.name}). Pass `{role}=FOLDER`.")
-    return facts.name, facts.revision
+    return (facts.name, facts.revision) if given is None else (given, None)
 
 
 def _named(facts: ModelFacts) -> str:

@@ -129,7 +129,7 @@ def check_folder(output_dir: Path) -> None:
     strange = [name for name in names if not name.startswith((RECORD_NAME, "checkpoint-"))]
     if strange:
         raise OutputError(
-            f"{output_dir} contains {strange[0]} but no run of sepo. Choose another `output_dir`."
+            f"{output_dir} contains {strange[0]}, but no run of sepo. Choose another `output_dir`."
         )
 
 

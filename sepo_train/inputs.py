@@ -86,7 +86,7 @@ def prepare_start(
     context = description.max_context
     max_length = min(settings.max_length, context or settings.max_length)
     if max_length < settings.max_length:
-        log.info("maximum length %d instead of %d: the model reads no more", max_length, settings.max_length)
+        log.info("maximum length %d instead of %d: the model's context", max_length, settings.max_length)
     return Start(description, encoder, max_length, end_of_turn(encoder))
 
 

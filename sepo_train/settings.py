@@ -106,6 +106,8 @@ class TrainSettings:
             _check_positive(name, getattr(self, name))
         if self.max_kl is not None and not self.max_kl > 0:
             raise SettingsError(f"`max_kl` must be above 0, got {self.max_kl}. `max_kl=inf` only measures.")
+        if self.private and self.push_to_hub is None:
+            raise SettingsError("`private` is for a repository. Pass `push_to_hub` with it.")
         if any(step < 1 for step in self.save_at):
             raise SettingsError(f"`save_at` must be steps from 1 on, got {min(self.save_at)}.")
         if not 0 <= self.seed < 2**32:

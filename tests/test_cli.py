@@ -149,8 +149,10 @@ def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(
 def test_shards_and_merge_from_the_command_line(tmp_path: Path, models: tuple[str, str]) -> None:
     data = write_jsonl(tmp_path / "prefs.jsonl", pairs(300))
     first = annotate(models, data, "--output", tmp_path / "out", "--shard", "0/2")
-    assert first.stdout.startswith("this shard is done; 1 chunk of others missing")
-    assert_one_line(command("main", "merge", tmp_path / "out"), 1, "1 of 2 chunks are missing (rows 256-299)")
+    assert first.stdout.startswith("this shard is done; other shards have to score 1 more chunk.")
+    assert_one_line(
+        command("main", "merge", tmp_path / "out"), 1, "chunks are missing, 1 of 2 (rows 256-299)"
+    )
     last = annotate(models, data, "--output", tmp_path / "out", "--shard", "1/2")
     assert last.stdout.startswith("annotated 300 of 300 rows")
     merged = command("main", "merge", tmp_path / "out").stdout.splitlines()

@@ -64,7 +64,9 @@ def run(*arguments: object) -> Result:
 def exported(annotated: str, target: str, output: Path, *options: object) -> Path:
     result = run(annotated, "--to", target, "--output", output, *options)
     assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[-1] == str(output)
+    saved, following = result.output.splitlines()[-2:]
+    assert saved.startswith(f"saved to {output} in ")
+    assert following.endswith(f"as {output / 'README.md'} says")
     return output
 
 

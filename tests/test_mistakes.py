@@ -45,6 +45,10 @@ MISTAKES = [
     ("export x --dry-run", 2, "No such option --dry-run. That is an option of sepo annotate"),
     ("report x --by", 2, "report --help`"),
     ("annotate --hf-jobs flavor", 2, "like --hf-jobs flavor=VALUE."),
+    ("train sepo --eval_steps 2", 2, "Pass it as --set eval_steps=VALUE."),
+    ("train dpo --ref x", 2, "The reference is the model that training starts from: leave it out."),
+    ("train sepo --ref x", 2, "The loss needs no reference: leave it out."),
+    ("train sepo --oracle x", 2, "The oracle's rewards are in the dataset: leave it out."),
     ("annotate --epochs 3", 2, "That is an option of sepo train dpo and of sepo train sepo."),
     # values
     (f"{ANNOTATE} --ratio 30", 2, "'--ratio': 30 is not a share in (0, 1]. Did you mean 0.3?"),
@@ -77,6 +81,18 @@ MISTAKES = [
     ("report {new}", 1, "no such folder"),
     ("report {demo}/oracle", 1, "{demo}/oracle"),
     ("export x --to trl --output {new}", 2, "'trl' is not one of 'llama-factory'"),
+    ("export x --output {new}", 2, "Missing option '--to'. Choose from: llama-factory, open-instruct,"),
+    ("generate --model x --prompts {demo}/README.md --output {new}", 2, "Missing option '--format'. Choose"),
+    ("evaluate --model x --ref x --dataset x --output {demo}", 2, "is a directory"),
+    ("report x --output {demo}", 2, "is a directory"),
+    ("push {demo}/policy me/x", 1, "neither annotated nor trained by sepo. Push it with `hf upload"),
+    (f"{ANNOTATE} --private", 1, "--private is for a repository. Pass --push-to-hub with it."),
+    (f"{DPO} --private", 1, "--private is for a repository. Pass --push-to-hub with it."),
+    ("generate --model x --prompts {demo}/README.md --format jsonl --output {new} --server localhost:8000",
+     1, "--server localhost:8000 is no URL. Give one like http://localhost:8000/v1."),
+    ("annotate --oracle {demo}/oracle --ref {demo}/reference --dataset scored.jsonl --min-margin 9 --dry-run",
+     1, "differ in scores by 9, so its rows make no pairs. Lower --min-margin"),
+    ("inspect unfinished", 1, "its annotation is not finished. Run the same sepo-annotate again"),
     ("export x --to axolotl --output {new}", 1, "Pass --tokenizer MODEL"),
     ("generate --model {demo}/policy", 2, "Missing option '--prompts'"),
     ("evaluate --oracle {demo}/oracle", 2, "Missing option '--model'"),
@@ -95,6 +111,8 @@ def test_a_mistake_is_one_line_that_says_what_to_change(
 ) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
+    (tmp_path / "scored.jsonl").write_text('{"prompt": "a", "responses": ["b", "c"], "scores": [1, 2]}\n')
+    (tmp_path / "unfinished" / "_work").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for name in ("RANK", "SLURM_ARRAY_TASK_ID", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)

@@ -99,7 +99,7 @@ def test_every_command_has_its_options_in_panels_required_ones_first(words: str)
     ] == []
 
 
-@pytest.mark.parametrize("words", COMMANDS)
+@pytest.mark.parametrize("words", [*COMMANDS, "train"])
 def test_every_command_says_its_version(words: str) -> None:
     found = invoke(*words.split(), "--version")
     assert found.exit_code == 0

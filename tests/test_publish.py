@@ -179,4 +179,4 @@ def test_sepo_push_takes_a_model_where_it_takes_a_dataset(
     (folder / RECORD_NAME).unlink()
     neither = CliRunner().invoke(main, ["push", str(folder), repo_id])
     assert neither.exit_code == 1
-    assert "not a finished annotated dataset" in neither.stderr
+    assert "neither annotated nor trained by sepo. Push it with `hf upload" in neither.stderr

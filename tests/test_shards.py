@@ -87,7 +87,7 @@ def test_many_rows_make_several_shards(tmp_path: Path, monkeypatch: pytest.Monke
 def test_missing_chunks_are_named(tmp_path: Path) -> None:
     run = open_run(tmp_path / "out", run_record())
     write_chunk(run, 0, 256, random_table(np.random.default_rng(0), 256), NOTES)
-    with pytest.raises(OutputError, match=r"2 of 3 chunks are missing \(rows 256-511, 512-599\)"):
+    with pytest.raises(OutputError, match=r"chunks are missing, 2 of 3 \(rows 256-511, 512-599\)"):
         merge_run(run.output)
 
 
@@ -295,7 +295,7 @@ def test_a_record_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match="is not empty and no run"):
+    with pytest.raises(OutputError, match="is not empty, and contains no run"):
         open_run(tmp_path, run_record())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -478,7 +478,7 @@ def test_a_folder_with_something_else_in_it_is_refused(
     (tmp_path / "p" / "thesis.tex").touch()
     result = invoke_sepo(models[1], annotated, tmp_path / "p", *FAST)
     assert result.exit_code == 1
-    assert "contains thesis.tex but no run of sepo" in last_line(result)
+    assert "contains thesis.tex, but no run of sepo" in last_line(result)
 
 
 def test_a_policy_without_offsets_is_refused(tmp_path: Path, annotated: str) -> None:

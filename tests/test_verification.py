@@ -168,7 +168,7 @@ def test_a_published_dataset_names_the_models_that_it_was_made_with(
 def test_models_in_folders_have_to_be_given(tmp_path: Path, tiny: tuple[str, str]) -> None:
     folder = annotated(tmp_path, tiny, pairs(5))
     with pytest.raises(
-        SettingsError, match=r"the dataset's oracle was a folder \(oracle\)\. Pass `oracle=FOLDER`"
+        SettingsError, match=r"the dataset's models were folders, so pass them: oracle as `oracle` and"
     ):
         verify(folder)
 

@@ -14,7 +14,7 @@ from ..errors import SettingsError
 from ..pieces import OneText, Piece, one_text
 from ..projection import TICKS, Bounds, partition
 from ..rules.groups import RatioBy
-from ..schema import SIDES, Side, Sides, piece_fields, token_fields
+from ..schema import PAIR_COLUMNS, SIDES, Side, Sides, annotation_columns, piece_fields, token_fields
 from ..selection import Mask, SelectionRule
 
 if TYPE_CHECKING:
@@ -160,6 +160,11 @@ def group_values(table: pa.Table, selection: SelectionRule) -> list[object]:
     return values
 
 
+def other_columns(names: Sequence[str]) -> list[str]:
+    """The columns of an annotated dataset that are neither the pair nor its annotation."""
+    return [name for name in names if name not in annotation_columns().union(PAIR_COLUMNS)]
+
+
 def check_groups(rows: "datasets.Dataset", ratio_by: RatioBy, name: str) -> None:
     """Check that the column exists and every group occurs; ``name`` is the dataset's name in messages.
 
@@ -167,9 +172,9 @@ def check_groups(rows: "datasets.Dataset", ratio_by: RatioBy, name: str) -> None
         SettingsError: Naming what does not.
     """
     if ratio_by.column not in rows.column_names:
-        columns = ", ".join(rows.column_names)
+        columns = ", ".join(other_columns(rows.column_names)) or "none"
         raise SettingsError(
-            f"{name}: no column {ratio_by.column}. Correct `ratio_by`; the columns are {columns}."
+            f"{name}: no column {ratio_by.column}. Correct `ratio_by`; the source has {columns}."
         )
     values: set[object] = set()
     for table in rows.select_columns([ratio_by.column]).with_format("arrow").iter(ROWS_AT_ONCE):

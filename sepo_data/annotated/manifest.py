@@ -222,8 +222,10 @@ def read_manifest(folder: Path, name: str) -> Manifest:
         manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
         version = manifest["schema_version"]
     except FileNotFoundError as error:
-        problem = f"not an annotated dataset (no {MANIFEST_NAME})"
-        raise SchemaError(f"{name}: {problem}. Annotate it with sepo-annotate first.") from error
+        problem = f"not an annotated dataset (no {MANIFEST_NAME}). Annotate it with sepo-annotate first"
+        if (folder / "_work").is_dir():
+            problem = "its annotation is not finished. Run the same sepo-annotate again, which resumes"
+        raise SchemaError(f"{name}: {problem}.") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         problem = f"{MANIFEST_NAME} has no schema version ({line_of(error)})"
         raise SchemaError(f"{name}: {problem}. Annotate again, or copy it again.") from error

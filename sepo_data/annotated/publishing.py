@@ -58,10 +58,14 @@ def annotated_files(folder: Path) -> dict[str, Path]:
     files = [*shards, folder / "README.md", folder / MANIFEST_NAME]
     missing = [path.name for path in files if not path.is_file()]
     if missing or not shards:
-        raise OutputError(
-            f"{folder}: not a finished annotated dataset ({(missing or ['data/*.parquet'])[0]} is missing). "
-            f"Let sepo-annotate finish, or run `sepo merge {folder}` first."
-        )
+        problem = f"not a finished annotated dataset ({(missing or ['data/*.parquet'])[0]} is missing)"
+        advice = f"Let sepo-annotate finish, or run `sepo merge {folder}` first"
+        if (folder / "config.json").is_file():
+            problem, advice = (
+                "neither annotated nor trained by sepo",
+                f"Push it with `hf upload REPOSITORY {folder}`",
+            )
+        raise OutputError(f"{folder}: {problem}. {advice}.")
     check_content(folder, read_manifest(folder, str(folder)))
     for shard in shards:
         _check_shard(shard)

@@ -30,8 +30,8 @@ RECIPE = """
     pref_beta: 1.0
     simpo_gamma: 0.0
     tokenized_path: $DATA
-    dataset: none                # asked for, and not read: the data is tokenised
-    template: default            # the same
+    dataset: none                # required but not read: the data is already tokenised
+    template: default            # likewise
     output_dir: out
     per_device_train_batch_size: 2
     gradient_accumulation_steps: 64

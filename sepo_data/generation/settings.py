@@ -63,5 +63,7 @@ class GenerateSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"`{name}` must be at least 1, got {value}.")
+        if self.server is not None and not self.server.startswith(("http://", "https://")):
+            raise SettingsError(f"`server` {self.server} is no URL. Give one like http://localhost:8000/v1.")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise SettingsError("`temperature` must not be negative, and `top_p` must be in (0, 1].")

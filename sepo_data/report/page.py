@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from markupsafe import Markup
 
-from ..annotated.annotations import ROWS_AT_ONCE
+from ..annotated.annotations import ROWS_AT_ONCE, other_columns
 from ..annotated.manifest import Manifest
 from ..annotated.opening import Annotated, open_annotated
 from ..errors import SettingsError
@@ -141,8 +141,8 @@ def render_page(
 
 def _check_column(rows: "datasets.Dataset", column: str) -> None:
     if column not in rows.column_names:
-        columns = ", ".join(rows.column_names)
-        raise SettingsError(f"no column {column}. Correct `by`; the columns are {columns}.")
+        columns = ", ".join(other_columns(rows.column_names)) or "none"
+        raise SettingsError(f"no column {column}. Correct `by`; the source has {columns}.")
     if pa.types.is_nested(rows.features.arrow_schema.field(column).type):
         raise SettingsError(
             f"column {column} holds lists. Give `by` a column with few values, such as a category."

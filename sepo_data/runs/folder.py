@@ -114,7 +114,9 @@ def open_run(output: Path, record: RunRecord) -> Run:
     if found is None:
         with writing(output):
             if output.is_dir() and any(path.name != "_work" for path in output.iterdir()):
-                raise OutputError(f"{output} is not empty and no run of sepo. Choose another `output`.")
+                raise OutputError(
+                    f"{output} is not empty, and contains no run of sepo. Choose another `output`."
+                )
             run.work.mkdir(parents=True, exist_ok=True)
             with (
                 contextlib.suppress(FileExistsError),

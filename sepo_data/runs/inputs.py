@@ -89,7 +89,7 @@ def prepare(dataset: str, oracle: str, ref: str, settings: AnnotateSettings) -> 
     max_length = settings.max_length
     if facts.max_context is not None and facts.max_context < max_length:
         max_length = facts.max_context
-        log.info("maximum length %d instead of %d: the models read no more", max_length, settings.max_length)
+        log.info("maximum length %d instead of %d: the models' context", max_length, settings.max_length)
     job = Job(source, columns, facts, encoder, settings, max_length)
     _check_first_rows(job)
     return job

@@ -88,7 +88,7 @@ def _merge(run: Run) -> Manifest:
     dropped_counts = dict(sorted(dropped.counts.items()))
     if kept == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped_counts.items())
-        advice = "A dry run (`sepo_data.plan`) shows how its columns and rows are read"
+        advice = "A dry run shows how its columns and rows are read"
         raise OutputError(f"{run.output}: no row could be annotated: {reasons}. {advice}.")
     pieces = {field.name for side in SIDES for field in piece_fields(side)}
     schema = pa.schema(column for column in schema if column.name in used or column.name not in pieces)
@@ -114,8 +114,8 @@ def _check_complete(run: Run) -> None:
     if missing:
         spans = ", ".join(f"{lo}-{hi - 1}" for lo, hi in missing[:5]) + ("…" if len(missing) > 5 else "")
         raise OutputError(
-            f"{run.output}: {len(missing)} of {len(chunk_ranges(run.rows))} chunks are missing "
-            f"(rows {spans}). Run the shards that own them."
+            f"{run.output}: chunks are missing, {len(missing)} of {len(chunk_ranges(run.rows))} "
+            f"(rows {spans}). Run the same sepo-annotate again, or the shards that own them."
         )
 
 

@@ -53,12 +53,18 @@ def paired(dataset: str, source: Source, layout: AnswerLayout) -> Source:
     """The source with a pair in every row, as ``chosen`` and ``rejected``; the answer columns are dropped.
 
     Raises:
-        PreferenceError: If no prompt has two answers, or the cache cannot be written.
+        PreferenceError: If no prompt has two answers that differ, or the cache cannot be written.
     """
     made = made_anew(source, partial(_batches, source, layout), repr(layout))
-    if layout.prompts and not made.rows.data.column(UNUSABLE).null_count:
+    if not made.rows.data.column(UNUSABLE).null_count:
         problem = f"no prompt has two answers in {layout.answers} that differ in {layout.score}"
-        raise PreferenceError(f"{dataset}: {problem}, so its rows make no pairs. Take a dataset with pairs.")
+        advice = "Take a dataset with pairs"
+        if layout.min_margin:
+            problem, advice = (
+                f"{problem} by {layout.min_margin:g}",
+                "Lower `min_margin`, or take one with pairs",
+            )
+        raise PreferenceError(f"{dataset}: {problem}, so its rows make no pairs. {advice}.")
     return replace(made, pairs_from=layout.words)
 
 
