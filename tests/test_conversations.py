@@ -53,6 +53,21 @@ def trained(chats: Opened, max_length: int = 10**6) -> tuple[list[list[str]], En
 # Formats ----------------------------------------------------------------------------------------------------
 
 
+def test_two_responses_of_a_row_are_refused_by_name(tmp_path: Path) -> None:
+    row = {"instruction": "Hi", "output": "Hello", "response": "Bye"}
+    with pytest.raises(
+        PreferenceError, match=r"may be in any of its columns response, output\. .*`ignore_columns`"
+    ):
+        opened(tmp_path, row)
+    assert read(tmp_path, row, ignore_columns=("response",)) == [Chat("Hi", "Hello")]
+    assert read(tmp_path, {"problem": "Hi", "solution": "Hello", "answer": "5"}) == [Chat("Hi", "Hello")]
+
+
+def test_conversations_without_an_answer_are_refused_with_what_to_change(tmp_path: Path) -> None:
+    with pytest.raises(PreferenceError, match=r"Its roles are user; .* Give the answers the role assistant"):
+        opened(tmp_path, {"messages": [HI]})
+
+
 def test_messages_are_trained_up_to_the_last_of_the_assistant(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"messages": [HI, HELLO, BYE, GOODBYE]}, {"messages": [HI, HELLO, BYE]}]
     assert read(tmp_path, *rows) == [

@@ -180,6 +180,16 @@ def test_a_parquet_file_that_datasets_wrote_from_mixed_rows(tmp_path: Path) -> N
     assert texts(str(tmp_path / "rows.parquet")) == directly(rows)
 
 
+def test_a_parquet_file_with_whole_conversations_as_json(tmp_path: Path) -> None:
+    rows = [pair_of({"n": 1}), pair_of({"n": "one", "m": None})]
+    table = {
+        name: pa.array([json.dumps(row[name]) for row in rows], pa.string()).cast(pa.json_())
+        for name in ("prompt", "chosen", "rejected")
+    }
+    pq.write_table(pa.table(table), tmp_path / "rows.parquet")
+    assert texts(str(tmp_path / "rows.parquet")) == directly(rows)
+
+
 def test_conversations_for_fine_tuning(tmp_path: Path) -> None:
     rows = [
         {"messages": [user("Hi"), calls(arguments), {"role": "tool", "content": "4"}, says("a")]}

@@ -14,6 +14,7 @@ from .opening import Source
 
 MESSAGES = ("messages",)
 COMPLETION = ("prompt", "completion")
+_SAME = ("completion", "response", "output")  # no order between them, unlike a solution and its short answer
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ def find_chats(dataset: str, source: Source, spec: DatasetSpec) -> ChatLayout:
         if name in kinds and kinds[name].kind == "messages":
             return ChatLayout((kinds[name],))
     completions = [kinds[name] for name in COMPLETIONS if name in kinds]
+    alike = [column.name for column in completions if column.name in _SAME]
+    if len(alike) > 1:
+        problem = f"the response may be in any of its columns {', '.join(alike)}"
+        raise PreferenceError(f"{dataset}: {problem}. Leave the others out with `ignore_columns`.")
     prompts = [kinds[name] for name in PROMPTS if name in kinds and name not in CHATS]
     if completions and "prompt" in kinds:
         others = [name for name in names if name != completions[0].name]

@@ -62,6 +62,8 @@ class Column:
 
 def find_kind(source: Source, name: str) -> Column | None:
     """The column as texts or conversations; None if it holds neither."""
+    import pyarrow as pa
+
     kind = source.schema.field(name).type
     if kind_of(kind) == "messages":
         calls = kind.value_type.get_field_index("tool_calls")
@@ -78,6 +80,9 @@ def find_kind(source: Source, name: str) -> Column | None:
         if dumped and _mostly(dumped, _is_texts):
             return Column(name, "turns", as_it_is=False, from_text=True)
         return None if name in source.json_columns else Column(name, "text")
+    if kind == pa.json_():  # as `datasets` writes a column whose values share no type
+        values = [parsed_or_none(str(value)) for value in values]
+        return Column(name, "messages", as_it_is=False) if _mostly(values, is_conversation) else None
     for of_kind, test in _SHAPES:
         if values and all(map(test, values)):
             return Column(name, of_kind, as_it_is=False)

@@ -21,6 +21,7 @@ _ADVICE = {  # where more than the names of columns is wrong
     Reason.NOT_TEXT_PART: "Only texts are read: take the other parts out of the messages",
     Reason.CONTENT_NOT_TEXT: "Give each message a content that is text",
     Reason.LAST_NOT_ASSISTANT: "Give the messages the roles user and assistant, the last one assistant",
+    Reason.NO_ASSISTANT: "Give the answers the role assistant",
     Reason.NO_COMMON_PROMPT: (
         "Name the prompt's column with `prompt_column`; in transcripts, begin turns with \\n\\nHuman: and "
         "\\n\\nAssistant:"
