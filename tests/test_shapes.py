@@ -137,6 +137,38 @@ def test_a_conversation_with_a_text_answers_in_place_of_its_last_message(tmp_pat
     assert pairs(tmp_path, {"prompt": [HI], "chosen": "a", "rejected": "b"}) == [PAIR]
 
 
+@pytest.mark.parametrize("rejected", ["b", [B]], ids=["two texts", "a text and messages"])
+def test_a_row_to_convert_without_a_response_or_a_prompt_is_dropped(tmp_path: Path, rejected: object) -> None:
+    row = {"prompt": [HI], "chosen": "a", "rejected": rejected}
+    assert pairs(tmp_path, row, {**row, "chosen": ""}, {**row, "rejected": None}, {**row, "prompt": []}) == [
+        PAIR,
+        Reason.EMPTY_RESPONSE,
+        Reason.EMPTY_RESPONSE,
+        Reason.PROMPT_MISSING,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (
+            {"prompt": [HI], "chosen": "", "rejected": "b"},
+            r"1 empty response\. .* columns are prompt, chosen, rej",
+        ),
+        (
+            {"prompt": "p", "response_a": "a", "response_b": "b", "score_a": 1, "score_b": 1},
+            r"1 tie: .* columns are prompt, response_a, response_b, score_a, score_b\.",
+        ),
+    ],
+    ids=["empty", "ties"],
+)
+def test_a_dataset_of_which_no_row_can_be_converted_is_refused(
+    tmp_path: Path, row: Row, problem: str
+) -> None:
+    with pytest.raises(PreferenceError, match=f"none of 1 rows can be read: {problem}"):
+        opened(tmp_path, row)
+
+
 def test_exchanges_given_as_lists_of_texts_are_conversations(tmp_path: Path) -> None:
     given = {"prompt": ["Hi", "And?"], "chosen": ["Ho", "a"], "rejected": ["Ho", "b"]}
     turns = [HI, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "And?"}]

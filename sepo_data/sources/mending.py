@@ -25,7 +25,7 @@ UNUSABLE = "sepo_unusable"
 Mended = Mapping[str, object] | Unusable
 Make = Callable[[Row, set[str]], Mended]
 
-_VERSION = 5  # in the names of cache files: raise it when the same source gives different rows
+_VERSION = 6  # in the names of cache files: raise it when the same source gives different rows
 _BATCH_ROWS = 1000
 
 

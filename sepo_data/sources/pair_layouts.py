@@ -82,14 +82,18 @@ class PairLayout:
         if {self.prompt and self.prompt.kind, self.chosen.kind, self.rejected.kind} == {"turns"}:
             return _interleaved(prompt, chosen, rejected)
         prompt, chosen, rejected = (_lone_text(one, repaired) for one in (prompt, chosen, rejected))
+        if not chosen or not rejected:
+            return Unusable(Reason.EMPTY_RESPONSE)
+        if self.prompt is not None and not prompt:
+            return Unusable(Reason.PROMPT_MISSING)
         if isinstance(chosen, str) and isinstance(rejected, str):
             if isinstance(prompt, list):
                 chosen, rejected = [_answer(chosen)], [_answer(rejected)]
-            elif self.repeats_prompt and prompt:
+            elif self.repeats_prompt and prompt is not None:
                 prompt, chosen, rejected = _undoubled(prompt, chosen, rejected, repaired)
-        elif isinstance(chosen, str) and rejected:
+        elif isinstance(chosen, str):
             chosen = [*rejected[:-1], _answer(chosen)]
-        elif isinstance(rejected, str) and chosen:
+        elif isinstance(rejected, str):
             rejected = [*chosen[:-1], _answer(rejected)]
         sides = {"chosen": chosen, "rejected": rejected}
         if not self.transcripts:

@@ -73,7 +73,8 @@ def check_readable(dataset: str, source: Source, columns: Columns) -> None:
         contents = [row.get(name) for name in columns.names]
         roles |= {role for content in contents for role in _roles(content)}
         rendered |= any(isinstance(content, str) and OF_A_TEMPLATE.match(content) for content in contents)
-    if not reasons.keys() <= _OF_COLUMNS:
+    # a conversion that reads no row at all makes no columns
+    if not reasons.keys() <= _OF_COLUMNS and set(columns.names) <= set(source.schema.names):
         return
     why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
     seen = f" Its roles are {', '.join(sorted(roles))}; known roles are {_KNOWN}." if roles else ""
