@@ -66,11 +66,7 @@ def tiny_model(family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTr
     """A random model of a few thousand parameters in eval mode."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **{**_COMMON, **FAMILIES[family], **changes})
-    # as `weights.load_base` does: transformers 5.0 to 5.6 at least take SDPA, which drops the soft caps
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) is not None else None
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        config, dtype=torch.float32, attn_implementation=attention
-    )
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, weights in model.named_parameters():
         if name.endswith("bias"):  # they start at 0, where a forgotten one would not show
             torch.nn.init.normal_(weights, std=0.3)

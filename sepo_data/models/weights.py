@@ -34,14 +34,12 @@ def load_base(
         ModelError: If weights are missing or broken.
     """
     base = checkpoint.base
-    soft_caps = getattr(checkpoint.config.get_text_config(), "attn_logit_softcapping", None) is not None
     with _suggest_full_precision(checkpoint), errors_as(ModelError, base), _quiet_report():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.location,
             revision=base.commit,
             dtype=dtype,  # transformers would take the dtype that the weights are stored in
             device_map=device_map,
-            attn_implementation="eager" if soft_caps else None,  # transformers 5.0: SDPA drops the caps
             use_safetensors=not checkpoint.pickled,
             trust_remote_code=checkpoint.trust.remote_code,
             output_loading_info=True,
