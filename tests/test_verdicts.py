@@ -294,8 +294,9 @@ def test_scores_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
     ):
         opened(tmp_path, row)
     assert pairs(tmp_path, row, **ignored) == [("good", "bad")]
+    turns = [{"role": role, "content": "Hi"} for role in ("user", "assistant")]
     with pytest.raises(PreferenceError, match=r'"ratings" holds two scores, and nothing says whose each is'):
-        opened(tmp_path, chosen(ratings=[1, 5]))
+        opened(tmp_path, chosen(ratings=[1, 5], messages=turns))
     assert pairs(tmp_path, chosen(ratings=[1, 5], generations=["bad", "good"])) == [("good", "bad")]
     assert pairs(tmp_path, chosen(scores={"chosen": 5, "rejected": 1})) == [("good", "bad")]
 

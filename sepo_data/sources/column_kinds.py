@@ -95,14 +95,19 @@ def kind_of(column: "pa.DataType") -> str | None:
 
     if is_text(column):
         return "text"
-    is_list = (
-        pa.types.is_list(column) or pa.types.is_large_list(column) or pa.types.is_fixed_size_list(column)
-    )
-    if not is_list or not pa.types.is_struct(column.value_type):
+    if not is_list(column) or not pa.types.is_struct(column.value_type):
         return None
     fields = {field.name: field.type for field in column.value_type}
     is_message = all(name in fields and is_text(fields[name]) for name in ("role", "content"))
     return "messages" if is_message and "extension<" not in str(column) else None
+
+
+def is_list(column: "pa.DataType") -> bool:
+    """Whether a column of this type holds lists."""
+    import pyarrow as pa
+
+    kinds = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    return any(is_kind(column) for is_kind in kinds)
 
 
 def sampled(rows: "datasets.Dataset", name: str) -> list[object]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..schema import Row
-from .column_kinds import sampled
+from .column_kinds import is_list, sampled
 from .column_names import RESPONSE_SCORES, SCORE_COLUMNS, Tags, counterpart, is_ordered, score_of
 from .opening import Source
 
@@ -123,6 +123,8 @@ def _fields(source: Source, name: str) -> list[str]:
 
 def holds_two(source: Source, name: str) -> bool:
     """Whether a column holds lists of two."""
+    if not is_list(source.schema.field(name).type):
+        return False
     values = [value for value in sampled(source.rows, name) if value]
     return bool(values) and all(isinstance(value, list) and len(value) == 2 for value in values)
 

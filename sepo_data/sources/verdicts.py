@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from ..errors import PreferenceError
 from ..reasons import Reason, Unusable
-from ..schema import Row
-from .column_kinds import sampled, sampled_rows
-from .column_names import LOOSE_VERDICTS, MARGINS, SCORE_COLUMNS, TIES, VERDICTS, Tags, is_ordered
+from ..schema import Row, is_text
+from .column_kinds import is_list, sampled, sampled_rows
+from .column_names import ANSWERS, LOOSE_VERDICTS, MARGINS, SCORE_COLUMNS, TIES, VERDICTS, Tags, is_ordered
 from .opening import Source
 from .scores import Scores, find_scores, holds_two, is_missing, number, shown
 
@@ -139,9 +139,12 @@ def _refuse(dataset: str, what: str, names: Sequence[str], values: list[object],
 
 def _check_owned(dataset: str, source: Source, names: Sequence[str]) -> None:
     """Refuse lists of two scores next to chosen and rejected, unless they are those of a list of answers."""
-    pairs = [name for name in names if holds_two(source, name)]
-    for name in pairs:
-        if name in SCORE_COLUMNS and set(pairs) <= SCORE_COLUMNS:
+    kinds = {name: source.schema.field(name).type for name in names}
+    texts = {name for name, kind in kinds.items() if is_list(kind) and is_text(kind.value_type)}
+    if any(holds_two(source, name) for name in texts.union(ANSWERS).intersection(names)):
+        return
+    for name in names:
+        if name in SCORE_COLUMNS and holds_two(source, name):
             problem = f'column "{name}" holds two scores, and nothing says whose each is'
             advice = "Put them into columns chosen_score and rejected_score"
             raise PreferenceError(f"{dataset}: {problem}. {advice}, or pass `ignore_columns={name}`.")
