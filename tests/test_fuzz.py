@@ -221,7 +221,9 @@ def test_rows_are_annotated_or_dropped_for_a_reason(
         )
         validate(table)
         pq.write_table(table, place / "rows.parquet")
-        assert pq.read_table(place / "rows.parquet").equals(table.replace_schema_metadata(None))
+        read = pq.read_table(place / "rows.parquet")
+        assert read.schema.equals(table.schema)
+        assert repr(read.to_pylist()) == repr(table.to_pylist())  # Arrow's NaN equals nothing
 
 
 @fuzz(15, ROWS, st.sampled_from([True, True, True, False]))
