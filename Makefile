@@ -69,7 +69,7 @@ peers: $(INSTALLED) .peers/llama-factory .peers/ms-swift .peers/tinker .peers/ax
 	$(PYTHON) -m venv $@
 	$@/bin/pip install --quiet tinker==0.38.0 || (rm -rf $@; false)
 
-# Train, annotate and measure everything that docs/evidence.md says, and write it again: one to two hours on two cores.
+# Train, annotate and measure everything that docs/evidence.md says, and write it again: one and a half to two hours on two cores.
 evidence: $(INSTALLED)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[evidence]'
 	$(BIN)/python benchmarks/evidence/grid.py
