@@ -209,7 +209,10 @@ def _repeat_prompt(dataset: str, source: Source, layout: PairLayout) -> bool:
         for column in columns
     ]
     given = [row for row in zip(*texts, strict=True) if all(row) and len(row[0].strip()) >= _EVIDENT]
-    begin = [[side.startswith(prompt.rstrip()) for side in sides] for prompt, *sides in given]
+    begin = [
+        [side.startswith(prompt.rstrip()) and side.strip() != prompt.strip() for side in sides]
+        for prompt, *sides in given
+    ]
     most, least = 0.9 * len(given), 0.1 * len(given)
     if not given or sum(map(all, begin)) >= most:
         return bool(given)
