@@ -11,7 +11,7 @@ from sepo_data.evaluation.settings import EvaluateSettings
 
 from .common import importing
 from .ending import saved, show
-from .options import COUNT, FROM_ZERO, UserPath, command, option, panel
+from .options import COUNT, FROM_ZERO, OUTPUT_FILE, command, option, panel
 from .shared import (
     ALLOW_PICKLE,
     COLUMNS,
@@ -70,12 +70,7 @@ if TYPE_CHECKING:
     ),
     panel(
         "Output",
-        option(
-            "--output",
-            "Save all metrics as JSON.",
-            type=UserPath(dir_okay=False, path_type=Path),
-            metavar="FILE",
-        ),
+        option("--output", "Save all metrics as JSON.", type=OUTPUT_FILE, metavar="FILE"),
     ),
     panel(
         "Models",

@@ -49,6 +49,7 @@ class UserPath(click.Path):
 
 
 FILE = UserPath(exists=True, dir_okay=False, path_type=Path)
+OUTPUT_FILE = UserPath(dir_okay=False, path_type=Path)
 
 
 class Option(click.RichOption):

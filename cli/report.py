@@ -5,7 +5,7 @@ from pathlib import Path
 import rich_click as click
 
 from .common import importing
-from .options import FROM_ZERO, UserPath, command, option, panel
+from .options import FROM_ZERO, OUTPUT_FILE, command, option, panel
 from .shared import DATA_REVISION, TRUST_REMOTE_CODE, annotated_argument
 
 
@@ -18,7 +18,7 @@ from .shared import DATA_REVISION, TRUST_REMOTE_CODE, annotated_argument
             "--output",
             "Where to write the page. Default: report.html, in DIR or the working directory.",
             aliases=["-o"],
-            type=UserPath(dir_okay=False, path_type=Path),
+            type=OUTPUT_FILE,
             metavar="FILE",
         ),
         option(

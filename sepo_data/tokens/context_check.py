@@ -42,7 +42,9 @@ def check_context(encoder: ResponseEncoder, columns: ContextColumns, rows: Itera
     for one in rows:
         if given := _given(columns, one.row):
             different.setdefault(repr(given), (one, given))
-    few = list(different.values())[:MOST]
+        if len(different) == MOST:
+            break
+    few = list(different.values())
     for one, given in few:
         scored = one.chosen.input_ids[: one.chosen.positions[0]].tolist()
         less = [{name: given[name] for name in given if name != lost} for lost in given]
